@@ -1,0 +1,43 @@
+"""Make-Your-Anchor in JAX: a body motion and one picture of a person in, their video out.
+
+    anchor = anchor_jax.load("anchors/seth")                 # configs and parameters
+    frames = anchor_jax.generate(anchor, poses, appearance)  # uint8 (n,h,w,3)
+
+Importing the package loads neither jax nor numpy: each name arrives when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anchor_jax.checkpoint import Anchor, load
+    from anchor_jax.errors import AnchorError
+    from anchor_jax.pipeline import generate
+
+    __version__: str
+
+__all__ = ["Anchor", "AnchorError", "__version__", "generate", "load"]
+
+_HOME = {
+    "Anchor": "anchor_jax.checkpoint",
+    "AnchorError": "anchor_jax.errors",
+    "generate": "anchor_jax.pipeline",
+    "load": "anchor_jax.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("anchor-jax")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'anchor_jax' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
