@@ -1,0 +1,50 @@
+"""What every test shares: thread counts, the compilation cache, the places of real data.
+
+The environment is set here, before anything imports jax or torch. The cache only saves compile
+time: its entries are keyed by program, compiler and machine.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_threads = str(max(1, len(os.sched_getaffinity(0)) // _workers))
+for _name, _value in {
+    "NPROC": _threads,  # the size of XLA's thread pool
+    "OMP_NUM_THREADS": _threads,
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),  # with a limit, jax also locks: workers share
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+
+def _shared(*parts: str) -> Path:
+    folder = SHARED.joinpath(*parts)
+    if not folder.is_dir():
+        pytest.skip(f"needs the third-party files in ../{folder.relative_to(ROOT.parent)}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Fixed numbers of the published system, and tiny weights in its layout."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def tiny_dir() -> Path:
+    """Tiny random weights in the published folder layout."""
+    return _shared("golden", "tiny")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real pose renders and videos; never copied into the project."""
+    return _shared("data")

@@ -1,0 +1,121 @@
+"""Who may import whom, read from the source (DESIGN: "the house")."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Every part of the package, and the other parts it may import. Inside a part everything goes.
+COMMON = {"errors", "shapes"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": {"checkpoint", "pipeline"},
+    "errors": set(),
+    "shapes": set(),
+    "models": set(),
+    "diffusion": set(),
+    "body": set(),
+    "face": set(),
+    "data": set(),
+    "evaluation": set(),
+    "checkpoint": {"models", "diffusion"},
+    "pipeline": {"diffusion", "models", "body", "face", "checkpoint"},
+    "training": {"diffusion", "models"},
+    "convert": {"checkpoint", "models", "diffusion", "data"},
+    "train": {"checkpoint", "models", "diffusion", "data", "training", "body", "face", "pipeline"},
+}
+MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}
+ORACLES = {"torch", "diffusers", "transformers"}  # named so because tests hold us against them
+
+
+def imported(tree: ast.AST, depth: int = 0) -> Iterator[tuple[str, int, int]]:
+    """Every absolute module that `tree` imports, its line, and how many functions it is inside."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno, depth) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            # `from anchor_jax import models` names a part in the alias; other modules do not matter
+            use = names if node.module == "anchor_jax" else [node.module]
+            yield from ((str(name), node.lineno, depth) for name in use)
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imported(node, depth + inside)
+
+
+def violations(part: str, source: str) -> list[str]:
+    """The imports in `source`, a file of `part`, that the house rules forbid."""
+    problems = []
+    for module, line, depth in imported(ast.parse(source)):
+        top, *rest = module.split(".")
+        if top in ORACLES and not (part == "convert" and top == "torch" and depth):
+            problems.append(f"{line}: {part} imports {top}")
+        elif top in {"train", "convert", "benchmarks", "tests"}:
+            problems.append(f"{line}: {part} imports {top} by its folder name")
+        elif top == "anchor_jax" and rest:
+            target = rest[0]
+            if target not in MAY_IMPORT:
+                continue  # a public name of the package itself
+            if target != part and target not in COMMON | MAY_IMPORT[part]:
+                problems.append(f"{line}: {part} imports {target}")
+            elif part == "cli" and target in {"train", "convert"} and not depth:
+                problems.append(f"{line}: cli imports {target} outside a function")
+    return problems
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """Each source file of the package with the part it belongs to."""
+    for path in sorted((ROOT / "anchor_jax").rglob("*.py")):
+        yield path.relative_to(ROOT / "anchor_jax").parts[0].removesuffix(".py"), path
+    for folder in ("convert", "train"):
+        yield from ((folder, path) for path in sorted((ROOT / folder).rglob("*.py")))
+
+
+def test_nobody_imports_what_the_house_rules_forbid():
+    """Catches a torch import in the library and a part that reaches for one above or beside it."""
+    files = list(sources())
+    assert len(files) > 5
+    unknown = {part for part, _ in files} - set(MAY_IMPORT)
+    assert not unknown, f"say in MAY_IMPORT what these may import: {sorted(unknown)}"
+    problems = [
+        f"{path.relative_to(ROOT)}:{problem}"
+        for part, path in files
+        for problem in violations(part, path.read_text(encoding="utf-8"))
+    ]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("models", "import torch"),
+        ("models", "def f():\n  import torch.nn"),
+        ("models", "from anchor_jax.diffusion.ddim import step"),
+        ("diffusion", "from anchor_jax import models"),
+        ("data", "import anchor_jax.models.unet"),
+        ("pipeline", "def f():\n  from anchor_jax.convert import convert"),
+        ("cli", "from anchor_jax.convert import convert"),
+        ("convert", "import torch"),
+        ("convert", "def f():\n  from transformers import CLIPModel"),
+        ("train", "import convert.names"),
+        ("train", "from anchor_jax.convert import names"),
+    ],
+)
+def test_the_checker_sees_a_violation(part: str, source: str):
+    """Catches a checker that passes everything."""
+    assert violations(part, source)
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("models", "import flax.linen as nn\nfrom anchor_jax.shapes import Latents"),
+        ("convert", "def f():\n  import torch"),
+        ("cli", "def f():\n  from anchor_jax.convert import convert"),
+        ("pipeline", "from anchor_jax.models import UNet\nfrom anchor_jax import AnchorError"),
+    ],
+)
+def test_the_checker_lets_good_imports_pass(part: str, source: str):
+    """Catches a checker that refuses everything."""
+    assert not violations(part, source)
