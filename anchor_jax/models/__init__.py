@@ -1,0 +1,90 @@
+"""The five networks of the paper, their configs, and how to build one from the other."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from anchor_jax.models.blocks import PER_FRAME, PUBLISHED, Inflation
+from anchor_jax.models.clip import CLIPText, CLIPVision
+from anchor_jax.models.configs import (
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ControlConfig,
+    NetworkConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from anchor_jax.models.control import Control
+from anchor_jax.models.unet import UNet
+from anchor_jax.models.vae import VAE
+from anchor_jax.shapes import Params
+
+__all__ = [
+    "PER_FRAME",
+    "PUBLISHED",
+    "CLIPText",
+    "CLIPTextConfig",
+    "CLIPVision",
+    "CLIPVisionConfig",
+    "Control",
+    "ControlConfig",
+    "Inflation",
+    "NetworkConfig",
+    "UNet",
+    "UNetConfig",
+    "VAE",
+    "VAEConfig",
+    "abstract_params",
+    "build",
+    "init_params",
+]
+
+
+def build(config: NetworkConfig, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> nn.Module:
+    """The module of a config.
+
+    Args:
+        config: of any of the five networks.
+        dtype: of the computation; parameters keep their own.
+        remat: recompute each block's activations in the backward pass (UNet and control branch).
+    """
+    match config:
+        case UNetConfig():
+            return UNet(config, dtype, remat)
+        case ControlConfig():
+            return Control(config, dtype, remat)
+        case VAEConfig():
+            return VAE(config, dtype)
+        case CLIPVisionConfig():
+            return CLIPVision(config, dtype)
+        case CLIPTextConfig():
+            return CLIPText(config, dtype)
+    raise TypeError(f"no network has a config of type {type(config).__name__}")
+
+
+def init_params(config: NetworkConfig, key: jax.Array) -> Params:
+    """Fresh float32 parameters: a nested dict, module names as in the torch checkpoints."""
+    return build(config).init(key, *_smallest_input(config))["params"]
+
+
+def abstract_params(config: NetworkConfig) -> Params:
+    """The tree of `init_params` with `jax.ShapeDtypeStruct` leaves, without computing anything."""
+    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+
+
+def _smallest_input(config: NetworkConfig) -> tuple[jax.Array, ...]:
+    match config:
+        case UNetConfig() | ControlConfig():
+            size = 2 ** (len(config.channels) - 1)
+            latents = jnp.zeros((1, 1, size, size, config.in_channels))
+            inputs = (latents, jnp.zeros(1), jnp.zeros((1, 1, config.context_dim)))
+            if isinstance(config, UNetConfig):
+                return inputs
+            pixels = size * 2 ** (len(config.pose_embedding_channels) - 1)
+            return (*inputs, jnp.zeros((1, 1, pixels, pixels, config.pose_channels)), jnp.ones(()))
+        case VAEConfig():
+            return (jnp.zeros((1, config.factor, config.factor, config.image_channels)),)
+        case CLIPVisionConfig():
+            return (jnp.zeros((1, config.image_size, config.image_size, 3)),)
+        case CLIPTextConfig():
+            return (jnp.zeros((1, config.max_length), jnp.int32),)

@@ -1,0 +1,256 @@
+"""The parts that the UNet, the control branch and the autoencoder are made of.
+
+Inside a network the frames of a window are folded into the batch: features are (b f, h, w, c).
+`Frames` remembers the fold, and which of three computations look across frames.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from anchor_jax.models.attention import attention
+from anchor_jax.shapes import Array
+
+
+@dataclass(frozen=True)
+class Inflation:
+    """How a per-frame network becomes one over all frames of a window (paper, section 3.2).
+
+    Attributes:
+        joint_attention: the UNet's self-attention spans all pixels of all frames (equation 5).
+        pooled_norm: group normalisation of residual blocks and of the output pools its
+            statistics over all frames, in the UNet and in the control branch.
+        aliased_residual: the control residual of the last down feature is added to the mid
+            block's input too. The paper does not say so; the published code does it at
+            inference, through an in-place addition, also for one-frame windows.
+    """
+
+    joint_attention: bool = True
+    pooled_norm: bool = True
+    aliased_residual: bool = True
+
+
+PUBLISHED = Inflation()
+PER_FRAME = Inflation(joint_attention=False, pooled_norm=False, aliased_residual=False)
+
+
+@flax.struct.dataclass
+class Frames:
+    """The fold of a window: `num` frames a batch row, `mask` (b, f) False for frames that only
+    pad the window (None: all are real)."""
+
+    num: int = flax.struct.field(pytree_node=False)
+    joint_attention: bool = flax.struct.field(pytree_node=False)
+    pooled_norm: bool = flax.struct.field(pytree_node=False)
+    mask: Array | None = None
+
+
+def conv1(features: int, **kwargs) -> nn.Conv:
+    return nn.Conv(features, (1, 1), **kwargs)
+
+
+def conv3(features: int, stride: int = 1, **kwargs) -> nn.Conv:
+    return nn.Conv(features, (3, 3), (stride, stride), padding=((1, 1), (1, 1)), **kwargs)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation of (b f, h, w, c), per frame, or pooled over the frames of a window.
+
+    Statistics are float32, the variance is that of the centred values. Padding frames do not
+    count.
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, frames: Frames | None = None) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        pooled = frames is not None and frames.pooled_norm and frames.num > 1
+        num = frames.num if frames is not None and pooled else 1
+        weight = jnp.ones((1, 1)) if not pooled or frames.mask is None else frames.mask
+        weight = weight[:, :, None, None, None].astype(jnp.float32)
+        grouped = x.astype(jnp.float32).reshape(
+            -1, num, x.shape[1] * x.shape[2], self.groups, x.shape[3] // self.groups
+        )
+        count = grouped.shape[2] * grouped.shape[4] * weight.sum(1, keepdims=True)
+        count = count * (num // weight.shape[1])
+        mean = (grouped * weight).sum((1, 2, 4), keepdims=True) / count
+        centred = grouped - mean
+        variance = (centred**2 * weight).sum((1, 2, 4), keepdims=True) / count
+        out = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (out * scale + bias).astype(self.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal embedding (cosines first) and two linear layers: (b,) -> (b, 4 width)."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, timesteps: Array) -> Array:
+        x = sinusoid(timesteps, self.width).astype(self.dtype)
+        x = nn.Dense(4 * self.width, dtype=self.dtype, name="linear_1")(x)
+        return nn.Dense(4 * self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
+
+
+def sinusoid(timesteps: Array, width: int) -> Array:
+    """[cos(t w_i), sin(t w_i)] with w_i = 10000^(-i / (width / 2)): (b,) -> float32 (b, width)."""
+    half = width // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+class ResidualBlock(nn.Module):
+    """norm, silu, conv, twice, with the time embedding added between, around a shortcut."""
+
+    channels: int
+    groups: int
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array | None = None, frames: Frames | None = None) -> Array:
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.dtype, name="norm1")(x, frames))
+        h = conv3(self.channels, dtype=self.dtype, name="conv1")(h)
+        if time is not None:
+            shift = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+            h = (h.reshape(len(time), -1, *h.shape[1:]) + shift[:, None, None, None]).reshape(
+                h.shape
+            )
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.dtype, name="norm2")(h, frames))
+        h = conv3(self.channels, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.channels:
+            x = conv1(self.channels, dtype=self.dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+def attend(
+    x: Array,
+    context: Array,
+    num_heads: int,
+    dtype: jnp.dtype,
+    mask: Array | None = None,
+    qkv_bias: bool = False,
+) -> Array:
+    """Multi-head attention of `x` (b, s, c) to `context` (b, t, c'). Call it from a compact method:
+    it adds the four projections to the calling module."""
+    width = x.shape[-1]
+
+    def project(name: str, tokens: Array) -> Array:
+        out = nn.Dense(width, use_bias=qkv_bias, dtype=dtype, name=name)(tokens)
+        return out.reshape(*tokens.shape[:2], num_heads, width // num_heads)
+
+    out = attention(project("to_q", x), project("to_k", context), project("to_v", context), mask)
+    return nn.Dense(width, dtype=dtype, name="to_out_0")(out.reshape(x.shape))
+
+
+class Attention(nn.Module):
+    """Attention of a transformer block, to `context` or, without one, to itself."""
+
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
+        return attend(x, x if context is None else context, self.num_heads, self.dtype, mask)
+
+
+class Projection(nn.Module):
+    """A linear layer one module deeper, where the checkpoints have it."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.Dense(self.features, dtype=self.dtype, name="proj")(x)
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU (Shazeer 2020) with the exact Gaussian error function."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        h = Projection(8 * width, self.dtype, name="net_0")(x)
+        h, gate = jnp.split(h, 2, -1)
+        return nn.Dense(width, dtype=self.dtype, name="net_2")(h * nn.gelu(gate, approximate=False))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the appearance tokens, feed-forward; x is (b f, s, c)."""
+
+    num_heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array, frames: Frames) -> Array:
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
+
+        shape = x.shape
+        mask = None
+        if frames.joint_attention:
+            x = x.reshape(len(context), -1, shape[2])
+            if frames.mask is not None:
+                mask = jnp.repeat(frames.mask, shape[1], axis=1)
+        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn1")(
+            norm("norm1")(x), mask=mask
+        )
+        # The tokens are the same for every frame, so all frames' pixels share one key and value.
+        x = x.reshape(len(context), -1, shape[2])
+        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn2")(norm("norm2")(x), context)
+        x = x + GatedFeedForward(self.dtype, name="ff")(norm("norm3")(x))
+        return x.reshape(shape)
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block over the pixels of a feature map. Its normalisation is per frame."""
+
+    num_heads: int
+    groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array, frames: Frames) -> Array:
+        n, h, w, c = x.shape
+        out = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
+        out = conv1(c, dtype=self.dtype, name="proj_in")(out).reshape(n, h * w, c)
+        out = TransformerBlock(self.num_heads, self.dtype, name="transformer_blocks_0")(
+            out, context, frames
+        )
+        return x + conv1(c, dtype=self.dtype, name="proj_out")(out.reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """A strided convolution to half the size. The autoencoder pads after the image only."""
+
+    padding: tuple[int, int] = (1, 1)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.Conv(
+            x.shape[-1], (3, 3), (2, 2), (self.padding, self.padding), dtype=self.dtype, name="conv"
+        )(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling and a convolution."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.repeat(2, axis=1).repeat(2, axis=2)
+        return conv3(x.shape[-1], dtype=self.dtype, name="conv")(x)

@@ -1,0 +1,88 @@
+"""The control branch: the other half of the structure-guided diffusion model. A copy of the UNet's
+encoder reads the mesh render and adds to the UNet's skips (equation 2 of the paper)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from anchor_jax.models.blocks import PUBLISHED, Frames, Inflation, TimeEmbedding, conv1, conv3
+from anchor_jax.models.configs import ControlConfig
+from anchor_jax.models.unet import MidBlock, encode
+from anchor_jax.shapes import Array
+
+zeros = nn.initializers.zeros
+
+
+class PoseEmbedding(nn.Module):
+    """Convolutions from pose image to the resolution of the latents, ending in a zero
+    convolution."""
+
+    hidden_channels: tuple[int, ...]
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        first, *rest = self.hidden_channels
+        x = nn.silu(conv3(first, dtype=self.dtype, name="conv_in")(x))
+        for i, channels in enumerate(rest):
+            x = nn.silu(conv3(x.shape[-1], dtype=self.dtype, name=f"blocks_{2 * i}")(x))
+            x = nn.silu(conv3(channels, stride=2, dtype=self.dtype, name=f"blocks_{2 * i + 1}")(x))
+        return conv3(self.channels, kernel_init=zeros, dtype=self.dtype, name="conv_out")(x)
+
+
+class Control(nn.Module):
+    """ControlN(p_i). Self-attention stays per frame whatever the inflation."""
+
+    config: ControlConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Array,
+        timesteps: Array,
+        context: Array,
+        poses: Array,
+        scale: Array | float,
+        frame_mask: Array | None = None,
+        inflation: Inflation = PUBLISHED,
+    ) -> list[Array]:
+        """Compute the residuals that a UNet takes as `control`.
+
+        Args:
+            latents: (b, f, h, w, in_channels).
+            timesteps: (b,) or a scalar.
+            context: appearance tokens (b, s, context_dim).
+            poses: pose images (b, f, H, W, 3), RGB in [0, 1]; one row serves every row of the
+                latents.
+            scale: W_c of equation (2), applied after the zero convolutions.
+            frame_mask: bool (b, f), False for padding frames.
+            inflation: as for the UNet.
+
+        Returns:
+            One residual (b, f, h', w', c') for each skip, and one for the mid block's output.
+        """
+        c = self.config
+        b, f = latents.shape[:2]
+        frames = Frames(f, False, inflation.pooled_norm, frame_mask)
+        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (b,))
+        time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
+        context = context.astype(self.dtype)
+        pose = PoseEmbedding(
+            c.pose_embedding_channels, c.channels[0], self.dtype, name="controlnet_cond_embedding"
+        )(poses.reshape(-1, *poses.shape[2:]))
+        pose = jnp.tile(pose, (b // poses.shape[0], 1, 1, 1))
+        x = latents.reshape(b * f, *latents.shape[2:])
+        x = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x) + pose
+        features = encode(c, x, time, context, frames, self.dtype, self.remat)
+        mid = MidBlock(c, self.dtype, self.remat, name="mid_block")(
+            features[-1], time, context, frames
+        )
+        names = [f"controlnet_down_blocks_{i}" for i in range(len(features))]
+        residuals = []
+        for feature, name in zip([*features, mid], [*names, "controlnet_mid_block"], strict=True):
+            zero_conv = conv1(feature.shape[-1], kernel_init=zeros, dtype=self.dtype, name=name)
+            residual = zero_conv(feature) * jnp.asarray(scale, self.dtype)
+            residuals.append(residual.reshape(b, f, *residual.shape[1:]))
+        return residuals
