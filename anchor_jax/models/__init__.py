@@ -22,6 +22,7 @@ from anchor_jax.shapes import Params
 __all__ = [
     "PER_FRAME",
     "PUBLISHED",
+    "VAE",
     "CLIPText",
     "CLIPTextConfig",
     "CLIPVision",
@@ -32,7 +33,6 @@ __all__ = [
     "NetworkConfig",
     "UNet",
     "UNetConfig",
-    "VAE",
     "VAEConfig",
     "abstract_params",
     "build",

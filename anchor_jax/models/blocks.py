@@ -246,11 +246,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling and a convolution."""
+    """Nearest-neighbour doubling and a convolution. `size` (h, w) is one less than the double
+    where the way down had an odd size."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, size: tuple[int, int] | None = None) -> Array:
         x = x.repeat(2, axis=1).repeat(2, axis=2)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
         return conv3(x.shape[-1], dtype=self.dtype, name="conv")(x)

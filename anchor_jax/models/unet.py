@@ -62,7 +62,7 @@ class Block(nn.Module):
             x = Downsample(dtype=self.dtype, name="downsamplers_0")(x)
             outputs.append(x)
         if self.resample == "up":
-            x = Upsample(self.dtype, name="upsamplers_0")(x)
+            x = Upsample(self.dtype, name="upsamplers_0")(x, skips[-1].shape[1:3])
         return x, outputs
 
 

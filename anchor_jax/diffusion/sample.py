@@ -1,0 +1,168 @@
+"""Sampling a video of any length: the step loop, the scan over windows, guidance.
+
+The networks come in as one callable:
+
+    denoise(params, latents (f, h, w, c), condition (f, ...), timestep, frame_mask (f,))
+        -> float32 (b, f, h, w, c)
+
+with b = 2 (unconditional, conditional) or b = 1 (conditional alone: no guidance). It must be
+hashable and equal to itself between calls, since compiled code is kept by it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from anchor_jax.diffusion.ddim import ddim_step
+from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
+from anchor_jax.diffusion.windows import count_windows, plan_windows, sum_windows
+from anchor_jax.shapes import Array
+
+Denoise = Callable[..., Array]
+
+WINDOWS_PER_CALL = 4
+
+
+def sample(
+    denoise: Denoise,
+    params,
+    latents: Array,
+    condition: np.ndarray,
+    schedule: ScheduleConfig,
+    *,
+    num_steps: int = 20,
+    guidance: float = 7.5,
+    window: int = 16,
+    overlap: int = 4,
+    on_windows: Callable[[int], None] | None = None,
+    on_step: Callable[[int, Array], None] | None = None,
+) -> Array:
+    """Denoise a whole video (algorithm 1 of the paper with DDIM as its scheduler).
+
+    At every step all windows predict, the predictions are averaged frame by frame, guidance
+    combines the averages, and all frames take one step together. The network is compiled for one
+    group of `WINDOWS_PER_CALL` windows; a longer video calls it more often.
+
+    Args:
+        denoise: see the module's docstring.
+        params: its first argument, any pytree.
+        latents: initial noise (n, h, w, c).
+        condition: what each frame is conditioned on (n, ...); it stays on the host, and one
+            group's share at a time is handed to the device.
+        schedule: noise schedule.
+        num_steps: denoising steps.
+        guidance: scale g of classifier-free guidance, u + g (c - u).
+        window: frames in a window; a video shorter than that is one window of its own length.
+        overlap: frames that neighbouring windows share.
+        on_windows: called as windows complete, with how many more are done.
+        on_step: called after each step with its index and the latents, which it must copy if it
+            is to keep them.
+
+    Returns:
+        Clean latents (n, h, w, c), float32.
+
+    Raises:
+        ValueError: for a number of steps or an overlap that makes no sense.
+    """
+    n = len(latents)
+    starts = [w.start for w in plan_windows(n, window, overlap)]
+    stride, size = window - overlap, min(window, n)
+    counts = jnp.asarray(count_windows(n, window, overlap))
+    span = (WINDOWS_PER_CALL - 1) * stride + size  # frames that a group of windows reaches
+    groups = starts[::WINDOWS_PER_CALL]
+    padding = groups[-1] + span - n
+    latents = jnp.array(latents, jnp.float32)  # a copy, for each step donates it
+    for i, step in enumerate(sampling_steps(schedule, num_steps)):
+        padded = _pad(latents, padding)
+        total = None
+        for g, start in enumerate(groups):
+            part = predict_group(
+                denoise,
+                params,
+                lax.dynamic_slice_in_dim(padded, start, span),
+                _host_slice(condition, start, span),
+                step.timestep,
+                n - start,
+                size=size,
+                stride=stride,
+            )
+            if total is None:
+                total = jnp.zeros((len(part), *padded.shape), jnp.float32)
+            total = _add_at(total, part, start)
+            if on_windows is not None:
+                total.block_until_ready()
+                on_windows(len(starts[g * WINDOWS_PER_CALL : (g + 1) * WINDOWS_PER_CALL]))
+        latents = guided_step(
+            latents,
+            total,
+            counts,
+            guidance,
+            step.alpha,
+            step.alpha_prev,
+            prediction_type=schedule.prediction_type,
+        )
+        if on_step is not None:
+            on_step(i, latents)
+    return latents
+
+
+@partial(jax.jit, static_argnames=("denoise", "size", "stride"))
+def predict_group(
+    denoise: Denoise,
+    params,
+    latents: Array,
+    condition: Array,
+    timestep: Array,
+    num_frames: Array,
+    *,
+    size: int,
+    stride: int,
+) -> Array:
+    """Sum of the predictions of `WINDOWS_PER_CALL` windows over the frames they reach:
+    (frames, h, w, c) -> (b, frames, h, w, c). Only the first `num_frames` frames are real."""
+
+    def predict(start: Array, mask: Array) -> Array:
+        cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        return denoise(params, cut(latents), cut(condition), timestep, mask)
+
+    b = jax.eval_shape(predict, jnp.zeros((), jnp.int32), jnp.ones(size, bool)).shape[0]
+    shape = (b, *latents.shape)
+    return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)
+
+
+@partial(jax.jit, static_argnames="prediction_type", donate_argnames="latents")
+def guided_step(
+    latents: Array,
+    total: Array,
+    counts: Array,
+    guidance: Array,
+    alpha: Array,
+    alpha_prev: Array,
+    *,
+    prediction_type: str,
+) -> Array:
+    """Average the windows, combine the halves, take one DDIM step."""
+    mean = total[:, : len(latents)] / counts[:, None, None, None]
+    prediction = mean[-1]
+    if len(mean) == 2:
+        prediction = mean[0] + guidance * (mean[1] - mean[0])
+    return ddim_step(latents, prediction, alpha, alpha_prev, prediction_type)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add_at(total: Array, part: Array, start: Array) -> Array:
+    before = lax.dynamic_slice_in_dim(total, start, part.shape[1], 1)
+    return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
+
+
+def _pad(x: Array, num: int) -> Array:
+    return jnp.pad(x, ((0, num), *[(0, 0)] * (x.ndim - 1)))
+
+
+def _host_slice(x: np.ndarray, start: int, size: int) -> np.ndarray:
+    part = np.asarray(x[start : start + size])
+    return np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))

@@ -1,0 +1,79 @@
+"""Overlapping windows over a video: where they lie, and the average of what they predict.
+
+Batch-overlapped temporal denoising (paper, section 3.2 and algorithm 1). Windows start every
+`size - overlap` frames for as long as there are frames; the last ones are short, never shifted.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from anchor_jax.shapes import Array
+
+
+def plan_windows(num_frames: int, size: int, overlap: int) -> list[range]:
+    """The frames of each window, in order.
+
+    >>> plan_windows(11, 4, 1)
+    [range(0, 4), range(3, 7), range(6, 10), range(9, 11)]
+
+    Raises:
+        ValueError: if there are no frames, or not 0 <= overlap < size.
+    """
+    if num_frames < 1:
+        raise ValueError("a video has at least one frame")
+    if not 0 <= overlap < size:
+        raise ValueError(f"overlap {overlap} is not within 0 and window size {size}")
+    starts = range(0, num_frames, size - overlap)
+    return [range(start, min(start + size, num_frames)) for start in starts]
+
+
+def count_windows(num_frames: int, size: int, overlap: int) -> np.ndarray:
+    """How many windows hold each frame: float32 (n,)."""
+    counts = np.zeros(num_frames, np.float32)
+    for window in plan_windows(num_frames, size, overlap):
+        counts[window.start : window.stop] += 1
+    return counts
+
+
+def sum_windows(
+    predict: Callable[[Array, Array], Array],
+    num_windows: int,
+    size: int,
+    stride: int,
+    num_frames: Array,
+    shape: tuple[int, ...],
+) -> Array:
+    """Sum over windows of each frame's prediction, one window after the other in a `lax.scan`.
+
+    Args:
+        predict: (start, frame_mask (size,)) -> (b, size, ...), the window's prediction. A window
+            is a static `size` long; where fewer frames are left the mask is False.
+        num_windows: scanned over; those that would start after the last frame cost nothing.
+        size: frames in a window.
+        stride: frames between the starts of two windows.
+        num_frames: traced, so that another length compiles nothing.
+        shape: of the result, (b, (num_windows - 1) * stride + size, ...).
+
+    Returns:
+        float32 `shape`; frames that no window holds are 0.
+    """
+
+    def add(total: Array, start: Array) -> Array:
+        mask = start + jnp.arange(size) < num_frames
+        prediction = predict(start, mask)
+        shown = mask.reshape(1, size, *[1] * (prediction.ndim - 2))
+        before = lax.dynamic_slice_in_dim(total, start, size, 1)
+        return lax.dynamic_update_slice_in_dim(
+            total, before + jnp.where(shown, prediction, 0), start, 1
+        )
+
+    def one_window(total: Array, start: Array) -> tuple[Array, None]:
+        skip = start >= num_frames
+        return lax.cond(skip, lambda total, _: total, add, total, start), None
+
+    starts = jnp.arange(num_windows) * stride
+    total, _ = lax.scan(one_window, jnp.zeros(shape, jnp.float32), starts)
+    return total
