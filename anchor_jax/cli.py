@@ -1,0 +1,331 @@
+"""The `anchor-jax` command: `convert`, `export`, `inspect` and `generate`.
+
+Heavy imports happen inside functions, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+import anchor_jax
+from anchor_jax.errors import AnchorError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+Folder = Annotated[Path, arg(metavar="DIR")]
+AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0 only when the output is complete."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    commands = {f.__name__: f for f in (convert, export, inspect, generate)}
+    try:
+        if name in {"-h", "--help"}:
+            print(_overview(commands))
+        elif name == "--version":
+            print(f"anchor-jax {anchor_jax.__version__}")
+        elif name not in commands:
+            raise AnchorError(f"unknown command {name}; expected one of {', '.join(commands)}")
+        else:
+            command = commands[name]
+            tyro.cli(command, prog=f"anchor-jax {name}", description=_teaching(command), args=rest)
+    except AnchorError as error:
+        return _fail(str(error), EXIT_BAD_INPUT)
+    except OSError as error:  # a full disk, no permission
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
+    return 0
+
+
+def convert(
+    *,
+    base: Annotated[Path, arg(metavar="DIR|FILE")],
+    image_encoder: Folder,
+    out: AnchorFolder,
+    body: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: fresh)")] = None,
+    face: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None,
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
+    seed: int = 0,
+) -> None:
+    """Turn published PyTorch weights into an anchor.
+
+    A person of the published system:
+
+        anchor-jax convert --body mya/body --face mya/head --base sd15 \\
+            --image-encoder clip-vit-base-patch32 --out anchors/seth
+
+    Without --body a fresh anchor to train: the base's UNet, and a control
+    branch copied from its encoder.
+
+        anchor-jax convert --base v1-5-pruned-emaonly.safetensors \\
+            --image-encoder clip-vit-base-patch32 --out anchors/fresh
+
+    Reading .bin and .ckpt files needs torch: pip install 'anchor-jax[torch]'.
+
+    Args:
+        base: Stable Diffusion 1.5: a diffusers folder, or one .safetensors or .ckpt file.
+        image_encoder: CLIP vision folder (openai/clip-vit-base-patch32).
+        out: the anchor, a new folder.
+        body: folder with `unet` and `controlnet` of a trained body.
+        face: the same of a trained head.
+        dtype: type of the stored weights; `keep` is the source's own.
+        seed: draws what a fresh anchor cannot take from the base.
+    """
+    from anchor_jax.convert import convert  # pyright: ignore[reportMissingImports]
+
+    convert(
+        base=base,
+        image_encoder=image_encoder,
+        out=out,
+        body=body,
+        face=face,
+        dtype=dtype,
+        seed=seed,
+    )
+
+
+def export(anchor: Positional[AnchorFolder], *, out: Folder) -> None:
+    """Write an anchor back in the published folder layout.
+
+        anchor-jax export anchors/seth --out seth-pytorch
+
+    Args:
+        anchor: what `convert` wrote.
+        out: a new folder for `body`, `head`, `sd` and `clip-vision`.
+    """
+    from anchor_jax.convert import export  # pyright: ignore[reportMissingImports]
+
+    export(anchor, out)
+
+
+def inspect(anchor: Positional[AnchorFolder]) -> None:
+    """Tell what an anchor holds and where it came from.
+
+        anchor-jax inspect anchors/seth
+
+    Args:
+        anchor: what `convert` wrote.
+    """
+    from anchor_jax import checkpoint
+
+    print(checkpoint.describe(anchor))
+
+
+def generate(
+    anchor: Positional[AnchorFolder],
+    *,
+    poses: Annotated[Path, arg(metavar="DIR|VIDEO")],
+    appearance: Annotated[Path, arg(metavar="IMAGE")],
+    out: Annotated[Path, arg(metavar="VIDEO")],
+    frames_dir: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")
+    ] = None,
+    steps: int = 20,
+    guidance: float = 7.5,
+    control_scale: float = 2.0,
+    window: int = 16,
+    overlap: int = 4,
+    size: Annotated[
+        str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the poses' own)")
+    ] = None,
+    noise: Annotated[
+        Path | None, arg(metavar="NPY", help_behavior_hint="(default: from the seed)")
+    ] = None,
+    seed: int = 42,
+    fps: Annotated[
+        str | None,
+        arg(metavar="FPS", help_behavior_hint="(default: the pose video's own, or 30)"),
+    ] = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Generate a video: the person of the picture moves as the poses say.
+
+        anchor-jax generate anchors/seth --poses poses/ --appearance seth.png \\
+            --out seth.mp4
+
+    A quick look, small and in few steps:
+
+        anchor-jax generate anchors/seth --poses poses.mp4 --appearance seth.png \\
+            --out quick.mp4 --size 256 --steps 5
+
+    Args:
+        anchor: what `convert` wrote.
+        poses: folder of pose images (.png, .jpg), in the order of their numbers, or a video.
+        appearance: a picture of the person.
+        out: the video, an .mp4 (H.264).
+        frames_dir: also write the frames as PNG here: 000001.png, ...
+        steps: denoising steps.
+        guidance: how strongly the picture counts.
+        control_scale: how strongly the poses count.
+        window: frames that are denoised together; memory grows with it.
+        overlap: frames that neighbouring windows share.
+        size: resize the poses, to a square or to WxH; rounded down to multiples of 8.
+        noise: initial latents, float32, (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
+        seed: the same seed gives the same video on the same machine.
+        fps: frames per second, such as 30, 29.97 or 30000/1001.
+        dtype: what the networks compute in.
+    """
+    from anchor_jax.data import video
+
+    video.check_output(out, frames_dir)
+    rate = None if fps is None else _parse_fps(fps)
+    target = None if size is None else _rounded(_parse_size(size))
+    pose_frames, own_rate = video.read_frames(poses, target)
+    if target is None:
+        pose_frames = _fit(pose_frames)
+    picture = video.read_image(appearance)
+    start = None if noise is None else _read_noise(noise)
+
+    use_compile_cache()
+    from anchor_jax import checkpoint, pipeline
+
+    pipeline.check_arguments(  # before the long loading
+        checkpoint.load(anchor, networks=()),
+        pose_frames.shape,
+        steps=steps,
+        window=window,
+        overlap=overlap,
+        dtype=dtype,
+    )
+    frames = pipeline.generate(
+        checkpoint.load(anchor, networks=("body/unet", "body/control", "vae", "image_encoder")),
+        pose_frames,
+        picture,
+        steps=steps,
+        guidance=guidance,
+        control_scale=control_scale,
+        window=window,
+        overlap=overlap,
+        noise=start,
+        seed=seed,
+        dtype=dtype,
+        progress=True,
+    )
+    rate = rate or own_rate or Fraction(30)
+    video.write_video(out, frames, rate, frames_dir)
+    num_frames, height, width = frames.shape[:3]
+    print(f"{out}: {num_frames} frames, {width}x{height}, {float(rate):g} fps")
+
+
+def use_compile_cache() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second run starts at once.
+
+    `JAX_COMPILATION_CACHE_DIR` names another folder, or none when it is empty. A folder that
+    cannot be written costs only the time to compile.
+    """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = str(Path(home) / "anchor-jax" / "jax")
+    import jax
+
+    try:
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        usable = bool(folder) and os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    jax.config.update("jax_compilation_cache_dir", folder if usable else None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_compilation_cache_max_size", 4 << 30)  # a limit makes jax lock, too
+
+
+def _teaching(command: Callable[..., None]) -> str:
+    """The docstring of `command` up to its arguments, which tyro tells."""
+    text = cleandoc(command.__doc__ or "").partition("\nArgs:")[0]
+    return text.replace("\n\n    ", "\n    ")  # tyro sets off indented lines itself
+
+
+def _overview(commands: dict[str, Callable[..., None]]) -> str:
+    lines = [f"  {name:<10}{_teaching(f).splitlines()[0]}" for name, f in commands.items()]
+    return "\n".join(
+        [
+            "usage: anchor-jax COMMAND ...",
+            "",
+            "Make-Your-Anchor in JAX: body motion and a picture in, video out.",
+            "",
+            *lines,
+            "",
+            "anchor-jax COMMAND --help tells more, with examples. anchor-jax --version",
+        ]
+    )
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise AnchorError(f"--size {text}: expected pixels such as 512 or 640x384") from None
+
+
+def _parse_fps(text: str) -> Fraction:
+    try:
+        rate = Fraction(text).limit_denominator(1001)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise AnchorError(f"--fps {text}: expected a number such as 30, 29.97 or 30000/1001")
+    return rate
+
+
+def _rounded(size: tuple[int, int]) -> tuple[int, int]:
+    """`size` as the networks can take it; says so when that is another size."""
+    from anchor_jax.data import video
+
+    rounded = video.round_size(size)
+    if rounded != size:
+        _note(f"{size[0]}x{size[1]} is rounded down to {rounded[0]}x{rounded[1]}, multiples of 8")
+    return rounded
+
+
+def _fit(frames: "np.ndarray") -> "np.ndarray":
+    """The frames at a size that the networks can take."""
+    import numpy as np
+
+    from anchor_jax.data import video
+
+    size = frames.shape[2], frames.shape[1]
+    rounded = _rounded(size)
+    return frames if rounded == size else np.stack([video.resize(f, rounded) for f in frames])
+
+
+def _read_noise(path: Path) -> "np.ndarray":
+    import numpy as np
+
+    try:
+        noise = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise AnchorError(f"cannot read --noise {path} as an .npy file: {error}") from error
+    if not isinstance(noise, np.ndarray) or not np.issubdtype(noise.dtype, np.floating):
+        raise AnchorError(f"--noise {path}: expected one array of float32")
+    if not np.isfinite(noise).all():
+        raise AnchorError(f"--noise {path} holds values that are not finite")
+    return noise.astype(np.float32)
+
+
+def _note(message: str) -> None:
+    print(f"anchor-jax: note: {message}", file=sys.stderr)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"anchor-jax: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

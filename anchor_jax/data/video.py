@@ -1,0 +1,297 @@
+"""Frames from folders, pictures and videos, and back; everything is RGB, uint8 (n, h, w, 3).
+
+What is written appears whole or not at all: it is made under a hidden name beside its place and
+renamed when complete, so an older file survives every failure.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from anchor_jax.errors import AnchorError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
+FRAME_NAME = re.compile(r"\d{6}\.png")
+MULTIPLE = 8  # the autoencoder halves a picture three times
+
+Size = tuple[int, int]  # width, height
+
+
+def round_size(size: Size) -> Size:
+    """`size` rounded down to multiples of 8, as the published system rounds.
+
+    Raises:
+        AnchorError: nothing is left of a side.
+    """
+    width, height = (side - side % MULTIPLE for side in size)
+    if not width or not height:
+        raise AnchorError(f"a size of {size[0]}x{size[1]} is too small: each side needs {MULTIPLE}")
+    return width, height
+
+
+def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fraction | None]:
+    """The frames in a folder of PNG and JPEG images, in a video, or in one image.
+
+    Images come in the order of the numbers in their names; hidden files are left out. Transparent
+    pixels are laid on black, the background of pose images. A video is read as it is shown, turned
+    when its metadata says so.
+
+    Args:
+        path: the folder, video or image.
+        size: width and height to resize to (Lanczos); by default the frames' own.
+
+    Returns:
+        uint8 (n, h, w, 3), and the frames per second of a video, None of a folder.
+
+    Raises:
+        AnchorError: nothing there, not readable, no frames, or images of different sizes.
+    """
+    if not path.exists():
+        raise AnchorError(f"{path} does not exist; expected a folder of images or a video")
+    if path.is_dir():
+        return _read_images(_list_images(path), size), None
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _read_images([path], size), None
+    return _read_video(path, size)
+
+
+def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """One frame, uint8 (h, w, 3), at another width and height (Lanczos, as published)."""
+    from PIL import Image
+
+    if pixels.shape[1::-1] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as uint8 (h, w, 3), turned upright when its EXIF data says so.
+
+    As in the published system an alpha channel is dropped, not blended. 16-bit greys are scaled
+    to 8 bits (published: clipped to white).
+
+    Raises:
+        AnchorError: not there or not a readable picture.
+    """
+    return np.asarray(_open_rgb(path, on_black=False))
+
+
+def write_video(path: Path, frames: np.ndarray, fps: Fraction, folder: Path | None = None) -> None:
+    """Write an H.264 mp4 (yuv420p, BT.709) and, if asked, the same frames as PNG into `folder`.
+
+    Args:
+        path: the video, ending in `.mp4`; replaced when it exists.
+        frames: uint8 (n, h, w, 3), h and w even.
+        fps: frames per second, kept exactly.
+        folder: where to put `000001.png`, ...; see `write_frames`.
+
+    Raises:
+        AnchorError: a place that cannot be written; then neither is there.
+    """
+    check_output(path, folder)
+    with ExitStack() as stack:
+        if folder is not None:
+            _save_images(stack.enter_context(_placed(folder)), frames)
+        _encode(stack.enter_context(_placed(path)), frames, fps)
+
+
+def write_frames(folder: Path, frames: np.ndarray) -> None:
+    """Write uint8 (n, h, w, 3) as `000001.png`, ... into `folder`, which then holds only these.
+
+    Raises:
+        AnchorError: the folder cannot be written, or holds anything but such frames.
+    """
+    check_output(folder=folder)
+    with _placed(folder) as partial:
+        _save_images(partial, frames)
+
+
+def check_output(path: Path | None = None, folder: Path | None = None) -> None:
+    """Find out before the work whether its results will have a place.
+
+    Raises:
+        AnchorError: as `write_video` and `write_frames` would.
+    """
+    for target in (path, folder):
+        if target is None:
+            continue
+        parent = target.absolute().parent
+        if not parent.is_dir():
+            raise AnchorError(f"cannot write {target}: there is no folder {parent}")
+        if not os.access(parent, os.W_OK):
+            raise AnchorError(f"cannot write {target}: the folder {parent} is not writable")
+    if path is not None:
+        if path.suffix.lower() != ".mp4":
+            raise AnchorError(f"cannot write {path}: the name of a video must end in .mp4")
+        if path.is_dir():
+            raise AnchorError(f"cannot write {path}: it is a folder")
+    if folder is not None and folder.exists():
+        if not folder.is_dir():
+            raise AnchorError(f"cannot write frames into {folder}: it is not a folder")
+        others = [name for name in os.listdir(folder) if not FRAME_NAME.fullmatch(name)]
+        if others:
+            raise AnchorError(
+                f"cannot write frames into {folder}: it holds other files, such as {min(others)}; "
+                "name a new or empty folder"
+            )
+
+
+def _list_images(folder: Path) -> list[Path]:
+    paths = sorted(
+        (
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ),
+        key=lambda path: _natural(path.name),
+    )
+    if not paths:
+        raise AnchorError(f"{folder} holds no images; expected .png or .jpg files")
+    return paths
+
+
+def _read_images(paths: list[Path], size: Size | None) -> np.ndarray:
+    first = None
+    frames = []
+    for path in paths:
+        image = _open_rgb(path, on_black=True)
+        first = first or image.size
+        if image.size != first:
+            raise AnchorError(
+                f"the images in {path.parent} differ in size: {paths[0].name} is {_show(first)} "
+                f"and {path.name} is {_show(image.size)}; expected one size"
+            )
+        frames.append(resize(np.asarray(image), size or first))
+    return np.stack(frames)
+
+
+def _read_video(path: Path, size: Size | None) -> tuple[np.ndarray, Fraction | None]:
+    import av
+    from av.error import FFmpegError
+
+    shape = None
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise AnchorError(f"{path} holds no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise AnchorError(
+                        f"the frames of {path} differ in size: the first is {_show(shape[1::-1])}, "
+                        f"number {len(frames) + 1} is {_show(pixels.shape[1::-1])}"
+                    )
+                frames.append(pixels if size is None else resize(pixels, size))
+            fps = stream.average_rate or stream.guessed_rate
+    except (FFmpegError, OSError) as error:
+        raise AnchorError(f"cannot read {path} as a video: {_reason(error)}") from error
+    if not frames:
+        raise AnchorError(f"the video {path} holds no frames")
+    return np.stack(frames), fps
+
+
+def _open_rgb(path: Path, on_black: bool):
+    """The picture in `path` as an upright RGB `PIL.Image`."""
+    from PIL import Image, ImageChops, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits of grey: keep the high byte
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                if on_black:
+                    alpha = image.getchannel("A").convert("RGB")
+                    return ImageChops.multiply(image.convert("RGB"), alpha)
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise AnchorError(f"cannot read {path} as a picture: {_reason(error)}") from error
+
+
+def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    import av
+    from av.error import FFmpegError
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            # Say which YUV this is: players guess by the picture's size otherwise.
+            codec = stream.codec_context
+            codec.colorspace = Colorspace.ITU709
+            codec.color_range = ColorRange.MPEG
+            codec.color_primaries = ColorPrimaries.BT709
+            codec.color_trc = ColorTrc.BT709
+            for pixels in frames:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame = frame.reformat(
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                )
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except (FFmpegError, OSError) as error:
+        raise AnchorError(f"cannot write the video: {_reason(error)}") from error
+
+
+def _save_images(folder: Path, frames: np.ndarray) -> None:
+    from PIL import Image
+
+    try:
+        folder.mkdir()
+        for number, pixels in enumerate(frames, 1):
+            Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)
+    except OSError as error:
+        raise AnchorError(f"cannot write the frames: {_reason(error)}") from error
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` to make a file or folder under; it takes `path`'s place at exit.
+
+    On any exception, an interruption by the user too, it is removed and `path` is as it was.
+    """
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        if path.is_dir():  # a folder takes a folder's place only when that is empty
+            old = path.rename(partial.with_name(partial.name + "-old"))
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            partial.replace(path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _natural(name: str) -> tuple[list[int], str]:
+    """The sort key that puts `2.png` before `10.png`."""
+    return [int(digits) for digits in re.findall(r"\d+", name)], name
+
+
+def _show(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong, without Python's decoration."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
