@@ -30,7 +30,7 @@ def round_size(size: Size) -> Size:
         AnchorError: nothing is left of a side.
     """
     width, height = (side - side % MULTIPLE for side in size)
-    if not width or not height:
+    if width <= 0 or height <= 0:
         raise AnchorError(f"a size of {size[0]}x{size[1]} is too small: each side needs {MULTIPLE}")
     return width, height
 
@@ -183,15 +183,19 @@ def _read_video(path: Path, size: Size | None) -> tuple[np.ndarray, Fraction | N
                 raise AnchorError(f"{path} holds no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                shape = shape or pixels.shape
-                if pixels.shape != shape:
-                    raise AnchorError(
-                        f"the frames of {path} differ in size: the first is {_show(shape[1::-1])}, "
-                        f"number {len(frames) + 1} is {_show(pixels.shape[1::-1])}"
-                    )
-                frames.append(pixels if size is None else resize(pixels, size))
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise AnchorError(f"{path} is damaged or cut short, after {len(frames)} frames")
+                for frame in packet.decode():
+                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                    shape = shape or pixels.shape
+                    if pixels.shape != shape:
+                        raise AnchorError(
+                            f"the frames of {path} differ in size: the first is "
+                            f"{_show(shape[1::-1])}, number {len(frames) + 1} is "
+                            f"{_show(pixels.shape[1::-1])}"
+                        )
+                    frames.append(pixels if size is None else resize(pixels, size))
             fps = stream.average_rate or stream.guessed_rate
     except (FFmpegError, OSError) as error:
         raise AnchorError(f"cannot read {path} as a video: {_reason(error)}") from error

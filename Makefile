@@ -1,0 +1,48 @@
+# `make test` alone, on a fresh machine with Python 3.11+, sets everything up and passes.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The first of these that runs and is new enough.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.anchor-jax-installed
+DEMO ?= out/demo
+
+.PHONY: help setup test test-slow demo lint format bench
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s :
+
+setup: $(STAMP)  ## make .venv with everything that tests and commands need
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; say PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	touch $@
+
+test: setup  ## all tests but the slow ones
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: setup  ## the slow ones: full-size networks, the wheel, a long video
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+demo: setup  ## a tiny anchor of random weights, drawn poses, a short video
+	PATH="$(CURDIR)/$(BIN):$$PATH" docs/demo.sh $(DEMO)
+
+lint: setup  ## style and types, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup  ## put everything into the one style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## our speed and memory against the same work in PyTorch (minutes)
+	$(BIN)/python -m benchmarks.peer $(ARGS)
