@@ -33,7 +33,7 @@ test-slow: setup  ## the slow ones: full-size networks, the wheel, a long video
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 demo: setup  ## a tiny anchor of random weights, drawn poses, a short video
-	PATH="$(CURDIR)/$(BIN):$$PATH" docs/demo.sh $(DEMO)
+	$(BIN)/python docs/demo.py --out $(DEMO)
 
 lint: setup  ## style and types, without changing anything
 	$(BIN)/ruff check .
