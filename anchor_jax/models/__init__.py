@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from anchor_jax.models.blocks import PER_FRAME, PUBLISHED, Inflation
 from anchor_jax.models.clip import CLIPText, CLIPVision
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-def build(config: NetworkConfig, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> nn.Module:
+def build(config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: bool = False) -> nn.Module:
     """The module of a config.
 
     Args:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from anchor_jax.models.attention import attention
 from anchor_jax.shapes import Array
@@ -65,7 +66,7 @@ class GroupNorm(nn.Module):
 
     groups: int
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, frames: Frames | None = None) -> Array:
@@ -91,7 +92,7 @@ class TimeEmbedding(nn.Module):
     """Sinusoidal embedding (cosines first) and two linear layers: (b,) -> (b, 4 width)."""
 
     width: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, timesteps: Array) -> Array:
@@ -114,7 +115,7 @@ class ResidualBlock(nn.Module):
     channels: int
     groups: int
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, time: Array | None = None, frames: Frames | None = None) -> Array:
@@ -136,7 +137,7 @@ def attend(
     x: Array,
     context: Array,
     num_heads: int,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     mask: Array | None = None,
     qkv_bias: bool = False,
 ) -> Array:
@@ -156,7 +157,7 @@ class Attention(nn.Module):
     """Attention of a transformer block, to `context` or, without one, to itself."""
 
     num_heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
@@ -167,7 +168,7 @@ class Projection(nn.Module):
     """A linear layer one module deeper, where the checkpoints have it."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -177,7 +178,7 @@ class Projection(nn.Module):
 class GatedFeedForward(nn.Module):
     """GEGLU (Shazeer 2020) with the exact Gaussian error function."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -191,7 +192,7 @@ class TransformerBlock(nn.Module):
     """Self-attention, cross-attention to the appearance tokens, feed-forward; x is (b f, s, c)."""
 
     num_heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, context: Array, frames: Frames) -> Array:
@@ -219,7 +220,7 @@ class SpatialTransformer(nn.Module):
 
     num_heads: int
     groups: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, context: Array, frames: Frames) -> Array:
@@ -236,7 +237,7 @@ class Downsample(nn.Module):
     """A strided convolution to half the size. The autoencoder pads after the image only."""
 
     padding: tuple[int, int] = (1, 1)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -249,7 +250,7 @@ class Upsample(nn.Module):
     """Nearest-neighbour doubling and a convolution. `size` (h, w) is one less than the double
     where the way down had an odd size."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, size: tuple[int, int] | None = None) -> Array:

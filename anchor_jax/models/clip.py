@@ -4,6 +4,7 @@ paper (section 3.1); the text encoder only provides the unconditional half of gu
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from anchor_jax.models.configs import CLIPTextConfig, CLIPVisionConfig
 from anchor_jax.shapes import Array
@@ -11,14 +12,14 @@ from anchor_jax.shapes import Array
 EPSILON = 1e-5
 
 
-def layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+def layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class SelfAttention(nn.Module):
     num_heads: int
     causal: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -38,7 +39,7 @@ class MLP(nn.Module):
     """Two linear layers around x sigmoid(1.702 x)."""
 
     width: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -49,7 +50,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     config: CLIPVisionConfig | CLIPTextConfig
     causal: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -62,7 +63,7 @@ class Layer(nn.Module):
 class Layers(nn.Module):
     config: CLIPVisionConfig | CLIPTextConfig
     causal: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -73,7 +74,7 @@ class Layers(nn.Module):
 
 class VisionEmbeddings(nn.Module):
     config: CLIPVisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, pixels: Array) -> Array:
@@ -91,7 +92,7 @@ class VisionEmbeddings(nn.Module):
 
 class VisionTransformer(nn.Module):
     config: CLIPVisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, pixels: Array) -> tuple[Array, Array]:
@@ -105,7 +106,7 @@ class CLIPVision(nn.Module):
     """Images to tokens."""
 
     config: CLIPVisionConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, pixels: Array) -> tuple[Array, Array]:
@@ -120,7 +121,7 @@ class CLIPVision(nn.Module):
 
 class TextEmbeddings(nn.Module):
     config: CLIPTextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:
@@ -132,7 +133,7 @@ class TextEmbeddings(nn.Module):
 
 class TextTransformer(nn.Module):
     config: CLIPTextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:
@@ -145,7 +146,7 @@ class CLIPText(nn.Module):
     """Token ids to tokens, each seeing those before it."""
 
     config: CLIPTextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:

@@ -3,6 +3,7 @@ encoder reads the mesh render and adds to the UNet's skips (equation 2 of the pa
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from anchor_jax.models.blocks import PUBLISHED, Frames, Inflation, TimeEmbedding, conv1, conv3
 from anchor_jax.models.configs import ControlConfig
@@ -18,7 +19,7 @@ class PoseEmbedding(nn.Module):
 
     hidden_channels: tuple[int, ...]
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -34,7 +35,7 @@ class Control(nn.Module):
     """ControlN(p_i). Self-attention stays per frame whatever the inflation."""
 
     config: ControlConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from anchor_jax.models.blocks import (
     PUBLISHED,
@@ -32,7 +33,7 @@ class Block(nn.Module):
     level: int
     num_layers: int
     resample: str | None = None  # "down", "up"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -70,7 +71,7 @@ class MidBlock(nn.Module):
     """Residual block, transformer, residual block at the coarsest level."""
 
     config: EncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -92,7 +93,7 @@ def encode(
     time: Array,
     context: Array,
     frames: Frames,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     remat: bool,
 ) -> list[Array]:
     """The way down, shared by the UNet and the control branch: every feature a skip is made of,
@@ -119,7 +120,7 @@ class UNet(nn.Module):
     use; `inflation` says which."""
 
     config: UNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact

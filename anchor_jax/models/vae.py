@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from anchor_jax.models.blocks import (
     Downsample,
@@ -22,7 +23,7 @@ class AttentionBlock(nn.Module):
     """One-head self-attention over the pixels of a feature map."""
 
     groups: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -35,7 +36,7 @@ class MidBlock(nn.Module):
     """Residual block, attention, residual block."""
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
     """Image to the moments of the posterior."""
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -67,7 +68,7 @@ class Decoder(nn.Module):
     """Latent to image."""
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -87,7 +88,7 @@ class DownBlock(nn.Module):
     config: VAEConfig
     channels: int
     resample: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -105,7 +106,7 @@ class UpBlock(nn.Module):
     config: VAEConfig
     channels: int
     resample: bool
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -120,7 +121,7 @@ class VAE(nn.Module):
     not scaled: the scaling factor is the caller's."""
 
     config: VAEConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         c = self.config
