@@ -1,4 +1,6 @@
-"""The one error type a user is meant to read."""
+"""The one error type a user is meant to read, and what helps to word it."""
+
+from collections.abc import Sequence
 
 
 class AnchorError(Exception):
@@ -6,3 +8,19 @@ class AnchorError(Exception):
 
     The command line prints the message and exits with 2; library users may catch it.
     """
+
+
+def shorten(items: Sequence[str], limit: int = 4) -> str:
+    """The first few items and how many more there are."""
+    more = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Another library's error on one line: its type and the beginning of its message."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AnchorError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {text[:200]}"

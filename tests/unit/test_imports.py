@@ -20,10 +20,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "face": set(),
     "data": set(),
     "evaluation": set(),
-    "checkpoint": {"models", "diffusion"},
+    "parameters": {"models"},
+    "checkpoint": {"models", "diffusion", "parameters"},
     "pipeline": {"diffusion", "models", "body", "face", "checkpoint"},
     "training": {"diffusion", "models"},
-    "convert": {"checkpoint", "models", "diffusion", "data"},
+    "convert": {"checkpoint", "parameters", "models", "diffusion", "data"},
     "train": {"checkpoint", "models", "diffusion", "data", "training", "body", "face", "pipeline"},
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}

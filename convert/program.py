@@ -1,0 +1,306 @@
+"""`anchor-jax convert`: published torch weights to an ANCHOR."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from anchor_jax.checkpoint import TOKENIZER_FILES, Anchor, save
+from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.models import (
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ControlConfig,
+    NetworkConfig,
+    UNetConfig,
+    build,
+)
+from anchor_jax.models.configs import EncoderConfig
+from anchor_jax.models.control import PoseEmbedding
+from anchor_jax.parameters import Lazy, abstract_params, flatten, unflatten
+from anchor_jax.shapes import Params
+
+from . import configs, ldm, names
+from .sources import Weights, find_weights, open_weights, sha256
+
+DTYPES = ("keep", "float32", "float16", "bfloat16")
+DIFFUSERS, TEXT_ENCODER = "diffusion_pytorch_model", ("model", "pytorch_model")
+
+
+@dataclass
+class Source:
+    """One network to read: its config, its file, and how the file calls what is in it."""
+
+    config: NetworkConfig
+    weights: Weights
+    key_of: Callable[[str], str] = lambda key: key
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+def convert(
+    *,
+    base: str | Path,
+    image_encoder: str | Path,
+    out: str | Path,
+    body: str | Path | None = None,
+    face: str | Path | None = None,
+    dtype: str = "keep",
+    seed: int = 0,
+    progress: bool = True,
+) -> list[str]:
+    """Convert published weights to the new folder `out`, tensor by tensor.
+
+    Args:
+        base: Stable Diffusion 1.5: a folder in diffusers layout or one `.safetensors`/`.ckpt` file.
+        image_encoder: folder of CLIP's vision encoder.
+        out: the ANCHOR to make; must not exist.
+        body: folder with `unet/` and `controlnet/`. Without it the anchor is a fresh one: the
+            base's UNet, and a control branch with a copy of its encoder and zero convolutions.
+        face: the same for the head, whose UNet has 9 input channels.
+        dtype: "keep" (every tensor in its own type), "float32", "float16" or "bfloat16".
+        seed: of a fresh control branch's pose embedding.
+        progress: show a bar on stderr.
+
+    Returns:
+        What was left out of the files on purpose, and what was assumed, one line each.
+
+    Raises:
+        AnchorError: anything missing, unsupported, unused, wrong-shaped or not finite; nothing is
+            written then.
+    """
+    if dtype not in DTYPES:
+        raise AnchorError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    base, out = Path(base), Path(out)
+    if out.exists():
+        raise AnchorError(f"{out}: exists already; remove it or choose another place")
+    problems: list[str] = []
+    notes: list[str] = []
+    sources, schedule, tokenizer = _open_base(base, body is None, problems, notes)
+    sources["image_encoder"] = _open_image_encoder(Path(image_encoder), problems)
+    for stage, folder, channels in (("body", body, 4), ("face", face, 9)):
+        if folder is not None:
+            sources |= _open_stage(stage, Path(folder), channels, problems)
+    networks = {name: source.config for name, source in sources.items()}
+    if body is None:
+        networks["body/control"] = _fresh_control_config(networks["body/unet"])
+        notes.append(
+            f"fresh control branch: a copy of the UNet's encoder, pose embedding seed {seed}"
+        )
+    problems += [] if problems else configs.cross_check(networks)
+    if problems:
+        raise AnchorError(f"not a supported checkpoint: {'; '.join(problems)}")
+
+    params, buffers = _match(sources, dtype, notes)
+    if body is None:
+        params["body/control"] = _fresh_control(networks["body/control"], params["body/unet"], seed)
+    text, image = networks["text_encoder"], networks["image_encoder"]
+    assert isinstance(text, CLIPTextConfig) and isinstance(image, CLIPVisionConfig)
+    empty = empty_text(text, params["text_encoder"], image.num_tokens)
+    files = {source.weights.path: name for name, source in sources.items()}
+    size = sum(path.stat().st_size for path in files)
+    size += sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    options = {"unit": "B", "unit_scale": True, "delay": 2, "disable": None if progress else True}
+    with tqdm(desc="convert", total=size, **options) as bar:
+        provenance = {
+            "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC by anchor-jax convert",
+            "versions": {name: version(name) for name in ("anchor-jax", "jax", "flax", "numpy")},
+            "dtype": dtype,
+            "sources": [
+                {
+                    "network": name,
+                    "file": path.name,
+                    "bytes": path.stat().st_size,
+                    "sha256": sha256(path, bar.update),
+                }
+                for path, name in files.items()
+            ],
+            "notes": notes,
+            "buffers": buffers,
+        }
+        params = jax.tree.map(lambda leaf: _reporting(leaf, bar), params)
+        save(out, Anchor(networks, schedule, empty, params, provenance, tokenizer))
+    return notes
+
+
+def empty_text(config: CLIPTextConfig, params: Params, num_tokens: int) -> np.ndarray:
+    """The text encoder's last hidden state for the empty text: float32 (num_tokens, width).
+
+    The ids are begin, end, end, ...: CLIP's vocabulary ends with these two. (The ids that older
+    config files state are wrong, and unused in the published code too.)
+    """
+    begin, end = config.vocab_size - 2, config.vocab_size - 1
+    ids = jnp.array([[begin] + [end] * (num_tokens - 1)], jnp.int32)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(x.read() if isinstance(x, Lazy) else x, jnp.float32), params
+    )
+    with jax.default_matmul_precision("highest"):
+        hidden = jax.jit(build(config).apply)({"params": params}, ids)
+    return np.asarray(hidden[0])
+
+
+def _open_base(
+    base: Path, fresh: bool, problems: list[str], notes: list[str]
+) -> tuple[dict[str, Source], ScheduleConfig, dict[str, bytes]]:
+    """VAE and text encoder, for a fresh anchor the UNet too, the schedule and the tokenizer."""
+    if not base.exists():
+        raise AnchorError(f"{base}: no such file or folder")
+    if base.is_file():
+        notes.append("single-file base: 8 attention heads, 32 norm groups, published schedule")
+        return _open_single_file(base, fresh), ScheduleConfig(), {}
+    if (base / "text_encoder_2").exists() or (base / "transformer").exists():
+        raise AnchorError(f"{base}: a newer family of models, expected Stable Diffusion 1.5")
+    if not (base / "vae").is_dir() or not (base / "text_encoder").is_dir():
+        raise AnchorError(
+            f"{base}: expected vae/ and text_encoder/ inside (a Stable Diffusion 1.5 base in"
+            " diffusers layout)"
+        )
+    vae = Source(
+        configs.read_vae(base / "vae" / "config.json", problems),
+        open_weights(find_weights(base / "vae", DIFFUSERS, DIFFUSERS)),
+    )
+    if any(key.endswith(".query.weight") for key in vae.weights.tensors):
+        vae.key_of = names.old_vae_key
+    text = Source(
+        configs.read_text_encoder(base / "text_encoder" / "config.json", problems),
+        open_weights(find_weights(base / "text_encoder", *TEXT_ENCODER)),
+    )
+    sources = {"vae": vae, "text_encoder": text}
+    if fresh:
+        sources["body/unet"] = Source(
+            configs.read_unet(base / "unet" / "config.json", 4, problems),
+            open_weights(find_weights(base / "unet", DIFFUSERS, DIFFUSERS)),
+        )
+    schedule = ScheduleConfig()
+    if (base / "scheduler").exists():
+        path = base / "scheduler" / "scheduler_config.json"
+        schedule = configs.read_schedule(path, problems)
+    else:
+        notes.append(f"no scheduler/ in {base.name}: published schedule")
+    tokenizer = {
+        name: (base / "tokenizer" / name).read_bytes()
+        for name in TOKENIZER_FILES
+        if (base / "tokenizer" / name).is_file()
+    }
+    return sources, schedule, tokenizer
+
+
+def _open_single_file(base: Path, fresh: bool) -> dict[str, Source]:
+    weights = open_weights(base)
+    ldm.refuse_strangers(weights)
+    vae = ldm.infer_vae(weights)
+    ignored = dict(names.LDM_IGNORED)
+    if not fresh:
+        ignored["the base's UNet, which the body replaces"] = re.escape(ldm.UNET) + ".*"
+    text = ldm.infer_text_encoder(weights)
+    sources = {
+        "vae": Source(vae, weights, lambda key: names.ldm_vae_key(key, vae), ignored),
+        "text_encoder": Source(text, weights, lambda key: ldm.TEXT + key),
+    }
+    if fresh:
+        unet = ldm.infer_unet(weights)
+        key_of = lambda key: names.ldm_unet_key(key, unet)
+        sources["body/unet"] = Source(unet, weights, key_of)
+    return sources
+
+
+def _open_image_encoder(folder: Path, problems: list[str]) -> Source:
+    weights = open_weights(find_weights(folder, *TEXT_ENCODER))
+    config = configs.read_image_encoder(folder / "config.json", problems)
+    if (folder / "preprocessor_config.json").exists():
+        configs.check_preprocessor(folder / "preprocessor_config.json", config.image_size, problems)
+    return Source(config, weights, ignored=names.CLIP_IGNORED)
+
+
+def _open_stage(stage: str, folder: Path, channels: int, problems: list[str]) -> dict[str, Source]:
+    if not (folder / "unet").is_dir() or not (folder / "controlnet").is_dir():
+        raise AnchorError(f"{folder}: expected unet/ and controlnet/ inside (--{stage})")
+    unet, control = folder / "unet", folder / "controlnet"
+    return {
+        f"{stage}/unet": Source(
+            configs.read_unet(unet / "config.json", channels, problems),
+            open_weights(find_weights(unet, DIFFUSERS, DIFFUSERS)),
+        ),
+        f"{stage}/control": Source(
+            configs.read_control(control / "config.json", problems),
+            open_weights(find_weights(control, DIFFUSERS, DIFFUSERS)),
+        ),
+    }
+
+
+def _match(
+    sources: dict[str, Source], dtype: str, notes: list[str]
+) -> tuple[dict[str, Params], dict[str, str]]:
+    """The tree of every network, and the types of the position ids that are worth keeping.
+
+    Every tensor of every file must have found its place or be left out by name.
+    """
+    params, buffers, problems = {}, {}, []
+    leftover = {s.weights.path: dict(s.weights.tensors) for s in sources.values()}
+    ignored: dict[Path, dict[str, str]] = {path: {} for path in leftover}
+    for name, source in sources.items():
+        path = source.weights.path
+        found = names.match(source.config, source.weights, dtype, source.key_of)
+        params[name] = found.tree
+        problems += [f"{name} ({path}): {problem}" for problem in found.problems]
+        for key in found.used:
+            del leftover[path][key]
+        ids = source.key_of(names.POSITION_IDS.get(name, ""))
+        if ids in leftover[path]:
+            del leftover[path][ids]
+            buffer = source.weights.tensors[ids]
+            if names.is_counting(buffer, source.config):
+                buffers[name] = buffer.dtype
+            else:
+                notes.append(f"{path.name}: left out position ids that are not 0, 1, 2, ...")
+        ignored[path] |= source.ignored
+    for path, keys in leftover.items():
+        rest, counts = names.leave_out(keys, ignored[path])
+        if rest:
+            problems.append(f"{path}: {len(rest)} unused ({shorten(rest)})")
+        notes += [f"{path.name}: left out {count} of {label}" for label, count in counts.items()]
+    if problems:
+        raise AnchorError(f"weights do not fit their configs: {'; '.join(problems)}")
+    return params, buffers
+
+
+def _fresh_control_config(unet: NetworkConfig) -> ControlConfig:
+    assert isinstance(unet, UNetConfig)
+    shared = {item.name: getattr(unet, item.name) for item in fields(EncoderConfig)}
+    return ControlConfig(**shared)
+
+
+def _fresh_control(config: NetworkConfig, unet: Params, seed: int) -> Params:
+    """A control branch that changes nothing yet: the UNet's encoder, a new pose embedding (whose
+    last convolution is zero) and zero convolutions, in the type of the UNet's first layer."""
+    assert isinstance(config, ControlConfig)
+    dtype = unet["conv_in"]["kernel"].dtype
+    pixels = jnp.zeros((1, *2 * [2 ** len(config.pose_embedding_channels)], config.pose_channels))
+    embedding = PoseEmbedding(config.pose_embedding_channels, config.channels[0])
+    fresh = flatten(embedding.init(jax.random.key(seed), pixels)["params"])
+    copied = flatten(unet)
+    leaves = {}
+    for path, leaf in flatten(abstract_params(config)).items():
+        if path[0] == "controlnet_cond_embedding":
+            leaves[path] = np.asarray(fresh[path[1:]]).astype(dtype)
+        elif path[0].startswith("controlnet_"):
+            leaves[path] = np.zeros(leaf.shape, dtype)
+        else:
+            leaves[path] = copied[path]
+    return unflatten(leaves)
+
+
+def _reporting(leaf: Any, bar: tqdm) -> Lazy:
+    def read() -> np.ndarray:
+        bar.update(leaf.nbytes)
+        return leaf.read() if isinstance(leaf, Lazy) else leaf
+
+    return Lazy(leaf.shape, leaf.dtype, read)
