@@ -5,180 +5,84 @@
 `OUT/body/{unet,controlnet}`, `OUT/sd/{vae,text_encoder,tokenizer,scheduler}` and `OUT/clip-vision`
 hold config.json and safetensors files as the published checkpoints do. Every tensor is drawn from
 the seed and its own name, one at a time, so memory stays at one tensor, whatever the size.
-Names and shapes come from diffusers and transformers, built without storage ("meta" device).
 """
 
 import argparse
 import json
 import math
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from anchor_jax.models.configs import (
+from anchor_jax.convert import names, published
+from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
     ControlConfig,
     NetworkConfig,
     UNetConfig,
     VAEConfig,
+    abstract_params,
 )
+from anchor_jax.shapes import Params
+
+FILES = {
+    "unet": "body/unet/diffusion_pytorch_model.safetensors",
+    "control": "body/controlnet/diffusion_pytorch_model.safetensors",
+    "vae": "sd/vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "sd/text_encoder/model.safetensors",
+    "image_encoder": "clip-vision/model.safetensors",
+}
+SEEDS = {name: seed for seed, name in enumerate(FILES)}
 
 
-@dataclass(frozen=True)
-class Size:
-    """The configs of one checkpoint."""
-
-    unet: UNetConfig = UNetConfig()
-    control: ControlConfig = ControlConfig()
-    vae: VAEConfig = VAEConfig()
-    text: CLIPTextConfig = CLIPTextConfig()
-    vision: CLIPVisionConfig = CLIPVisionConfig()
-
-
-def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channels) -> Size:
+def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channels):
     """A smaller model whose networks share their sizes."""
-    body = dict(
-        channels=channels,
-        layers_per_block=layers,
-        num_heads=heads,
-        context_dim=context,
-        norm_groups=groups,
-    )
-    clip = dict(width=context, mlp_width=2 * context, num_layers=2, num_heads=4)
-    return Size(
-        UNetConfig(**body),
-        ControlConfig(**body, pose_embedding_channels=pose_channels),
-        VAEConfig(channels=vae_channels, layers_per_block=layers, norm_groups=groups),
-        CLIPTextConfig(vocab_size=514, **clip),
-        CLIPVisionConfig(**clip),
-    )
+    body = {
+        "channels": channels,
+        "layers_per_block": layers,
+        "num_heads": heads,
+        "context_dim": context,
+        "norm_groups": groups,
+    }
+    clip = {"width": context, "mlp_width": 2 * context, "num_layers": 2, "num_heads": 4}
+    return {
+        "unet": UNetConfig(**body),
+        "control": ControlConfig(**body, pose_embedding_channels=pose_channels),
+        "vae": VAEConfig(channels=vae_channels, layers_per_block=layers, norm_groups=groups),
+        "text_encoder": CLIPTextConfig(vocab_size=514, **clip),
+        "image_encoder": CLIPVisionConfig(**clip),
+    }
 
 
-SIZES = {
+SIZES: dict[str, dict[str, NetworkConfig]] = {
     "tiny": _scaled((32, 64, 64, 64), 1, 4, 32, 8, (8, 16, 16, 32), (16, 32, 32, 32)),
     # UNet 35.0 million parameters and control branch 15.2.
     "50m": _scaled((64, 128, 256, 256), 2, 8, 256, 32, (16, 32, 96, 256), (64, 128, 256, 256)),
-    "sd15": Size(),
+    "sd15": {
+        "unet": UNetConfig(),
+        "control": ControlConfig(),
+        "vae": VAEConfig(),
+        "text_encoder": CLIPTextConfig(),
+        "image_encoder": CLIPVisionConfig(),
+    },
 }
-
-
-def published_config(config: NetworkConfig) -> dict:
-    """config.json of one network as diffusers and transformers write it."""
-    match config:
-        case UNetConfig() | ControlConfig():
-            down = [
-                "CrossAttnDownBlock2D" if cross else "DownBlock2D"
-                for cross in config.cross_attention
-            ]
-            common = {
-                "act_fn": "silu",
-                "attention_head_dim": config.num_heads,
-                "block_out_channels": list(config.channels),
-                "cross_attention_dim": config.context_dim,
-                "down_block_types": down,
-                "downsample_padding": 1,
-                "flip_sin_to_cos": True,
-                "freq_shift": 0,
-                "in_channels": config.in_channels,
-                "layers_per_block": config.layers_per_block,
-                "mid_block_scale_factor": 1,
-                "norm_eps": 1e-5,
-                "norm_num_groups": config.norm_groups,
-            }
-            if isinstance(config, ControlConfig):
-                return {
-                    "_class_name": "ControlNetModel",
-                    "conditioning_channels": config.pose_channels,
-                    "conditioning_embedding_out_channels": list(config.pose_embedding_channels),
-                    **common,
-                }
-            up = [name.replace("Down", "Up") for name in reversed(down)]
-            return {
-                "_class_name": "UNet2DConditionModel",
-                "out_channels": config.out_channels,
-                "up_block_types": up,
-                **common,
-            }
-        case VAEConfig():
-            levels = len(config.channels)
-            return {
-                "_class_name": "AutoencoderKL",
-                "act_fn": "silu",
-                "block_out_channels": list(config.channels),
-                "down_block_types": ["DownEncoderBlock2D"] * levels,
-                "in_channels": config.image_channels,
-                "latent_channels": config.latent_channels,
-                "layers_per_block": config.layers_per_block,
-                "norm_num_groups": config.norm_groups,
-                "out_channels": config.image_channels,
-                "scaling_factor": config.scaling_factor,
-                "up_block_types": ["UpDecoderBlock2D"] * levels,
-            }
-    common = {
-        "hidden_act": "quick_gelu",
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "layer_norm_eps": 1e-5,
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.num_layers,
-        "projection_dim": config.width,
-    }
-    if isinstance(config, CLIPVisionConfig):
-        return {
-            "architectures": ["CLIPVisionModel"],
-            "model_type": "clip_vision_model",
-            "image_size": config.image_size,
-            "num_channels": 3,
-            "patch_size": config.patch_size,
-            **common,
-        }
-    return {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        "bos_token_id": config.vocab_size - 2,
-        "eos_token_id": config.vocab_size - 1,
-        "pad_token_id": config.vocab_size - 1,
-        "max_position_embeddings": config.max_length,
-        "vocab_size": config.vocab_size,
-        **common,
-    }
-
-
-def torch_network(config: NetworkConfig):
-    """The diffusers or transformers module of a config, on the device of the caller's context."""
-    import diffusers
-    import transformers
-
-    settings = {k: v for k, v in published_config(config).items() if not k.startswith("_")}
-    match config:
-        case UNetConfig():
-            return diffusers.UNet2DConditionModel(**settings)
-        case ControlConfig():
-            return diffusers.ControlNetModel(**settings)
-        case VAEConfig():
-            return diffusers.AutoencoderKL(**settings)
-        case CLIPVisionConfig():
-            return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**settings))
-    return transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings))
 
 
 def tensor_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Published tensor names and shapes of one network."""
-    import torch
-
-    with torch.device("meta"):
-        state = torch_network(config).state_dict()
-    prefix = {CLIPVisionConfig: "vision_model.", CLIPTextConfig: "text_model."}.get(
-        type(config), ""
-    )
     return {
-        name if name.startswith(prefix) else prefix + name: tuple(tensor.shape)
-        for name, tensor in state.items()
-        if not name.endswith("position_ids")
+        names.torch_key(path): names.torch_shape(path, leaf.shape)
+        for path, leaf in flatten_dict(abstract_params(config)).items()
     }
+
+
+def count_params(config: NetworkConfig) -> int:
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -189,17 +93,31 @@ def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = rng.standard_normal(shape, dtype=np.float32)
-    if name.endswith("embedding") or "embeddings." in name and "patch" not in name:
-        return values * np.float32(0.05)
-    if len(shape) > 1:
+    if name.endswith("embedding") or ("embeddings." in name and "patch" not in name):
+        values *= np.float32(0.05)
+    elif len(shape) > 1:
         gain = 0.1 if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")) else 1.0
         values *= np.float32(gain / math.sqrt(math.prod(shape[1:])))
-        return values
-    return 1 + np.float32(0.1) * values if name.endswith("weight") else np.float32(0.02) * values
+    elif name.endswith("weight"):
+        values = 1 + np.float32(0.1) * values
+    else:
+        values *= np.float32(0.02)
+    return values
 
 
-def write_safetensors(path: Path, config: NetworkConfig, dtype: str, seed: int) -> int:
-    """Draw and write one network, tensor by tensor; returns the number of parameters."""
+def random_params(config: NetworkConfig, seed: int) -> Params:
+    """The same weights as parameters of ours, without a second copy."""
+
+    def leaf(path: tuple[str, ...], shape: tuple[int, ...]):
+        array = draw(names.torch_key(path), names.torch_shape(path, shape), seed)
+        return jnp.asarray(names.from_torch(path, array, shape))
+
+    leaves = flatten_dict(abstract_params(config))
+    return unflatten_dict({path: leaf(path, abstract.shape) for path, abstract in leaves.items()})
+
+
+def write_safetensors(path: Path, config: NetworkConfig, dtype: str, seed: int) -> None:
+    """Draw and write one network, tensor by tensor."""
     shapes = tensor_shapes(config)
     itemsize = np.dtype(dtype).itemsize
     header: dict = {"__metadata__": {"format": "pt"}}
@@ -208,8 +126,8 @@ def write_safetensors(path: Path, config: NetworkConfig, dtype: str, seed: int) 
         end = offset + math.prod(shape) * itemsize
         header[name] = {
             "dtype": f"F{8 * itemsize}",
-            "shape": list(shape),
-            "data_offsets": [offset, end],
+            "shape": shape,
+            "data_offsets": (offset, end),
         }
         offset = end
     encoded = json.dumps(header).encode()
@@ -218,7 +136,6 @@ def write_safetensors(path: Path, config: NetworkConfig, dtype: str, seed: int) 
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, shape in shapes.items():
             file.write(draw(name, shape, seed).astype(dtype).data)
-    return offset // itemsize
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
@@ -256,49 +173,22 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_checkpoint(out: Path, size: Size, dtype: str = "float16", seed: int = 0) -> None:
+def write_checkpoint(out: Path, size: str, dtype: str = "float16", seed: int = 0) -> None:
     """Write the whole folder `out`; every network has a seed of its own."""
-    networks = {
-        "body/unet/diffusion_pytorch_model": size.unet,
-        "body/controlnet/diffusion_pytorch_model": size.control,
-        "sd/vae/diffusion_pytorch_model": size.vae,
-        "sd/text_encoder/model": size.text,
-        "clip-vision/model": size.vision,
-    }
-    for index, (name, config) in enumerate(networks.items()):
-        path = out / f"{name}.safetensors"
-        write_json(path.parent / "config.json", published_config(config))
-        count = write_safetensors(path, config, dtype, seed + index)
-        print(f"{path}: {count / 1e6:.1f} million parameters, {dtype}")
-    write_tokenizer(out / "sd" / "tokenizer", size.text.vocab_size)
+    configs = SIZES[size]
+    for name, config in configs.items():
+        path = out / FILES[name]
+        write_json(path.parent / "config.json", published.published(config))
+        write_safetensors(path, config, dtype, seed + SEEDS[name])
+        print(f"{path}: {count_params(config) / 1e6:.1f} million parameters, {dtype}")
+    text, image = configs["text_encoder"], configs["image_encoder"]
+    assert isinstance(text, CLIPTextConfig) and isinstance(image, CLIPVisionConfig)
+    write_tokenizer(out / "sd" / "tokenizer", text.vocab_size)
     write_json(
         out / "sd" / "scheduler" / "scheduler_config.json",
-        {
-            "_class_name": "PNDMScheduler",
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 1000,
-            "set_alpha_to_one": False,
-            "skip_prk_steps": True,
-            "steps_offset": 1,
-            "trained_betas": None,
-            "clip_sample": False,
-        },
+        published.scheduler(ScheduleConfig()),
     )
-    write_json(
-        out / "clip-vision" / "preprocessor_config.json",
-        {
-            "crop_size": {"height": 224, "width": 224},
-            "do_center_crop": True,
-            "do_normalize": True,
-            "do_resize": True,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-            "resample": 3,
-            "size": {"shortest_edge": 224},
-        },
-    )
+    write_json(out / "clip-vision" / "preprocessor_config.json", published.preprocessor(image))
 
 
 def main() -> None:
@@ -308,7 +198,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_checkpoint(args.out, SIZES[args.size], args.dtype, args.seed)
+    write_checkpoint(args.out, args.size, args.dtype, args.seed)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,276 @@
+"""Our speed and memory against the same work in PyTorch.
+
+    python -m benchmarks.peer [--case 50m-window ...] [--pairs 5] [--out docs/benchmarks/peer.json]
+
+Each side runs in a process of its own, holds the same random weights and inputs and uses the same
+number of threads; the sides take turns, one waiting on a pipe while the other computes, and the
+ratio is the median over the pairs. Their outputs are compared in the run. Peak memory is each
+process's own (ru_maxrss), ours including compilation. What the PyTorch side does is told in
+`torch_peer.py`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+TIMESTEP, CONTROL_SCALE = 481, 2.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One computation: "window" (control branch and UNet, both halves of guidance) or "decode"."""
+
+    what: str
+    work: str
+    size: str
+    frames: int
+    side: int
+
+
+CASES = {
+    "50m-window": Case("50M model, 16 frames, 32x32 latents", "window", "50m", 16, 32),
+    "sd15-window": Case("SD1.5, 4 frames, 32x32 latents", "window", "sd15", 4, 32),
+    "sd15-frame": Case("SD1.5, 1 frame, 64x64 latents", "window", "sd15", 1, 64),
+    "decode-frame": Case("SD1.5 decoder, 1 frame, 64x64 latents", "decode", "sd15", 1, 64),
+    "decode-4": Case("SD1.5 decoder, 4 frames, 32x32 latents", "decode", "sd15", 4, 32),
+}
+
+
+def inputs(case: Case, context_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents (f, h, w, 4), tokens (2, 50, c) and uint8 poses (f, 8h, 8w, 3)."""
+    rng = np.random.default_rng(7)
+    latents = rng.standard_normal((case.frames, case.side, case.side, 4), dtype=np.float32)
+    tokens = rng.standard_normal((2, 50, context_dim), dtype=np.float32)
+    pixels = 8 * case.side
+    poses = rng.integers(0, 256, (case.frames, pixels, pixels, 3), dtype=np.uint8)
+    return latents, tokens, poses
+
+
+def build_ours(case: Case):
+    """Our side: a function of no arguments that computes and waits for the result."""
+    import jax
+    import jax.numpy as jnp
+
+    from anchor_jax.pipeline import NoisePredictor, decode_images
+    from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    configs = SIZES[case.size]
+    latents, tokens, poses = map(jnp.asarray, inputs(case, configs["unet"].context_dim))
+    if case.work == "decode":
+        params = random_params(configs["vae"], SEEDS["vae"])
+        return lambda: np.asarray(decode_images(configs["vae"], params, latents, "float32"))
+    params = {name: random_params(configs[name], SEEDS[name]) for name in ("unet", "control")}
+    params |= {"context": tokens, "control_scale": jnp.float32(CONTROL_SCALE)}
+    step = jax.jit(NoisePredictor(configs["unet"], configs["control"]))
+    mask = jnp.ones(case.frames, bool)
+    return lambda: np.asarray(step(params, latents, poses, TIMESTEP, mask))
+
+
+def build_torch(case: Case):
+    """The peer's side, which returns the same array."""
+    import torch
+
+    from benchmarks import torch_peer
+    from benchmarks.random_checkpoint import SEEDS, SIZES
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    configs = SIZES[case.size]
+    latents, tokens, poses = map(torch.from_numpy, inputs(case, configs["unet"].context_dim))
+    latents, poses = latents.permute(0, 3, 1, 2), poses.permute(0, 3, 1, 2)
+    if case.work == "decode":
+        vae = torch_peer.random_network(configs["vae"], SEEDS["vae"])
+
+        def decode():
+            images = vae.decode(latents / configs["vae"].scaling_factor, return_dict=False)[0]
+            return (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy()
+
+        return torch.inference_mode()(decode)
+    unet, control = (
+        torch_peer.random_network(configs[name], SEEDS[name]) for name in ("unet", "control")
+    )
+    torch_peer.inflate(unet, control, case.frames)
+
+    def step():
+        both = torch.cat([latents, latents]).contiguous(memory_format=torch.channels_last)
+        noise = torch_peer.window_step(
+            unet, control, both, TIMESTEP, tokens, poses.float() / 255, CONTROL_SCALE
+        )
+        return noise.unflatten(0, (2, -1)).permute(0, 1, 3, 4, 2).contiguous().numpy()
+
+    return torch.inference_mode()(step)
+
+
+def work(side: str, case: Case, threads: int, cache: str, pipe) -> None:
+    """A side's process: build, then do as the pipe says until it closes."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    step = {"ours": build_ours, "torch": build_torch}[side](case)
+    pipe.send({"ready_mb": _resident_mb()})
+    while (command := pipe.recv()) != "stop":
+        start, busy = time.perf_counter(), time.process_time()
+        output = step()
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
+        pipe.send(
+            {
+                "seconds": seconds,
+                "cores": busy / seconds,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "output": output if command == "output" else None,
+            }
+        )
+
+
+@contextmanager
+def worker(side: str, case: Case, threads: int, cache: str):
+    """A side's process as a function from a command to its answer, with the memory it had when
+    its weights were loaded."""
+    spawn = multiprocessing.get_context("spawn")
+    pipe, theirs = spawn.Pipe()
+    process = spawn.Process(target=work, args=(side, case, threads, cache, theirs), daemon=True)
+    process.start()
+    theirs.close()
+
+    def ask(command: str) -> dict:
+        pipe.send(command)
+        return pipe.recv()
+
+    try:
+        yield ask, pipe.recv()["ready_mb"]
+        pipe.send("stop")
+        process.join()
+    finally:
+        process.kill()
+
+
+def measure(case: Case, pairs: int, threads: int) -> dict:
+    """All numbers of one case. First calls are timed apart: ours with an empty compilation cache,
+    then, in a new process, with a filled one."""
+    with tempfile.TemporaryDirectory() as cache:
+        with worker("ours", case, threads, cache) as (ours, _):
+            cold = ours("run")
+        with (
+            worker("ours", case, threads, cache) as (ours, our_ready),
+            worker("torch", case, threads, cache) as (torch, torch_ready),
+        ):
+            first, torch_first = ours("output"), torch("output")
+            rounds = []
+            for _ in range(pairs):
+                rounds.append((ours("run"), torch("run")))
+                print(".", end="", flush=True, file=sys.stderr)
+    our_last, torch_last = rounds[-1]
+    reference = torch_first["output"]
+    difference = np.linalg.norm(first["output"] - reference) / np.linalg.norm(reference)
+    our_peak = max(cold["peak_mb"], our_last["peak_mb"])
+    return {
+        **asdict(case),
+        "seconds": [(ours["seconds"], torch["seconds"]) for ours, torch in rounds],
+        "our_median_s": statistics.median(ours["seconds"] for ours, _ in rounds),
+        "torch_median_s": statistics.median(torch["seconds"] for _, torch in rounds),
+        "ratio": statistics.median(o["seconds"] / t["seconds"] for o, t in rounds),
+        "our_cores": statistics.median(ours["cores"] for ours, _ in rounds),
+        "torch_cores": statistics.median(torch["cores"] for _, torch in rounds),
+        "our_peak_mb": our_peak,
+        "our_peak_without_compiling_mb": our_last["peak_mb"],
+        "torch_peak_mb": torch_last["peak_mb"],
+        "memory_ratio": our_peak / torch_last["peak_mb"],
+        "our_ready_mb": our_ready,
+        "torch_ready_mb": torch_ready,
+        "our_first_call_s": cold["seconds"],
+        "our_first_call_cached_s": first["seconds"],
+        "torch_first_call_s": torch_first["seconds"],
+        "relative_difference": float(difference),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| case | ours | PyTorch | time ratio | peak memory, ours / PyTorch | memory ratio "
+        "| first call, then with cache | relative difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results.values():
+        lines.append(
+            f"| {r['what']} | {r['our_median_s']:.2f} s | {r['torch_median_s']:.2f} s "
+            f"| **{r['ratio']:.2f}** | {r['our_peak_mb']:,.0f} / {r['torch_peak_mb']:,.0f} MB "
+            f"| {r['memory_ratio']:.2f} "
+            f"| {r['our_first_call_s']:.1f} s, {r['our_first_call_cached_s']:.1f} s "
+            f"| {r['relative_difference']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def environment(threads: int) -> dict:
+    """What the numbers were measured with."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": commit,
+        "command": " ".join(["python", "-m", "benchmarks.peer", *sys.argv[1:]]),
+        "cpu": _cpu(),
+        "threads": threads,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jax", "flax", "torch", "diffusers")},
+    }
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our networks against diffusers' on this CPU.")
+    parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    args = parser.parse_args()
+    results = {}
+    for name in args.case:
+        print(f"{name} ", end="", flush=True, file=sys.stderr)
+        results[name] = measure(CASES[name], args.pairs, args.threads)
+        r = results[name]
+        print(
+            f" {r['ratio']:.2f}x ({r['our_median_s']:.2f} s, cores {r['our_cores']:.2f} and"
+            f" {r['torch_cores']:.2f}, load {r['load_average']:.1f})",
+            file=sys.stderr,
+        )
+    report = {"environment": environment(args.threads), "results": results}
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
