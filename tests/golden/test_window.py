@@ -1,6 +1,7 @@
 """Golden B: one window of five frames through the published UNet and control branch."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,9 +32,9 @@ ACTIVATIONS = {
 class Window(NamedTuple):
     """The recorded arrays, channels last, and our networks as functions of an inflation."""
 
-    golden: dict
-    control: object
-    unet: object
+    golden: dict[str, np.ndarray]
+    control: Callable
+    unet: Callable
     activations: dict
 
 
@@ -44,24 +45,23 @@ def window(golden_dir, anchor) -> Window:
     configs, params = anchor.networks, anchor.params
     inputs = golden["latents"], int(golden["timestep"][0]), golden["encoder_hidden_states"]
 
+    unet, control = build(configs["body/unet"]), build(configs["body/control"])
+    apply_unet = jax.jit(unet.apply, static_argnames="inflation")
+    apply_control = jax.jit(control.apply, static_argnames="inflation")
+
     @jax.jit
-    def unet_with_activations():
-        unet = build(configs["body/unet"])
-        return unet.apply(
-            {"params": params["body/unet"]}, *inputs, capture_intermediates=True
-        )[1]["intermediates"]
+    def captured(*args):
+        return unet.apply(*args, capture_intermediates=True)[1]["intermediates"]
 
-    def control(inflation: Inflation, poses=golden["controlnet_cond"], scale=2.0):
-        apply = jax.jit(build(configs["body/control"]).apply, static_argnames="inflation")
-        return apply(
-            {"params": params["body/control"]}, *inputs, poses, scale, inflation=inflation
-        )
+    def run_unet(inflation: Inflation, residuals=None):
+        return apply_unet({"params": params["body/unet"]}, *inputs, residuals, inflation=inflation)
 
-    def unet(inflation: Inflation, residuals=None):
-        apply = jax.jit(build(configs["body/unet"]).apply, static_argnames="inflation")
-        return apply({"params": params["body/unet"]}, *inputs, residuals, inflation=inflation)
+    def run_control(inflation: Inflation, poses=golden["controlnet_cond"]):
+        variables = {"params": params["body/control"]}
+        return apply_control(variables, *inputs, poses, 2.0, inflation=inflation)
 
-    return Window(golden, control, unet, unet_with_activations())
+    activations = captured({"params": params["body/unet"]}, *inputs)
+    return Window(golden, run_control, run_unet, activations)
 
 
 @pytest.fixture(scope="module")

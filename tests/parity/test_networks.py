@@ -141,15 +141,19 @@ def test_published_window_with_a_frame_mask(control_and_unet):
     mask = np.arange(5) < 3
 
     @jax.jit
-    def step(latents, poses, mask):
+    def step(latents, timestep, tokens, poses, mask):
+        inputs = latents, timestep, tokens
         residuals = build(CONTROL).apply(
-            {"params": control_params}, latents, 481, tokens, poses, 2.0, mask, PUBLISHED
+            {"params": control_params}, *inputs, poses, 2.0, mask, PUBLISHED
         )
-        return build(UNET).apply(
-            {"params": unet_params}, latents, 481, tokens, residuals, mask, PUBLISHED
-        )
+        return build(UNET).apply({"params": unet_params}, *inputs, residuals, mask, PUBLISHED)
 
-    padded = np.pad(latents, garbage, constant_values=3), np.pad(poses, garbage, constant_values=1)
+    padded = (
+        np.pad(latents, garbage, constant_values=3),
+        481,
+        tokens,
+        np.pad(poses, garbage, constant_values=1),
+    )
     ours = step(*padded, np.stack([mask, mask]))
     assert relative(ours[:, :3], to_ours(expected, 3)) < 1e-5
     unmasked = step(*padded, np.ones((2, 5), bool))
@@ -211,7 +215,8 @@ def test_checkpointed_gradients_are_the_same(control_and_unet, network):
     config = UNET if network == "unet" else CONTROL
     params = control_and_unet[2 if network == "unet" else 3]
     latents, tokens, poses = window(1, 4, 4)
-    inputs = (latents, TIMESTEPS, tokens) + (() if network == "unet" else (poses, 1.0))
+    inputs = [jnp.asarray(x) for x in (latents, TIMESTEPS, tokens)]
+    inputs += [] if network == "unet" else [jnp.asarray(poses), 1.0]
 
     def loss(params, remat):
         out = build(config, remat=remat).apply({"params": params}, *inputs, inflation=PER_FRAME)
