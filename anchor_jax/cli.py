@@ -3,9 +3,11 @@
 Heavy imports happen inside functions, so that `--help` answers at once.
 """
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from inspect import cleandoc
 from pathlib import Path
@@ -85,17 +87,19 @@ def convert(
         dtype: type of the stored weights; `keep` is the source's own.
         seed: draws what a fresh anchor cannot take from the base.
     """
+    _check_seed(seed)
     from anchor_jax.convert import convert  # pyright: ignore[reportMissingImports]
 
-    convert(
-        base=base,
-        image_encoder=image_encoder,
-        out=out,
-        body=body,
-        face=face,
-        dtype=dtype,
-        seed=seed,
-    )
+    with _without_logs():
+        convert(
+            base=base,
+            image_encoder=image_encoder,
+            out=out,
+            body=body,
+            face=face,
+            dtype=dtype,
+            seed=seed,
+        )
 
 
 def export(anchor: Positional[AnchorFolder], *, out: Folder) -> None:
@@ -109,7 +113,8 @@ def export(anchor: Positional[AnchorFolder], *, out: Folder) -> None:
     """
     from anchor_jax.convert import export  # pyright: ignore[reportMissingImports]
 
-    export(anchor, out)
+    with _without_logs():
+        export(anchor, out)
 
 
 def inspect(anchor: Positional[AnchorFolder]) -> None:
@@ -184,6 +189,7 @@ def generate(
     video.check_output(out, frames_dir)
     rate = None if fps is None else _parse_fps(fps)
     target = None if size is None else _rounded(_parse_size(size))
+    _check_seed(seed)
     pose_frames, own_rate = video.read_frames(poses, target)
     if target is None:
         pose_frames = _fit(pose_frames)
@@ -244,6 +250,16 @@ def use_compile_cache() -> None:
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)  # a limit makes jax lock, too
 
 
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Orbax logs the tracebacks of its threads besides raising what went wrong."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def _teaching(command: Callable[..., None]) -> str:
     """The docstring of `command` up to its arguments, which tyro tells."""
     text = cleandoc(command.__doc__ or "").partition("\nArgs:")[0]
@@ -281,6 +297,11 @@ def _parse_fps(text: str) -> Fraction:
     if not 0 < rate <= 1000:
         raise AnchorError(f"--fps {text}: expected a number such as 30, 29.97 or 30000/1001")
     return rate
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 1 << 32:
+        raise AnchorError(f"--seed {seed}: expected 0 to {(1 << 32) - 1}")
 
 
 def _rounded(size: tuple[int, int]) -> tuple[int, int]:

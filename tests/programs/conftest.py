@@ -1,0 +1,76 @@
+"""A tiny checkpoint, the anchor made of it, and a short video's worth of poses."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anchor_jax import cli
+from benchmarks.random_checkpoint import write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """Random weights in the published layout, with a UNet in the base too. Do not write here."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_checkpoint(folder, "tiny")
+    shutil.copytree(folder / "body" / "unet", folder / "sd" / "unet")
+    return folder
+
+
+@pytest.fixture
+def broken(weights, tmp_path) -> Path:
+    """A copy of the weights for a test to spoil."""
+    return shutil.copytree(weights, tmp_path / "weights")
+
+
+def convert_arguments(weights: Path, out: Path) -> list[str]:
+    """The command line that converts `weights`."""
+    return [
+        *("convert", "--body", str(weights / "body"), "--base", str(weights / "sd")),
+        *("--image-encoder", str(weights / "clip-vision"), "--out", str(out)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def anchor(weights, tmp_path_factory) -> Path:
+    """The weights, converted. Do not write here."""
+    out = tmp_path_factory.mktemp("anchor") / "anchor"
+    assert cli.main(convert_arguments(weights, out)) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def poses(tmp_path_factory) -> Path:
+    """Five pose images of 64x64: a grey square that moves over black. Do not write here."""
+    folder = tmp_path_factory.mktemp("poses")
+    for index in range(5):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[16:48, 8 * index : 8 * index + 24] = (118, 146, 152)
+        Image.fromarray(pixels).save(folder / f"{index + 1:06d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def person(tmp_path_factory) -> Path:
+    """A picture of somebody, 96x72."""
+    path = tmp_path_factory.mktemp("person") / "person.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (72, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def generate(anchor, poses, person, tmp_path):
+    """Run `anchor-jax generate` in 2 steps into `tmp_path/out.mp4`; options replace or add."""
+
+    def run(**options: object) -> int:
+        words = {"poses": poses, "appearance": person, "out": tmp_path / "out.mp4", "steps": 2}
+        words |= options
+        source = str(words.pop("anchor", anchor))
+        flags = (f"--{name.replace('_', '-')}={value}" for name, value in words.items())
+        return cli.main(["generate", source, *flags])
+
+    return run
