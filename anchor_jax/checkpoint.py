@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -82,7 +83,8 @@ def save(path: str | Path, anchor: Anchor) -> None:
     missing = sorted(set(anchor.networks) - set(anchor.params))
     if missing:
         raise AnchorError(f"{path}: no parameters to save for {', '.join(missing)}")
-    with new_folder(path) as partial:
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(anchor.params))
+    with new_folder(path, needed) as partial:
         not_finite: list[str] = []
         for name in anchor.networks:
             bad = write_params(partial / "params" / name, anchor.params[name])
@@ -196,7 +198,8 @@ def describe(path: str | Path) -> str:
     """
     path = Path(path)
     anchor, stored = read_header(path)
-    rows = [("network", "parameters", "on disk", "stored as", "config")]
+    rows = [("network", "parameters", "on disk", "stored as")]
+    configs = []
     total = [0, 0]
     for name, config in anchor.networks.items():
         count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params(config)))
@@ -204,9 +207,11 @@ def describe(path: str | Path) -> str:
         total = [total[0] + count, total[1] + size]
         types = ", ".join(sorted(_plain(key) for key in stored.get(name, {})))
         values = " ".join(f"{key}={_short(value)}" for key, value in asdict(config).items())
-        rows.append((name, f"{count:,}", _megabytes(size), types, values))
-    rows.insert(1 + len(anchor.networks), ("total", f"{total[0]:,}", _megabytes(total[1]), "", ""))
+        rows.append((name, f"{count:,}", _megabytes(size), types))
+        configs.append((name, values))
+    rows.insert(1 + len(anchor.networks), ("total", f"{total[0]:,}", _megabytes(total[1]), ""))
     lines = [f"{path}: ANCHOR, format version {FORMAT_VERSION}", "", *_table(rows), ""]
+    lines += [*_table(configs), ""]
     schedule = " ".join(f"{key}={value}" for key, value in asdict(anchor.schedule).items())
     lines += [f"schedule    {schedule}"]
     lines += [f"empty text  {' x '.join(map(str, anchor.empty_text.shape))}, float32"]
@@ -220,31 +225,40 @@ def describe(path: str | Path) -> str:
     return "\n".join(lines).rstrip()
 
 
+def check_new(path: Path) -> None:
+    """Raise AnchorError unless a folder `path` can be made: it must not exist, its parent must."""
+    if os.path.lexists(path):
+        raise AnchorError(f"{path}: exists already; remove it or choose another place")
+    if not path.absolute().parent.is_dir():
+        raise AnchorError(f"{path}: there is no folder {path.absolute().parent} to put it in")
+
+
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path` to write into. It becomes `path` if the block ends well, and
-    is removed, with the parents that had to be made, if it does not.
+def new_folder(path: Path, needed: int) -> Iterator[Path]:
+    """A hidden folder beside `path` to write about `needed` bytes into. It becomes `path` if the
+    block ends well, and is removed if it does not.
 
     Raises:
-        AnchorError: `path` exists, cannot be made, or the disk is full.
+        AnchorError: as `check_new`; it cannot be written; or the disk is full.
     """
-    if path.name in ("", "..") or os.path.lexists(path):
-        raise AnchorError(f"{path}: exists already; remove it or choose another place")
-    made = [parent for parent in path.absolute().parents if not parent.exists()]
-    partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
+    check_new(path)
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
+        raise AnchorError(
+            f"{path}: no space left on the disk: {_megabytes(needed)} needed,"
+            f" {_megabytes(free)} free; nothing was written"
+        )
+    partial = path.absolute().parent / f".{path.name}.partial-{secrets.token_hex(4)}"
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         yield partial
         os.rename(partial, path)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            try:
-                parent.rmdir()
-            except OSError:
+        for _ in range(20):  # Orbax's threads may still be writing
+            shutil.rmtree(partial, ignore_errors=True)
+            if not partial.exists():
                 break
-        if isinstance(error, AnchorError) or not isinstance(error, Exception):
-            raise
+            time.sleep(0.1)
         if "No space left on device" in str(error):
             raise AnchorError(f"{path}: no space left on the disk; nothing was written") from None
         if isinstance(error, OSError):

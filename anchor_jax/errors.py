@@ -10,10 +10,10 @@ class AnchorError(Exception):
     """
 
 
-def shorten(items: Sequence[str], limit: int = 4) -> str:
+def shorten(items: Sequence[str], limit: int = 4, separator: str = ", ") -> str:
     """The first few items and how many more there are."""
     more = len(items) - limit
-    return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
+    return separator.join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -176,7 +176,6 @@ def read_vae(path: Path, problems: list[str]) -> VAEConfig:
     entries.fixed("out_channels", 3)
     entries.fixed("down_block_types", ["DownEncoderBlock2D"] * levels, required=True)
     entries.fixed("up_block_types", ["UpDecoderBlock2D"] * levels, required=True)
-    _divisible(entries, config.channels, config.norm_groups, "norm_num_groups")
     problems += entries.finish(["force_upcast", "sample_size"])
     return config
 
@@ -261,13 +260,24 @@ def cross_check(networks: dict[str, NetworkConfig]) -> list[str]:
     vae, image, text = networks["vae"], networks["image_encoder"], networks["text_encoder"]
     assert isinstance(vae, VAEConfig) and isinstance(image, CLIPVisionConfig)
     assert isinstance(text, CLIPTextConfig)
-    facts = [("the image encoder's width", image.width, "the text encoder's", text.width)]
+    facts: list[tuple[str, Any, str, Any]] = [
+        ("the image encoder's width", image.width, "the text encoder's", text.width)
+    ]
+    problems = []
+    for name, config in networks.items():
+        widths = getattr(config, "channels", (getattr(config, "width", 0),))
+        for field in ("num_heads", "norm_groups"):
+            divisor = getattr(config, field, 1)
+            if any(width % divisor for width in widths):
+                problems.append(f"{name}'s widths {widths} are not multiples of {field}, {divisor}")
     for stage in sorted({name.split("/")[0] for name in networks if "/" in name}):
         unet, control = networks[f"{stage}/unet"], networks[f"{stage}/control"]
         assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
         latents = vae.latent_channels
+        inputs = {"body": latents, "face": 2 * latents + 1}
         facts += [
             (f"{stage}/unet's cross_attention_dim", unet.context_dim, "CLIP's width", text.width),
+            (f"{stage}/unet's in_channels", unet.in_channels, "this stage's", inputs[stage]),
             (f"{stage}/unet's out_channels", unet.out_channels, "the VAE's latents", latents),
             (f"{stage}/control's in_channels", control.in_channels, "the VAE's latents", latents),
             (
@@ -286,7 +296,7 @@ def cross_check(networks: dict[str, NetworkConfig]) -> list[str]:
         ):
             value, other = getattr(control, field), getattr(unet, field)
             facts.append((f"{stage}/control's {field}", value, f"{stage}/unet's", other))
-    problems = [f"{a} is {x}, but {b} is {y}" for a, x, b, y in facts if x != y]
+    problems += [f"{a} is {x}, but {b} is {y}" for a, x, b, y in facts if x != y]
     if image.num_tokens > text.max_length:
         problems.append(
             f"the image encoder yields {image.num_tokens} tokens, but the text encoder takes"
@@ -315,8 +325,6 @@ def _encoder_fields(entries: Entries, class_name: str) -> dict[str, Any]:
     )
     entries.seen |= {"attention_head_dim", "num_attention_heads"}
     num_heads, groups = entries.integer(heads), entries.integer("norm_num_groups", 32)
-    _divisible(entries, channels, num_heads, heads)
-    _divisible(entries, channels, groups, "norm_num_groups")
     return {
         "channels": channels,
         "layers_per_block": entries.integer("layers_per_block", 2, most=64),
@@ -331,16 +339,9 @@ def _clip_fields(entries: Entries, width: int, mlp_width: int, num_heads: int) -
     """The defaults are those of transformers, which leaves them out of some files."""
     for key, allowed in _CLIP_FIXED.items():
         entries.fixed(key, *allowed)
-    fields = {
+    return {
         "width": entries.integer("hidden_size", width),
         "mlp_width": entries.integer("intermediate_size", mlp_width),
         "num_layers": entries.integer("num_hidden_layers", 12, most=256),
         "num_heads": entries.integer("num_attention_heads", num_heads),
     }
-    _divisible(entries, (fields["width"],), fields["num_heads"], "num_attention_heads")
-    return fields
-
-
-def _divisible(entries: Entries, channels: Sequence[int], divisor: int, key: str) -> None:
-    if any(c % divisor for c in channels):
-        entries.problem(key, f"a divisor of {'/'.join(map(str, channels))}")

@@ -4,19 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from anchor_jax.checkpoint import Anchor, new_folder, read_header
 from anchor_jax.models import CLIPVisionConfig
 from anchor_jax.parameters import (
-    abstract_params,
     flatten,
     groups,
     read_params,
     stored_params,
     unflatten,
 )
+from anchor_jax.shapes import Params
 
 from . import names
 from .published import preprocessor, published, scheduler
@@ -43,14 +44,24 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     """
     anchor, out = Path(anchor), Path(out)
     header, _ = read_header(anchor)
-    with new_folder(out) as partial:
-        count = sum(len(flatten(abstract_params(c))) for c in header.networks.values())
-        options: dict[str, Any] = {"delay": 2, "disable": None if progress else True}
-        with tqdm(desc="export", total=count, unit="tensor", **options) as bar:
+    stored = {
+        name: stored_params(anchor / "params" / name, config)
+        for name, config in header.networks.items()
+    }
+    needed = sum(_nbytes(leaf) for leaf in jax.tree.leaves(stored))
+    with new_folder(out, needed) as partial:
+        options = {
+            "unit": "B",
+            "unit_scale": True,
+            "delay": 2,
+            "disable": None if progress else True,
+        }
+        with tqdm(desc="export", total=needed, **options) as bar:
             for name, config in header.networks.items():
                 path = partial / FILES[name]
                 _write_json(path.parent / "config.json", published(config))
-                _write_weights(path, anchor, name, header, bar)
+                folder = anchor / "params" / name
+                _write_weights(path, folder, stored[name], _position_ids(header, name), bar)
         for name, content in header.tokenizer.items():
             (partial / "sd" / "tokenizer").mkdir(exist_ok=True)
             (partial / "sd" / "tokenizer" / name).write_bytes(content)
@@ -68,49 +79,46 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _write_weights(path: Path, anchor: Path, name: str, header: Anchor, bar: tqdm) -> None:
-    """One safetensors file, read and written in groups of tensors."""
-    folder = anchor / "params" / name
-    tensors = {
-        (np.dtype(leaf.dtype), names.torch_key(key)): (key, leaf)
-        for key, leaf in flatten(stored_params(folder, header.networks[name])).items()
-    }
-    buffers = _position_ids(header, name)
+def _write_weights(
+    path: Path, folder: Path, stored: Params, buffers: dict[str, np.ndarray], bar: tqdm
+) -> None:
+    """One safetensors file from the parameters in `folder`, read and written in groups."""
+    leaves = {names.torch_key(key): (key, leaf) for key, leaf in flatten(stored).items()}
     # Widest types first, as the format's own library does: every tensor is then aligned.
-    order = sorted([*tensors, *buffers], key=lambda entry: (-entry[0].itemsize, entry[1]))
-    contents: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    order = sorted(leaves, key=lambda name: (-leaves[name][1].dtype.itemsize, name))
+    shapes: dict[str, Any] = dict(buffers)
+    for name in order:
+        key, leaf = leaves[name]
+        shapes[name] = jax.ShapeDtypeStruct(names.torch_shape(key, leaf.shape), leaf.dtype)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for dtype, key in order:
-        leaf_key, leaf = tensors.get((dtype, key), ((key,), buffers.get((dtype, key))))
-        shape = names.torch_shape(leaf_key, leaf.shape)
-        start, end = end, end + int(np.prod(shape)) * dtype.itemsize
-        contents[key] = {
-            "dtype": TYPE_CODES[dtype.name],
-            "shape": shape,
-            "data_offsets": [start, end],
-        }
-    encoded = json.dumps(contents).encode()
+    for name, leaf in shapes.items():
+        start, end = end, end + _nbytes(leaf)
+        code = TYPE_CODES[np.dtype(leaf.dtype).name]
+        header[name] = {"dtype": code, "shape": leaf.shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for entry in order:
-            if entry in buffers:
-                file.write(buffers[entry].tobytes())
-        rest = [tensors[entry] for entry in order if entry in tensors]
-        for group in groups(rest, lambda item: item[1].size * item[1].dtype.itemsize):
+        for ids in buffers.values():
+            file.write(ids.tobytes())
+        for group in groups([leaves[name] for name in order], lambda item: _nbytes(item[1])):
             arrays = flatten(read_params(folder, unflatten(dict(group))))
-            for key, _ in group:
+            for key, leaf in group:
                 array = np.ascontiguousarray(names.to_torch(key, np.asarray(arrays[key])))
                 file.write(array.view(np.uint8).data)
-            bar.update(len(group))
+                bar.update(_nbytes(leaf))
 
 
-def _position_ids(header: Anchor, name: str) -> dict[tuple[np.dtype, str], np.ndarray]:
+def _nbytes(leaf: Any) -> int:
+    return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+
+
+def _position_ids(header: Anchor, name: str) -> dict[str, np.ndarray]:
     """The buffer that the source's encoder had beside its weights."""
     buffers = header.provenance.get("buffers")
     dtype = buffers.get(name) if isinstance(buffers, dict) else None
     if name not in names.POSITION_IDS or dtype not in TYPE_CODES:
         return {}
-    config = header.networks[name]
-    ids = np.arange(names.num_positions(config), dtype=dtype)[None]
-    return {(ids.dtype, names.POSITION_IDS[name]): ids}
+    count = names.num_positions(header.networks[name])
+    return {names.POSITION_IDS[name]: np.arange(count, dtype=dtype)[None]}

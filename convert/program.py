@@ -1,5 +1,6 @@
 """`anchor-jax convert`: published torch weights to an ANCHOR."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from anchor_jax.checkpoint import TOKENIZER_FILES, Anchor, save
+from anchor_jax.checkpoint import NETWORKS, TOKENIZER_FILES, Anchor, check_new, save
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.models import (
@@ -80,8 +81,7 @@ def convert(
     if dtype not in DTYPES:
         raise AnchorError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     base, out = Path(base), Path(out)
-    if out.exists():
-        raise AnchorError(f"{out}: exists already; remove it or choose another place")
+    check_new(out)
     problems: list[str] = []
     notes: list[str] = []
     sources, schedule, tokenizer = _open_base(base, body is None, problems, notes)
@@ -95,16 +95,18 @@ def convert(
         notes.append(
             f"fresh control branch: a copy of the UNet's encoder, pose embedding seed {seed}"
         )
+    networks = {name: networks[name] for name in NETWORKS if name in networks}
     problems += [] if problems else configs.cross_check(networks)
     if problems:
-        raise AnchorError(f"not a supported checkpoint: {'; '.join(problems)}")
+        raise AnchorError(f"not a supported checkpoint: {shorten(problems, 8, '; ')}")
 
     params, buffers = _match(sources, dtype, notes)
     if body is None:
         params["body/control"] = _fresh_control(networks["body/control"], params["body/unet"], seed)
     text, image = networks["text_encoder"], networks["image_encoder"]
     assert isinstance(text, CLIPTextConfig) and isinstance(image, CLIPVisionConfig)
-    empty = empty_text(text, params["text_encoder"], image.num_tokens)
+    ends = _ends(tokenizer, text)
+    empty = empty_text(text, params["text_encoder"], image.num_tokens, ends)
     files = {source.weights.path: name for name, source in sources.items()}
     size = sum(path.stat().st_size for path in files)
     size += sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -131,13 +133,21 @@ def convert(
     return notes
 
 
-def empty_text(config: CLIPTextConfig, params: Params, num_tokens: int) -> np.ndarray:
-    """The text encoder's last hidden state for the empty text: float32 (num_tokens, width).
+def empty_text(
+    config: CLIPTextConfig, params: Params, num_tokens: int, ends: tuple[int, int]
+) -> np.ndarray:
+    """The text encoder's last hidden state for the empty text, whose ids are begin, end, end, ...
 
-    The ids are begin, end, end, ...: CLIP's vocabulary ends with these two. (The ids that older
-    config files state are wrong, and unused in the published code too.)
+    Args:
+        config: of the text encoder.
+        params: its parameters, arrays or `Lazy`.
+        num_tokens: the length to pad to.
+        ends: the ids of begin and end.
+
+    Returns:
+        float32 (num_tokens, width).
     """
-    begin, end = config.vocab_size - 2, config.vocab_size - 1
+    begin, end = ends
     ids = jnp.array([[begin] + [end] * (num_tokens - 1)], jnp.int32)
     params = jax.tree.map(
         lambda x: jnp.asarray(x.read() if isinstance(x, Lazy) else x, jnp.float32), params
@@ -145,6 +155,21 @@ def empty_text(config: CLIPTextConfig, params: Params, num_tokens: int) -> np.nd
     with jax.default_matmul_precision("highest"):
         hidden = jax.jit(build(config).apply)({"params": params}, ids)
     return np.asarray(hidden[0])
+
+
+def _ends(tokenizer: dict[str, bytes], config: CLIPTextConfig) -> tuple[int, int]:
+    """The ids of begin and end: what the tokenizer says or, without one, the last two, which CLIP
+    made them. (The ids in older config files are wrong.)"""
+    try:
+        vocab = json.loads(tokenizer["vocab.json"])
+        ends = vocab["<|startoftext|>"], vocab["<|endoftext|>"]
+    except KeyError:
+        ends = config.vocab_size - 2, config.vocab_size - 1
+    except (ValueError, TypeError, RecursionError):
+        raise AnchorError("tokenizer/vocab.json of the base is not a JSON object") from None
+    if not all(type(end) is int and 0 <= end < config.vocab_size for end in ends):
+        raise AnchorError(f"tokenizer/vocab.json of the base has ids {ends} for begin and end")
+    return ends
 
 
 def _open_base(

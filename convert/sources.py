@@ -107,8 +107,11 @@ def sha256(path: Path, on_read: Callable[[int], object] = lambda nbytes: None) -
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     def reader(key: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:  # opened anew each time, so that no mapped page stays
-            with safe_open(path, "np") as file:
-                return file.get_tensor(key)
+            try:
+                with safe_open(path, "np") as file:
+                    return file.get_tensor(key)
+            except (SafetensorError, OSError) as error:
+                raise AnchorError(f"{path}: {key} cannot be read: {first_line(error)}") from None
 
         return read
 
