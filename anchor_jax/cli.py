@@ -91,7 +91,7 @@ def convert(
     from anchor_jax.convert import convert  # pyright: ignore[reportMissingImports]
 
     with _without_logs():
-        convert(
+        notes = convert(
             base=base,
             image_encoder=image_encoder,
             out=out,
@@ -100,6 +100,9 @@ def convert(
             dtype=dtype,
             seed=seed,
         )
+    for note in notes:
+        _note(note)
+    print(f"{out}: complete; `anchor-jax inspect` tells what it holds")
 
 
 def export(anchor: Positional[AnchorFolder], *, out: Folder) -> None:
@@ -115,6 +118,7 @@ def export(anchor: Positional[AnchorFolder], *, out: Folder) -> None:
 
     with _without_logs():
         export(anchor, out)
+    print(f"{out}: complete")
 
 
 def inspect(anchor: Positional[AnchorFolder]) -> None:
