@@ -49,8 +49,7 @@ class NoisePredictor:
     ) -> Array:
         """Latents (f, h, w, c) and poses uint8 (f, H, W, 3) to noise (b, f, h, w, c)."""
         dtype, context = jnp.dtype(self.dtype), params["context"]
-        latents = jnp.broadcast_to(latents.astype(dtype), (len(context), *latents.shape))
-        frame_mask = jnp.broadcast_to(frame_mask, (len(context), len(frame_mask)))
+        latents, frame_mask = latents[None].astype(dtype), frame_mask[None]
         residuals = build(self.control, dtype).apply(
             {"params": params["control"]},
             latents,

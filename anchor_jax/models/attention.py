@@ -6,8 +6,7 @@ from jax import lax
 
 from anchor_jax.shapes import Array
 
-QUERY_CHUNK = 256
-KEY_CHUNK = 4096
+CHUNK = 1024  # queries and keys of one block of scores: 4 MB
 
 
 def attention(query: Array, key: Array, value: Array, key_mask: Array | None = None) -> Array:
@@ -21,7 +20,7 @@ def attention(query: Array, key: Array, value: Array, key_mask: Array | None = N
             of each row is True.
 
     Returns:
-        (b, s, m, d) in the type of `query`; the softmax is taken in float32.
+        (b, s, m, d) in the type of `value`; the softmax is taken in float32.
     """
     if jax.default_backend() == "cpu":
         return chunked_attention(query, key, value, key_mask)
@@ -34,70 +33,61 @@ def chunked_attention(
     key: Array,
     value: Array,
     key_mask: Array | None = None,
-    query_chunk: int = QUERY_CHUNK,
-    key_chunk: int = KEY_CHUNK,
+    chunk: int = CHUNK,
 ) -> Array:
-    """`attention` one head and one chunk of queries at a time, with the softmax kept running over
-    chunks of keys (Milakov and Gimelshein 2018): on a CPU several times faster than one large
-    softmax, because a block of scores stays in the cache."""
+    """`attention` one block of queries and keys at a time, with the softmax kept running over the
+    blocks (Milakov and Gimelshein 2018): on a CPU several times faster than one large softmax,
+    because a block of scores stays in the cache. Heads with few tokens share a block."""
     b, s, m, d = query.shape
     t = key.shape[1]
-    query_chunk, key_chunk = min(query_chunk, s), min(key_chunk, t)
-    bias = jnp.zeros((b, t), jnp.float32)
-    if key_mask is not None:
-        bias = jnp.where(key_mask, bias, -jnp.inf)
-    query = _chunks(query * d**-0.5, query_chunk)
-    key, value = _chunks(key, key_chunk), _chunks(value, key_chunk)
-    bias = jnp.pad(bias, ((0, 0), (0, -t % key_chunk)), constant_values=-jnp.inf)
-    bias = bias.reshape(b, -1, key_chunk)
+    query = _chunks(query * d**-0.5, chunk)
+    key, value = _chunks(key, chunk), _chunks(value, chunk)
+    query_chunk, num_key_chunks, key_chunk = query.shape[2], *key.shape[1:3]
+    bias = None
+    if key_mask is not None or num_key_chunks * key_chunk > t:
+        real = jnp.ones((b, t), bool) if key_mask is None else key_mask
+        real = jnp.pad(real, ((0, 0), (0, num_key_chunks * key_chunk - t)))
+        bias = jnp.where(real, 0.0, -jnp.inf).reshape(b, num_key_chunks, 1, key_chunk)
+        bias = jnp.repeat(bias, m, axis=0)
 
-    def one_head(row_and_head):
-        row, head = row_and_head
-        heads_keys, heads_values, heads_bias = key[row, head], value[row, head], bias[row]
+    def one_head(head):
+        queries, keys, values, bias = head
+        return lax.map(lambda chunk: _running_softmax(chunk, keys, values, bias), queries)
 
-        def one_chunk(queries):
-            if len(heads_keys) == 1:
-                scores = _scores(queries, heads_keys[0], heads_bias[0])
-                weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-                return _mix(weights, heads_values[0]) / weights.sum(-1, keepdims=True)
-
-            def add(carry, chunk):
-                mixed, norm, top = carry
-                keys, values, bias = chunk
-                scores = _scores(queries, keys, bias)
-                new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
-                weights, shrink = jnp.exp(scores - new_top), jnp.exp(top - new_top)
-                norm = norm * shrink + weights.sum(-1, keepdims=True)
-                return (mixed * shrink + _mix(weights, values), norm, new_top), None
-
-            start = (
-                jnp.zeros((query_chunk, d), jnp.float32),
-                jnp.zeros((query_chunk, 1), jnp.float32),
-                jnp.full((query_chunk, 1), jnp.finfo(jnp.float32).min),
-            )
-            (mixed, norm, _), _ = lax.scan(add, start, (heads_keys, heads_values, heads_bias))
-            return mixed / norm
-
-        return lax.map(one_chunk, query[row, head])
-
-    rows, heads = jnp.divmod(jnp.arange(b * m), m)
-    out = lax.map(one_head, (rows, heads))  # (b m) chunks query_chunk d
+    at_once = max(1, chunk**2 // (query_chunk * key_chunk))
+    while b * m % at_once:
+        at_once -= 1
+    out = lax.map(one_head, (query, key, value, bias), batch_size=at_once if at_once > 1 else None)
     out = out.reshape(b, m, -1, d)[:, :, :s]
     return out.transpose(0, 2, 1, 3).astype(value.dtype)
 
 
-def _chunks(x: Array, size: int) -> Array:
-    """(b, s, m, d) -> (b, m, ceil(s / size), size, d), zero-padded."""
+def _running_softmax(queries: Array, keys: Array, values: Array, bias: Array | None) -> Array:
+    """Attention of (s, d) to chunks of keys and values (k, t, d): float32 (s, d)."""
+
+    def add(carry, block):
+        mixed, norm, top = carry
+        keys, values, bias = block
+        scores = jnp.einsum("sd,td->st", queries, keys, preferred_element_type=jnp.float32)
+        scores = scores if bias is None else scores + bias
+        new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
+        weights, shrink = jnp.exp(scores - new_top), jnp.exp(top - new_top)
+        mixed = mixed * shrink + jnp.einsum(
+            "st,td->sd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+        )
+        return (mixed, norm * shrink + weights.sum(-1, keepdims=True), new_top), None
+
+    rows = (len(queries), 1)
+    lowest = jnp.finfo(jnp.float32).min
+    start = (jnp.zeros(queries.shape, jnp.float32), jnp.zeros(rows), jnp.full(rows, lowest))
+    (mixed, norm, _), _ = lax.scan(add, start, (keys, values, bias))
+    return mixed / norm
+
+
+def _chunks(x: Array, most: int) -> Array:
+    """(b, s, m, d) -> (b m, k, size, d): k equal chunks of at most `most` tokens, zero-padded."""
     b, s, m, d = x.shape
-    x = jnp.pad(x.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, -s % size), (0, 0)))
-    return x.reshape(b, m, -1, size, d)
-
-
-def _scores(queries: Array, keys: Array, bias: Array) -> Array:
-    return jnp.einsum("sd,td->st", queries, keys, preferred_element_type=jnp.float32) + bias
-
-
-def _mix(weights: Array, values: Array) -> Array:
-    return jnp.einsum(
-        "st,td->sd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
-    )
+    num = -(-s // most)
+    size = -(-s // num)
+    x = jnp.pad(x.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, num * size - s), (0, 0)))
+    return x.reshape(b * m, num, size, d)

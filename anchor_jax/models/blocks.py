@@ -49,6 +49,11 @@ class Frames:
     mask: Array | None = None
 
 
+def repeat_rows(x: Array, count: int) -> Array:
+    """Tile the leading axis, where it is shorter, to `count`."""
+    return x if len(x) == count else jnp.tile(x, (count // len(x), *[1] * (x.ndim - 1)))
+
+
 def conv1(features: int, **kwargs) -> nn.Conv:
     return nn.Conv(features, (1, 1), **kwargs)
 
@@ -72,18 +77,19 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array, frames: Frames | None = None) -> Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        pooled = frames is not None and frames.pooled_norm and frames.num > 1
-        num = frames.num if frames is not None and pooled else 1
-        weight = jnp.ones((1, 1)) if not pooled or frames.mask is None else frames.mask
-        weight = weight[:, :, None, None, None].astype(jnp.float32)
+        pooled = frames is not None and frames.pooled_norm
+        num, mask = (frames.num, frames.mask) if pooled else (1, None)
+        # (rows, frames, pixels, groups, channels of a group)
         grouped = x.astype(jnp.float32).reshape(
             -1, num, x.shape[1] * x.shape[2], self.groups, x.shape[3] // self.groups
         )
-        count = grouped.shape[2] * grouped.shape[4] * weight.sum(1, keepdims=True)
-        count = count * (num // weight.shape[1])
-        mean = (grouped * weight).sum((1, 2, 4), keepdims=True) / count
-        centred = grouped - mean
-        variance = (centred**2 * weight).sum((1, 2, 4), keepdims=True) / count
+        real = None if mask is None else mask[:, :, None, None, None]
+
+        def mean(values: Array) -> Array:
+            return values.mean((1, 2, 4), keepdims=True, where=real)
+
+        centred = grouped - mean(grouped)
+        variance = mean(centred**2)
         out = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (out * scale + bias).astype(self.dtype)
 
@@ -189,7 +195,8 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the appearance tokens, feed-forward; x is (b f, s, c)."""
+    """Self-attention, cross-attention to the appearance tokens, feed-forward: (b f, s, c). Where x
+    comes as one window (f, s, c) for several rows of tokens, they part at the cross-attention."""
 
     num_heads: int
     dtype: DTypeLike = jnp.float32
@@ -202,17 +209,18 @@ class TransformerBlock(nn.Module):
         shape = x.shape
         mask = None
         if frames.joint_attention:
-            x = x.reshape(len(context), -1, shape[2])
+            x = x.reshape(-1, frames.num * shape[1], shape[2])
             if frames.mask is not None:
-                mask = jnp.repeat(frames.mask, shape[1], axis=1)
+                mask = jnp.broadcast_to(frames.mask, (len(x), frames.num))
+                mask = jnp.repeat(mask, shape[1], axis=1)
         x = x + Attention(self.num_heads, dtype=self.dtype, name="attn1")(
             norm("norm1")(x), mask=mask
         )
         # The tokens are the same for every frame, so all frames' pixels share one key and value.
-        x = x.reshape(len(context), -1, shape[2])
+        x = repeat_rows(x.reshape(-1, frames.num * shape[1], shape[2]), len(context))
         x = x + Attention(self.num_heads, dtype=self.dtype, name="attn2")(norm("norm2")(x), context)
         x = x + GatedFeedForward(self.dtype, name="ff")(norm("norm3")(x))
-        return x.reshape(shape)
+        return x.reshape(-1, *shape[1:])
 
 
 class SpatialTransformer(nn.Module):
@@ -230,7 +238,8 @@ class SpatialTransformer(nn.Module):
         out = TransformerBlock(self.num_heads, self.dtype, name="transformer_blocks_0")(
             out, context, frames
         )
-        return x + conv1(c, dtype=self.dtype, name="proj_out")(out.reshape(x.shape))
+        out = conv1(c, dtype=self.dtype, name="proj_out")(out.reshape(-1, h, w, c))
+        return repeat_rows(x, len(out)) + out
 
 
 class Downsample(nn.Module):
@@ -247,14 +256,39 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling and a convolution. `size` (h, w) is one less than the double
-    where the way down had an odd size."""
+    """Nearest-neighbour doubling and a 3x3 convolution, at 4/9 of its arithmetic: each of the four
+    output phases sees two rows and two columns of the small image, under sums of kernel entries.
+
+    `size` (h, w) is one less than the double where the way down had an odd size.
+    """
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, size: tuple[int, int] | None = None) -> Array:
-        x = x.repeat(2, axis=1).repeat(2, axis=2)
-        if size is not None:
-            x = x[:, : size[0], : size[1]]
-        return conv3(x.shape[-1], dtype=self.dtype, name="conv")(x)
+        conv = conv3(x.shape[-1], dtype=self.dtype, name="conv")
+        n, h, w, c = x.shape
+        if self.is_initializing() or (size is not None and size != (2 * h, 2 * w)):
+            x = x.repeat(2, axis=1).repeat(2, axis=2)
+            return conv(x if size is None else x[:, : size[0], : size[1]])
+        params = conv.variables["params"]
+        kernel, bias = params["kernel"].astype(jnp.float32), params["bias"].astype(self.dtype)
+        x = x.astype(self.dtype)
+
+        def phase(row: int, column: int) -> Array:
+            small = _fold_taps(_fold_taps(kernel, 0, row), 1, column).astype(self.dtype)
+            padding = ((1 - row, row), (1 - column, column))
+            return jax.lax.conv_general_dilated(
+                x, small, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        out = jnp.stack([jnp.stack([phase(i, j) for j in (0, 1)], 3) for i in (0, 1)], 2)
+        return out.reshape(n, 2 * h, 2 * w, c) + bias
+
+
+def _fold_taps(kernel: Array, axis: int, phase: int) -> Array:
+    """Three taps over doubled pixels as two over the pixels themselves: of an even output pixel
+    the last two taps fall on one pixel, of an odd one the first two."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    pair = (first, middle + last) if phase == 0 else (first + middle, last)
+    return jnp.concatenate(pair, axis)

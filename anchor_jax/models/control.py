@@ -5,7 +5,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from anchor_jax.models.blocks import PUBLISHED, Frames, Inflation, TimeEmbedding, conv1, conv3
+from anchor_jax.models.blocks import (
+    PUBLISHED,
+    Frames,
+    Inflation,
+    TimeEmbedding,
+    conv1,
+    conv3,
+    repeat_rows,
+)
 from anchor_jax.models.configs import ControlConfig
 from anchor_jax.models.unet import MidBlock, encode
 from anchor_jax.shapes import Array
@@ -52,29 +60,29 @@ class Control(nn.Module):
         """Compute the residuals that a UNet takes as `control`.
 
         Args:
-            latents: (b, f, h, w, in_channels).
-            timesteps: (b,) or a scalar.
+            latents: (b, f, h, w, in_channels), or one row for every row of the context.
+            timesteps: a scalar or one a row of the latents.
             context: appearance tokens (b, s, context_dim).
             poses: pose images (b, f, H, W, 3), RGB in [0, 1]; one row serves every row of the
                 latents.
             scale: W_c of equation (2), applied after the zero convolutions.
-            frame_mask: bool (b, f), False for padding frames.
+            frame_mask: bool, a row (f,) for each of the latents', False for padding frames.
             inflation: as for the UNet.
 
         Returns:
             One residual (b, f, h', w', c') for each skip, and one for the mid block's output.
         """
         c = self.config
-        b, f = latents.shape[:2]
+        rows, f = latents.shape[:2]
         frames = Frames(f, False, inflation.pooled_norm, frame_mask)
-        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (b,))
+        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)
         pose = PoseEmbedding(
             c.pose_embedding_channels, c.channels[0], self.dtype, name="controlnet_cond_embedding"
         )(poses.reshape(-1, *poses.shape[2:]))
-        pose = jnp.tile(pose, (b // poses.shape[0], 1, 1, 1))
-        x = latents.reshape(b * f, *latents.shape[2:])
+        pose = repeat_rows(pose, rows * f)
+        x = latents.reshape(rows * f, *latents.shape[2:])
         x = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x) + pose
         features = encode(c, x, time, context, frames, self.dtype, self.remat)
         mid = MidBlock(c, self.dtype, self.remat, name="mid_block")(
@@ -85,5 +93,5 @@ class Control(nn.Module):
         for feature, name in zip([*features, mid], [*names, "controlnet_mid_block"], strict=True):
             zero_conv = conv1(feature.shape[-1], kernel_init=zeros, dtype=self.dtype, name=name)
             residual = zero_conv(feature) * jnp.asarray(scale, self.dtype)
-            residuals.append(residual.reshape(b, f, *residual.shape[1:]))
+            residuals.append(residual.reshape(-1, f, *residual.shape[1:]))
         return residuals

@@ -17,6 +17,7 @@ from anchor_jax.models.blocks import (
     TimeEmbedding,
     Upsample,
     conv3,
+    repeat_rows,
 )
 from anchor_jax.models.configs import EncoderConfig, UNetConfig
 from anchor_jax.shapes import Array
@@ -50,7 +51,8 @@ class Block(nn.Module):
         transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
         for i in range(self.num_layers):
             if skips is not None:
-                x = jnp.concatenate([x, skips.pop()], -1)
+                skip = repeat_rows(skips.pop(), len(x))
+                x = jnp.concatenate([x, skip], -1)
             x = residual(
                 c.channels[self.level], c.norm_groups, dtype=self.dtype, name=f"resnets_{i}"
             )(x, time, frames)
@@ -136,30 +138,31 @@ class UNet(nn.Module):
         """Predict the noise.
 
         Args:
-            latents: (b, f, h, w, in_channels).
-            timesteps: (b,) or a scalar, in [0, 1000).
+            latents: (b, f, h, w, in_channels), or one row (1, ...) for every row of the context:
+                what comes before the first cross-attention is then computed once.
+            timesteps: a scalar or one a row of the latents, in [0, 1000).
             context: appearance tokens (b, s, context_dim).
             control: the control branch's residuals, scaled: one (b, f, h', w', c') for each skip
                 and, last, one for the mid block's output.
-            frame_mask: bool (b, f), False for frames that only pad a short window: real frames
-                come out as if the others did not exist.
+            frame_mask: bool, a row (f,) for each of the latents', False for frames that only pad
+                a short window: real frames come out as if the others did not exist.
             inflation: what spans the frames.
 
         Returns:
             (b, f, h, w, out_channels).
         """
         c = self.config
-        b, f = latents.shape[:2]
+        rows, f = latents.shape[:2]
         frames = Frames(f, inflation.joint_attention, inflation.pooled_norm, frame_mask)
-        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (b,))
+        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)
-        x = latents.reshape(b * f, *latents.shape[2:])
+        x = latents.reshape(rows * f, *latents.shape[2:])
         x = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x)
         skips = encode(c, x, time, context, frames, self.dtype, self.remat)
         x = skips[-1]
         if control is not None:
-            residuals = [r.reshape(b * f, *r.shape[2:]).astype(self.dtype) for r in control]
+            residuals = [r.reshape(-1, *r.shape[2:]).astype(self.dtype) for r in control]
             skips = [skip + r for skip, r in zip(skips, residuals[:-1], strict=True)]
             x = skips[-1] if inflation.aliased_residual else x
         x = MidBlock(c, self.dtype, self.remat, name="mid_block")(x, time, context, frames)
@@ -177,4 +180,4 @@ class UNet(nn.Module):
             )(x, time, context, frames, skips)
         x = nn.silu(GroupNorm(c.norm_groups, dtype=self.dtype, name="conv_norm_out")(x, frames))
         x = conv3(c.out_channels, dtype=self.dtype, name="conv_out")(x)
-        return x.reshape(b, f, *x.shape[1:])
+        return x.reshape(-1, f, *x.shape[1:])
