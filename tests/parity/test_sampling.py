@@ -2,6 +2,7 @@
 
 import diffusers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -57,7 +58,8 @@ def test_ddim_steps(count, prediction, to_one):
     for t, step in zip(theirs.timesteps, sampling_steps(config, count), strict=True):
         guess = draw(2, 3, 4, 4, seed=int(t))
         expected = theirs.step(torch.from_numpy(guess), t, torch.as_tensor(expected)).prev_sample
-        ours = ddim_step(ours, guess, step.alpha, step.alpha_prev, prediction)
+        alphas = jnp.float32(step.alpha), jnp.float32(step.alpha_prev)
+        ours = ddim_step(ours, jnp.asarray(guess), *alphas, prediction)
         assert relative(ours, expected) < 1e-5
 
 
@@ -65,7 +67,8 @@ def test_add_noise():
     """Catches alpha for its square root, and a table of another beta schedule."""
     x0, noise, timesteps = draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1), np.array([0, 481, 999])
     theirs = scheduler().add_noise(*map(torch.from_numpy, (x0, noise, timesteps)))
-    ours = add_noise(x0, noise, alphas_cumprod(ScheduleConfig())[timesteps])
+    alphas = jnp.asarray(alphas_cumprod(ScheduleConfig())[timesteps])
+    ours = add_noise(jnp.asarray(x0), jnp.asarray(noise), alphas)
     assert relative(ours, theirs) < 1e-5
 
 
@@ -87,7 +90,7 @@ def test_three_steps_of_a_video_in_windows():
     sample(
         NoisePredictor(UNET, CONTROL),
         params,
-        latents,
+        jnp.asarray(latents),
         poses,
         ScheduleConfig(),
         num_steps=3,
