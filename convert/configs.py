@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anchor_jax.checkpoint import impossible
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -224,21 +225,18 @@ def read_schedule(path: Path, problems: list[str]) -> ScheduleConfig:
         "prediction_type": ["epsilon", "v_prediction"],
     }.items():
         entries.fixed(key, *allowed, required=key == "beta_schedule")
-    to_one, offset = (
-        entries.values.get("set_alpha_to_one", True),
-        entries.values.get("steps_offset", 0),
-    )
     entries.fixed("set_alpha_to_one", True, False)
     entries.fixed("steps_offset", 0, 1)
-    problems += [f"{path}: {problem}" for problem in entries.problems]
-    return ScheduleConfig(
+    config = ScheduleConfig(
         num_train_timesteps=entries.integer("num_train_timesteps", 1000),
         beta_start=entries.number("beta_start", 0.0001),
         beta_end=entries.number("beta_end", 0.02),
-        steps_offset=int(offset == 1),
-        set_alpha_to_one=to_one is True,
+        steps_offset=int(entries.values.get("steps_offset", 0) == 1),
+        set_alpha_to_one=entries.values.get("set_alpha_to_one", True) is True,
         prediction_type=str(entries.values.get("prediction_type", "epsilon")),
     )
+    problems += [f"{path}: {problem}" for problem in entries.problems]
+    return config
 
 
 def check_preprocessor(path: Path, image_size: int, problems: list[str]) -> None:
@@ -263,13 +261,7 @@ def cross_check(networks: dict[str, NetworkConfig]) -> list[str]:
     facts: list[tuple[str, Any, str, Any]] = [
         ("the image encoder's width", image.width, "the text encoder's", text.width)
     ]
-    problems = []
-    for name, config in networks.items():
-        widths = getattr(config, "channels", (getattr(config, "width", 0),))
-        for field in ("num_heads", "norm_groups"):
-            divisor = getattr(config, field, 1)
-            if any(width % divisor for width in widths):
-                problems.append(f"{name}'s widths {widths} are not multiples of {field}, {divisor}")
+    problems = impossible(networks)
     for stage in sorted({name.split("/")[0] for name in networks if "/" in name}):
         unet, control = networks[f"{stage}/unet"], networks[f"{stage}/control"]
         assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)

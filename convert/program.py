@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,15 @@ def empty_text(
     params = jax.tree.map(
         lambda x: jnp.asarray(x.read() if isinstance(x, Lazy) else x, jnp.float32), params
     )
+    return np.asarray(_encode_text(config, params, ids)[0])
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode_text(config: CLIPTextConfig, params: Params, ids: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("highest"):
-        hidden = jax.jit(build(config).apply)({"params": params}, ids)
-    return np.asarray(hidden[0])
+        hidden = build(config).apply({"params": params}, ids)
+    assert isinstance(hidden, jax.Array)
+    return hidden
 
 
 def _ends(tokenizer: dict[str, bytes], config: CLIPTextConfig) -> tuple[int, int]:

@@ -21,7 +21,13 @@ INERT_GLOBALS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
 VARIANTS = ("", ".fp16", ".bf16")
 REOPEN_BYTES = 256 << 20  # a memory map keeps what was read: let go of it after this many bytes
 
-_SAFETENSORS_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "I64": "int64"}
+_SAFETENSORS_TYPES = {
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+}
 
 
 @dataclass(frozen=True)
@@ -176,14 +182,16 @@ class _Pickle:
             with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
                 warnings.simplefilter("ignore")
                 state = torch.load(self.path, weights_only=True, map_location="cpu", mmap=mapped)
-        except pickle.UnpicklingError as error:
-            raise AnchorError(
-                f"{self.path}: refused, the pickle asks for more than tensors and could run code"
-                f" ({_culprit(error)}); take the .safetensors file instead"
-            ) from None
         except Exception as error:  # torch raises whatever damaged bytes make it raise
+            asked = re.search(r"(?:GLOBAL|class|function) (\S+)", str(error))
+            if isinstance(error, pickle.UnpicklingError) and asked:
+                raise AnchorError(
+                    f"{self.path}: refused, the pickle asks for {asked[1]} and could run code;"
+                    " take the .safetensors file instead"
+                ) from None
+            detail = first_line(error).split("WeightsUnpickler error: ")[-1]
             raise AnchorError(
-                f"{self.path}: not a whole torch file, download it again: {first_line(error)}"
+                f"{self.path}: not a whole torch file, download it again: {detail}"
             ) from None
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
@@ -203,8 +211,3 @@ def _torch(path: Path) -> Any:
             " or take the .safetensors file"
         ) from None
     return torch
-
-
-def _culprit(error: pickle.UnpicklingError) -> str:
-    found = re.search(r"GLOBAL (\S+)|class (\S+)|WeightsUnpickler error: (.*)", str(error))
-    return next(filter(None, found.groups())) if found else first_line(error)
