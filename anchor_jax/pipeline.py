@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image
 from tqdm import tqdm
 
@@ -45,7 +46,7 @@ class NoisePredictor:
     inflation: Inflation = PUBLISHED
 
     def __call__(
-        self, params: Params, latents: Array, poses: Array, timestep: Array, frame_mask: Array
+        self, params: Params, latents: Array, poses: Array, timestep: ArrayLike, frame_mask: Array
     ) -> Array:
         """Latents (f, h, w, c) and poses uint8 (f, H, W, 3) to noise (b, f, h, w, c)."""
         dtype, context = jnp.dtype(self.dtype), params["context"]

@@ -1,12 +1,13 @@
 """Denoising diffusion implicit models (Song et al. 2021), deterministic (eta = 0)."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from anchor_jax.shapes import Array
 
 
 def clean_and_noise(
-    x: Array, prediction: Array, alpha: Array, prediction_type: str = "epsilon"
+    x: Array, prediction: Array, alpha: ArrayLike, prediction_type: str = "epsilon"
 ) -> tuple[Array, Array]:
     """Split x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) eps into x_0 and eps, given the network's
     prediction of eps, or of v = sqrt(alpha) eps - sqrt(1 - alpha) x_0."""
@@ -19,7 +20,11 @@ def clean_and_noise(
 
 
 def ddim_step(
-    x: Array, prediction: Array, alpha: Array, alpha_prev: Array, prediction_type: str = "epsilon"
+    x: Array,
+    prediction: Array,
+    alpha: ArrayLike,
+    alpha_prev: ArrayLike,
+    prediction_type: str = "epsilon",
 ) -> Array:
     """x_{t-1} from x_t and the network's prediction: equation (12) of the DDIM paper, sigma = 0.
 

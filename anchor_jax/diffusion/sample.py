@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
@@ -30,7 +31,7 @@ WINDOWS_PER_CALL = 4
 def sample(
     denoise: Denoise,
     params,
-    latents: Array,
+    latents: ArrayLike,
     condition: np.ndarray,
     schedule: ScheduleConfig,
     *,
@@ -68,6 +69,7 @@ def sample(
     Raises:
         ValueError: for a number of steps or an overlap that makes no sense.
     """
+    latents = jnp.array(latents, jnp.float32)  # a copy, for each step donates it
     n = len(latents)
     starts = [w.start for w in plan_windows(n, window, overlap)]
     stride, size = window - overlap, min(window, n)
@@ -75,7 +77,6 @@ def sample(
     span = (WINDOWS_PER_CALL - 1) * stride + size  # frames that a group of windows reaches
     groups = starts[::WINDOWS_PER_CALL]
     padding = groups[-1] + span - n
-    latents = jnp.array(latents, jnp.float32)  # a copy, for each step donates it
     for i, step in enumerate(sampling_steps(schedule, num_steps)):
         padded = _pad(latents, padding)
         total = None
@@ -115,9 +116,9 @@ def predict_group(
     denoise: Denoise,
     params,
     latents: Array,
-    condition: Array,
-    timestep: Array,
-    num_frames: Array,
+    condition: ArrayLike,
+    timestep: ArrayLike,
+    num_frames: ArrayLike,
     *,
     size: int,
     stride: int,
@@ -139,9 +140,9 @@ def guided_step(
     latents: Array,
     total: Array,
     counts: Array,
-    guidance: Array,
-    alpha: Array,
-    alpha_prev: Array,
+    guidance: ArrayLike,
+    alpha: ArrayLike,
+    alpha_prev: ArrayLike,
     *,
     prediction_type: str,
 ) -> Array:
@@ -154,7 +155,7 @@ def guided_step(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _add_at(total: Array, part: Array, start: Array) -> Array:
+def _add_at(total: Array, part: Array, start: ArrayLike) -> Array:
     before = lax.dynamic_slice_in_dim(total, start, part.shape[1], 1)
     return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
 

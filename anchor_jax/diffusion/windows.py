@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from anchor_jax.shapes import Array
 
@@ -43,7 +44,7 @@ def sum_windows(
     num_windows: int,
     size: int,
     stride: int,
-    num_frames: Array,
+    num_frames: ArrayLike,
     shape: tuple[int, ...],
 ) -> Array:
     """Sum over windows of each frame's prediction, one window after the other in a `lax.scan`.

@@ -3,7 +3,7 @@ encoder reads the mesh render and adds to the UNet's skips (equation 2 of the pa
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from anchor_jax.models.blocks import (
     PUBLISHED,
@@ -50,10 +50,10 @@ class Control(nn.Module):
     def __call__(
         self,
         latents: Array,
-        timesteps: Array,
+        timesteps: ArrayLike,
         context: Array,
         poses: Array,
-        scale: Array | float,
+        scale: ArrayLike,
         frame_mask: Array | None = None,
         inflation: Inflation = PUBLISHED,
     ) -> list[Array]:

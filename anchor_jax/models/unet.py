@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from anchor_jax.models.blocks import (
     PUBLISHED,
@@ -129,7 +129,7 @@ class UNet(nn.Module):
     def __call__(
         self,
         latents: Array,
-        timesteps: Array,
+        timesteps: ArrayLike,
         context: Array,
         control: Sequence[Array] | None = None,
         frame_mask: Array | None = None,

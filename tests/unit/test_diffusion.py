@@ -1,0 +1,139 @@
+"""Windows, schedule and sampling with a denoiser that is no network."""
+
+import doctest
+import itertools
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchor_jax.diffusion import ScheduleConfig, ddim_step, plan_windows, sample, sampling_steps
+from anchor_jax.diffusion import sample as sample_function
+from anchor_jax.diffusion import windows as windows_module
+from anchor_jax.diffusion.ddim import clean_and_noise
+from anchor_jax.diffusion.windows import count_windows
+
+SCHEDULE = ScheduleConfig()
+
+
+def test_examples_in_the_docstrings_run():
+    """Catches an example that tells something else than the code does."""
+    result = doctest.testmod(windows_module)
+    assert result.attempted and not result.failed
+
+
+@pytest.mark.parametrize("num_frames", range(1, 30))
+@pytest.mark.parametrize(("size", "overlap"), [(4, 0), (4, 1), (4, 3), (16, 4), (1, 0)])
+def test_windows_cover_every_frame_in_order(num_frames: int, size: int, overlap: int):
+    """Catches a lost tail, a shifted last window, or one that starts past the end."""
+    windows = plan_windows(num_frames, size, overlap)
+    assert windows[0].start == 0 and windows[-1].stop == num_frames
+    assert all(b.start - a.start == size - overlap for a, b in itertools.pairwise(windows))
+    assert all(1 <= len(window) <= size for window in windows)
+    counts = count_windows(num_frames, size, overlap)
+    assert counts.min() >= 1 and counts.sum() == sum(map(len, windows))
+
+
+@pytest.mark.parametrize(("num_frames", "size", "overlap"), [(0, 4, 1), (5, 4, 4), (5, 4, -1)])
+def test_impossible_windows_are_refused(num_frames: int, size: int, overlap: int):
+    """Catches a loop that would not end, or end at once, on such input."""
+    with pytest.raises(ValueError, match=r"frame|overlap"):
+        plan_windows(num_frames, size, overlap)
+
+
+def window_mean_denoiser(params, latents, condition, timestep, frame_mask):
+    """Mixes frames through their mean over the window, as attention does, and tells halves
+    apart."""
+    real = frame_mask[:, None, None, None]
+    mean = (latents * real).sum(0) / real.sum()
+    base = jnp.sin(latents + mean * params + timestep / 1000 + condition)
+    return jnp.stack([0.5 * base, base])
+
+
+def reference(latents, condition, num_steps, guidance, window, overlap, params=0.3):
+    """Algorithm 1 of the paper in plain loops over real, short windows."""
+    latents = np.asarray(latents, np.float64)
+    for step in sampling_steps(SCHEDULE, num_steps):
+        total, count = np.zeros((2, *latents.shape)), np.zeros(len(latents))
+        for frames in plan_windows(len(latents), window, overlap):
+            part = slice(frames.start, frames.stop)
+            mask = jnp.ones(len(frames), bool)
+            total[:, part] += window_mean_denoiser(
+                params, jnp.asarray(latents[part]), condition[part], step.timestep, mask
+            )
+            count[part] += 1
+        uncond, cond = total / count[:, None, None, None]
+        prediction = uncond + guidance * (cond - uncond)
+        latents = np.asarray(
+            ddim_step(jnp.asarray(latents), jnp.asarray(prediction), step.alpha, step.alpha_prev)
+        )
+    return latents
+
+
+@pytest.mark.parametrize("num_frames", [1, 3, 4, 5, 13, 14, 29])
+@pytest.mark.parametrize(("window", "overlap"), [(4, 1), (4, 3), (3, 0)])
+def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int):
+    """Catches a group of windows that is cut or added in the wrong place, a padded frame that is
+    counted, guidance before the average, halves swapped."""
+    rng = np.random.default_rng(num_frames)
+    latents = rng.normal(size=(num_frames, 2, 3, 1)).astype(np.float32)
+    condition = rng.normal(size=(num_frames, 1, 1, 1)).astype(np.float32)
+    done = []
+    out = sample(
+        window_mean_denoiser,
+        0.3,
+        latents,
+        condition,
+        SCHEDULE,
+        num_steps=3,
+        guidance=2.5,
+        window=window,
+        overlap=overlap,
+        on_windows=done.append,
+    )
+    expected = reference(latents, condition, 3, 2.5, window, overlap)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    assert sum(done) == 3 * len(plan_windows(num_frames, window, overlap))
+
+
+def test_another_length_compiles_the_network_once():
+    """Catches a video length that reaches the shapes of the compiled network."""
+    traced = []
+
+    def denoise(params, latents, condition, timestep, frame_mask):
+        traced.append(latents.shape)
+        return latents[None]
+
+    run = partial(sample, denoise, None, schedule=SCHEDULE, num_steps=2, window=4, overlap=1)
+    run(latents=np.zeros((5, 1, 1, 1)), condition=np.zeros((5, 1)))
+    times = len(traced)
+    for num_frames in (4, 13, 41):
+        run(latents=np.zeros((num_frames, 1, 1, 1)), condition=np.zeros((num_frames, 1)))
+    assert len(traced) == times
+    assert set(traced) == {(4, 1, 1, 1)}
+
+
+def test_sampling_leaves_its_input_alone():
+    """Catches donated buffers that belong to the caller."""
+    latents = jnp.ones((3, 1, 1, 1))
+    sample_function(
+        window_mean_denoiser, 0.3, latents, np.zeros((3, 1, 1, 1)), SCHEDULE, num_steps=2
+    )
+    assert (latents == 1).all()
+
+
+def test_v_prediction_finds_the_same_noise():
+    """Catches a wrong sign or factor in v = sqrt(alpha) eps - sqrt(1 - alpha) x_0."""
+    x0, eps, alpha = jnp.array([1.5, -2.0]), jnp.array([0.3, 0.7]), jnp.float32(0.36)
+    x, v = 0.6 * x0 + 0.8 * eps, 0.6 * eps - 0.8 * x0
+    for prediction, kind in ((eps, "epsilon"), (v, "v_prediction")):
+        found = clean_and_noise(x, prediction, alpha, kind)
+        np.testing.assert_allclose(found, (x0, eps), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1001, -3])
+def test_impossible_numbers_of_steps_are_refused(num_steps: int):
+    """Catches an empty loop that would return noise as the result."""
+    with pytest.raises(ValueError, match="num_steps"):
+        sampling_steps(SCHEDULE, num_steps)

@@ -1,0 +1,163 @@
+"""Properties of the networks that need no reference: frames, masks, rows, sizes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchor_jax.models import (
+    PER_FRAME,
+    PUBLISHED,
+    ControlConfig,
+    Inflation,
+    UNetConfig,
+    VAEConfig,
+    build,
+    init_params,
+)
+from anchor_jax.models.blocks import Upsample, conv3
+
+SIZES = {
+    "channels": (8, 16),
+    "cross_attention": (True, False),
+    "layers_per_block": 1,
+    "num_heads": 2,
+    "context_dim": 6,
+    "norm_groups": 4,
+}
+UNET = UNetConfig(**SIZES)
+CONTROL = ControlConfig(**SIZES, pose_embedding_channels=(4, 8))
+VAE = VAEConfig(channels=(8, 16), layers_per_block=1, norm_groups=4)
+
+
+def draw(key: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(key), shape)
+
+
+def random_params(config):
+    """Parameters that no zero initialisation hides anything behind."""
+    leaves, treedef = jax.tree.flatten(init_params(config, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [
+        x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
+    ]
+    return {"params": jax.tree.unflatten(treedef, leaves)}
+
+
+@pytest.fixture(scope="module")
+def window():
+    """Predict the noise of a window with both networks."""
+    unet, control = build(UNET), build(CONTROL)
+    unet_params, control_params = random_params(UNET), random_params(CONTROL)
+
+    def predict(latents, context, poses, mask=None, inflation=PUBLISHED):
+        residuals = control.apply(
+            control_params, latents, 300, context, poses, 2.0, mask, inflation
+        )
+        return unet.apply(unet_params, latents, 300, context, residuals, mask, inflation)
+
+    return jax.jit(predict, static_argnames="inflation")
+
+
+LATENTS, CONTEXT, POSES = draw(2, 2, 3, 4, 6, 4), draw(3, 2, 5, 6), draw(4, 2, 3, 8, 12, 3)
+
+
+def close(a, b, tolerance=2e-5) -> bool:
+    return bool(np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b))
+
+
+def test_permuting_frames_permutes_the_prediction(window):
+    """Catches any order among frames: a temporal position, a mixed-up fold of frames and pixels."""
+    order = jnp.array([2, 0, 1])
+    out = window(LATENTS, CONTEXT, POSES)
+    assert close(window(LATENTS[:, order], CONTEXT, POSES[:, order]), out[:, order])
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Inflation)])
+def test_each_switch_of_inflation_matters(window, field: str):
+    """Catches a switch that is wired to nothing."""
+    inflation = dataclasses.replace(PUBLISHED, **{field: False})
+    out = window(LATENTS, CONTEXT, POSES)
+    assert not close(window(LATENTS, CONTEXT, POSES, inflation=inflation), out, 1e-3)
+
+
+def test_per_frame_networks_see_one_frame(window):
+    """Catches a computation that still spans frames when inflation is off."""
+    out = window(LATENTS, CONTEXT, POSES, inflation=PER_FRAME)
+    for i in range(3):
+        frame = slice(i, i + 1)
+        alone = window(LATENTS[:, frame], CONTEXT, POSES[:, frame], inflation=PER_FRAME)
+        assert close(alone, out[:, frame])
+
+
+def test_padding_frames_do_not_exist(window):
+    """Catches padding that leaks through attention or pooled statistics: golden windows at the
+    end of a video really are shorter."""
+    mask = jnp.array([[True, True, False]] * 2)
+    padded = window(LATENTS.at[:, 2].set(1e3), CONTEXT, POSES.at[:, 2].set(1e3), mask)
+    short = window(LATENTS[:, :2], CONTEXT, POSES[:, :2])
+    assert close(padded[:, :2], short)
+    assert not close(window(LATENTS, CONTEXT, POSES)[:, :2], short, 1e-3)
+
+
+def test_one_row_of_latents_serves_every_row_of_tokens(window):
+    """Catches guidance halves that part too early or too late, or in the wrong order."""
+    mask = jnp.array([[True, True, False]])
+    shared = window(LATENTS[:1], CONTEXT, POSES[:1], mask)
+    repeated = window(
+        jnp.tile(LATENTS[:1], (2, 1, 1, 1, 1)),
+        CONTEXT,
+        jnp.tile(POSES[:1], (2, 1, 1, 1, 1)),
+        jnp.tile(mask, (2, 1)),
+    )
+    assert close(shared, repeated)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
+def test_any_size_of_latents_comes_back(window, size: tuple[int, int]):
+    """Catches a way up that cannot undo an odd size on the way down."""
+    out = window(draw(5, 1, 2, *size, 4), CONTEXT[:1], draw(6, 1, 2, 2 * size[0], 2 * size[1], 3))
+    assert out.shape == (1, 2, *size, 4)
+    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 1, 3)])
+def test_folded_upsampling_is_doubling_and_convolving(shape: tuple[int, ...]):
+    """Catches a kernel entry folded into the wrong phase, or an edge padded on the wrong side."""
+    x, module = draw(7, *shape), Upsample()
+    variables = random_params_of(module, x)
+    doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+    expected = conv3(shape[-1]).apply({"params": variables["params"]["conv"]}, doubled)
+    np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def random_params_of(module, *args):
+    variables = module.init(jax.random.key(0), *args)
+    return jax.tree.map(lambda x: x + draw(8, *x.shape), variables)
+
+
+def test_autoencoder_keeps_pictures_apart():
+    """Catches statistics or attention that span the batch."""
+    vae, params = build(VAE), random_params(VAE)
+    images = draw(9, 2, 6, 8, 3)
+    mean, log_variance = vae.apply(params, images, method="encode")
+    assert mean.shape == log_variance.shape == (2, 3, 4, 4)
+    decoded = vae.apply(params, mean, method="decode")
+    assert decoded.shape == images.shape
+    assert close(vae.apply(params, mean[1:], method="decode"), decoded[1:])
+
+
+def test_fresh_control_branch_adds_nothing():
+    """Catches zero convolutions that are not zero: training starts from the UNet alone."""
+    params = {"params": init_params(CONTROL, jax.random.key(0))}
+    residuals = build(CONTROL).apply(params, LATENTS, 300, CONTEXT, POSES, 1.0)
+    assert [r.shape[2:] for r in residuals] == [
+        (4, 6, 8),
+        (4, 6, 8),
+        (2, 3, 8),
+        (2, 3, 16),
+        (2, 3, 16),
+    ]
+    assert all((r == 0).all() for r in residuals)
