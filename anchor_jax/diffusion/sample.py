@@ -69,7 +69,9 @@ def sample(
     Raises:
         ValueError: for a number of steps or an overlap that makes no sense.
     """
-    latents = jnp.array(latents, jnp.float32)  # a copy, for each step donates it
+    # A copy, for each step donates it; and put on a device as loaded parameters are, or the second
+    # step, whose latents come from them, would compile everything again.
+    latents = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
     n = len(latents)
     starts = [w.start for w in plan_windows(n, window, overlap)]
     stride, size = window - overlap, min(window, n)
