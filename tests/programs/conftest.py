@@ -67,8 +67,8 @@ def generate(anchor, poses, person, tmp_path):
     """Run `anchor-jax generate` in 2 steps into `tmp_path/out.mp4`; options replace or add."""
 
     def run(**options: object) -> int:
-        words = {"poses": poses, "appearance": person, "out": tmp_path / "out.mp4", "steps": 2}
-        words |= options
+        words = {"poses": poses, "appearance": person, "out": tmp_path / "out.mp4"}
+        words |= {"steps": 2, "window": 3, "overlap": 1} | options
         source = str(words.pop("anchor", anchor))
         flags = (f"--{name.replace('_', '-')}={value}" for name, value in words.items())
         return cli.main(["generate", source, *flags])
