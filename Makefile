@@ -16,7 +16,7 @@ DEMO ?= out/demo
 .PHONY: help setup test test-slow demo lint format bench
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s :
+	@sed -nE "s/^([a-z-]+):.*## *(.*)/\1\t\2/p" $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP)  ## make .venv with everything that tests and commands need
 

@@ -75,7 +75,7 @@ def main() -> None:
     run("anchor-jax", "inspect", anchor)
     run(
         *("anchor-jax", "generate", anchor, "--poses", out / "poses"),
-        *("--appearance", out / "person.png", "--out", out / "video.mp4"),
+        *("--appearance", out / "person.png", "--out", out / "video.mp4", "--steps", 10),
     )
     print(f"\nThe weights were random, so {out / 'video.mp4'} shows noise that follows no one.")
 
