@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -46,9 +47,14 @@ class NoisePredictor:
     inflation: Inflation = PUBLISHED
 
     def __call__(
-        self, params: Params, latents: Array, poses: Array, timestep: ArrayLike, frame_mask: Array
-    ) -> Array:
-        """Latents (f, h, w, c) and poses uint8 (f, H, W, 3) to noise (b, f, h, w, c)."""
+        self,
+        params: Params,
+        latents: Float[Array, "f h w c"],
+        poses: UInt8[Array, "f H W 3"],
+        timestep: ArrayLike,
+        frame_mask: Bool[Array, " f"],
+    ) -> Float[Array, "b f h w c"]:
+        """Predict the noise of every row of tokens, float32."""
         dtype, context = jnp.dtype(self.dtype), params["context"]
         latents, frame_mask = latents[None].astype(dtype), frame_mask[None]
         residuals = build(self.control, dtype).apply(

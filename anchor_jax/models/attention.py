@@ -3,24 +3,23 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float
 
 from anchor_jax.shapes import Array
 
 CHUNK = 1024  # queries and keys of one block of scores: 4 MB
 
 
-def attention(query: Array, key: Array, value: Array, key_mask: Array | None = None) -> Array:
+def attention(
+    query: Float[Array, "b s m d"],
+    key: Float[Array, "b t m d"],
+    value: Float[Array, "b t m d"],
+    key_mask: Bool[Array, "b t"] | None = None,
+) -> Float[Array, "b s m d"]:
     """softmax(Q K^T / sqrt(d)) V, equation (5) of the paper.
 
-    Args:
-        query: (b, s, m, d).
-        key: (b, t, m, d).
-        value: (b, t, m, d).
-        key_mask: bool (b, t), False for tokens that must not be attended to; at least one token
-            of each row is True.
-
-    Returns:
-        (b, s, m, d) in the type of `value`; the softmax is taken in float32.
+    `key_mask` is False for tokens that must not be attended to; at least one token of each row is
+    True. The softmax is taken in float32, the result is in the type of `value`.
     """
     if jax.default_backend() == "cpu":
         return chunked_attention(query, key, value, key_mask)
@@ -29,12 +28,12 @@ def attention(query: Array, key: Array, value: Array, key_mask: Array | None = N
 
 
 def chunked_attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    key_mask: Array | None = None,
+    query: Float[Array, "b s m d"],
+    key: Float[Array, "b t m d"],
+    value: Float[Array, "b t m d"],
+    key_mask: Bool[Array, "b t"] | None = None,
     chunk: int = CHUNK,
-) -> Array:
+) -> Float[Array, "b s m d"]:
     """`attention` one block of queries and keys at a time, with the softmax kept running over the
     blocks (Milakov and Gimelshein 2018): on a CPU several times faster than one large softmax,
     because a block of scores stays in the cache. Heads with few tokens share a block."""
@@ -62,8 +61,13 @@ def chunked_attention(
     return out.transpose(0, 2, 1, 3).astype(value.dtype)
 
 
-def _running_softmax(queries: Array, keys: Array, values: Array, bias: Array | None) -> Array:
-    """Attention of (s, d) to chunks of keys and values (k, t, d): float32 (s, d)."""
+def _running_softmax(
+    queries: Float[Array, "s d"],
+    keys: Float[Array, "k t d"],
+    values: Float[Array, "k t d"],
+    bias: Float[Array, "k 1 t"] | None,
+) -> Float[Array, "s d"]:
+    """Attention to k chunks of keys and values, float32."""
 
     def add(carry, block):
         mixed, norm, top = carry
@@ -84,8 +88,8 @@ def _running_softmax(queries: Array, keys: Array, values: Array, bias: Array | N
     return mixed / norm
 
 
-def _chunks(x: Array, most: int) -> Array:
-    """(b, s, m, d) -> (b m, k, size, d): k equal chunks of at most `most` tokens, zero-padded."""
+def _chunks(x: Float[Array, "b s m d"], most: int) -> Float[Array, "b*m k size d"]:
+    """Equal chunks of at most `most` tokens, zero-padded."""
     b, s, m, d = x.shape
     num = -(-s // most)
     size = -(-s // num)

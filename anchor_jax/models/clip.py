@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
 from anchor_jax.models.configs import CLIPTextConfig, CLIPVisionConfig
 from anchor_jax.shapes import Array
@@ -109,12 +110,14 @@ class CLIPVision(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels: Array) -> tuple[Array, Array]:
-        """Encode normalised pixels (b, image_size, image_size, 3).
+    def __call__(
+        self, pixels: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b s c"], Float[Array, "b c"]]:
+        """Encode normalised pixels of the config's image size.
 
         Returns:
-            The last hidden state (b, tokens, width), class token first, before the last layer
-            norm: the appearance tokens. And the normalised class token (b, width).
+            The last hidden state, class token first, before the last layer norm: the appearance
+            tokens. And the normalised class token.
         """
         return VisionTransformer(self.config, self.dtype, name="vision_model")(pixels)
 
@@ -149,6 +152,6 @@ class CLIPText(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Array) -> Array:
-        """Encode ids (b, s), s <= max_length, to the normalised last hidden state (b, s, width)."""
+    def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b s c"]:
+        """Encode at most `max_length` ids to the normalised last hidden state."""
         return TextTransformer(self.config, self.dtype, name="text_model")(ids)

@@ -4,6 +4,7 @@ encoder reads the mesh render and adds to the UNet's skips (equation 2 of the pa
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Bool, Float
 
 from anchor_jax.models.blocks import (
     PUBLISHED,
@@ -49,28 +50,27 @@ class Control(nn.Module):
     @nn.compact
     def __call__(
         self,
-        latents: Array,
+        latents: Float[Array, "r f h w c"],
         timesteps: ArrayLike,
-        context: Array,
-        poses: Array,
+        context: Float[Array, "b s d"],
+        poses: Float[Array, "p f H W 3"],
         scale: ArrayLike,
-        frame_mask: Array | None = None,
+        frame_mask: Bool[Array, "r f"] | None = None,
         inflation: Inflation = PUBLISHED,
-    ) -> list[Array]:
+    ) -> list[Float[Array, "_ f _ _ _"]]:
         """Compute the residuals that a UNet takes as `control`.
 
         Args:
-            latents: (b, f, h, w, in_channels), or one row for every row of the context.
+            latents: noisy; b rows, or one row for every row of the context.
             timesteps: a scalar or one a row of the latents.
-            context: appearance tokens (b, s, context_dim).
-            poses: pose images (b, f, H, W, 3), RGB in [0, 1]; one row serves every row of the
-                latents.
+            context: appearance tokens.
+            poses: pose images, RGB in [0, 1]; one row serves every row of the latents.
             scale: W_c of equation (2), applied after the zero convolutions.
-            frame_mask: bool, a row (f,) for each of the latents', False for padding frames.
+            frame_mask: False for padding frames.
             inflation: as for the UNet.
 
         Returns:
-            One residual (b, f, h', w', c') for each skip, and one for the mid block's output.
+            One residual for each skip, of its shape, and one for the mid block's output.
         """
         c = self.config
         rows, f = latents.shape[:2]

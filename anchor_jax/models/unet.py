@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Bool, Float
 
 from anchor_jax.models.blocks import (
     PUBLISHED,
@@ -128,28 +129,25 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        latents: Array,
+        latents: Float[Array, "r f h w c"],
         timesteps: ArrayLike,
-        context: Array,
-        control: Sequence[Array] | None = None,
-        frame_mask: Array | None = None,
+        context: Float[Array, "b s d"],
+        control: Sequence[Float[Array, "_ f _ _ _"]] | None = None,
+        frame_mask: Bool[Array, "r f"] | None = None,
         inflation: Inflation = PUBLISHED,
-    ) -> Array:
+    ) -> Float[Array, "b f h w o"]:
         """Predict the noise.
 
         Args:
-            latents: (b, f, h, w, in_channels), or one row (1, ...) for every row of the context:
-                what comes before the first cross-attention is then computed once.
+            latents: noisy; b rows, or one row for every row of the context: what comes before the
+                first cross-attention is then computed once.
             timesteps: a scalar or one a row of the latents, in [0, 1000).
-            context: appearance tokens (b, s, context_dim).
-            control: the control branch's residuals, scaled: one (b, f, h', w', c') for each skip
-                and, last, one for the mid block's output.
-            frame_mask: bool, a row (f,) for each of the latents', False for frames that only pad
-                a short window: real frames come out as if the others did not exist.
+            context: appearance tokens.
+            control: the control branch's residuals, scaled: one for each skip and, last, one for
+                the mid block's output.
+            frame_mask: False for frames that only pad a short window: real frames come out as if
+                the others did not exist.
             inflation: what spans the frames.
-
-        Returns:
-            (b, f, h, w, out_channels).
         """
         c = self.config
         rows, f = latents.shape[:2]

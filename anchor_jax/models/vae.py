@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from anchor_jax.models.blocks import (
     Downsample,
@@ -117,8 +118,8 @@ class UpBlock(nn.Module):
 
 
 class VAE(nn.Module):
-    """Both halves. Images are (b, h, w, 3) in [-1, 1]; latents (b, h / factor, w / factor, c) are
-    not scaled: the scaling factor is the caller's."""
+    """Both halves. Images are in [-1, 1]; latents are smaller by the config's factor and not
+    scaled: the scaling factor is the caller's."""
 
     config: VAEConfig
     dtype: DTypeLike = jnp.float32
@@ -130,16 +131,18 @@ class VAE(nn.Module):
         self.quant_conv = conv1(2 * c.latent_channels, dtype=self.dtype)
         self.post_quant_conv = conv1(c.latent_channels, dtype=self.dtype)
 
-    def encode(self, images: Array) -> tuple[Array, Array]:
+    def encode(
+        self, images: Float[Array, "b H W 3"]
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
         """Mean and log-variance (clipped to [-30, 20]) of the posterior, float32."""
         moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, -1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
-    def decode(self, latents: Array) -> Array:
+    def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
         """Images, nominally in [-1, 1], float32, not clipped."""
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b H W 3"]:
         """Reconstruct from the posterior's mean; it also makes every parameter."""
         return self.decode(self.encode(images)[0])
