@@ -272,7 +272,8 @@ class Upsample(nn.Module):
             x = x.repeat(2, axis=1).repeat(2, axis=2)
             return conv(x if size is None else x[:, : size[0], : size[1]])
         params = conv.variables["params"]
-        kernel, bias = params["kernel"].astype(jnp.float32), params["bias"].astype(self.dtype)
+        kernel = jnp.asarray(params["kernel"], jnp.float32)
+        bias = jnp.asarray(params["bias"], self.dtype)
         x = x.astype(self.dtype)
 
         def phase(row: int, column: int) -> Array:
