@@ -75,13 +75,17 @@ def build_ours(case: Case):
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     configs = SIZES[case.size]
-    latents, tokens, poses = map(jnp.asarray, inputs(case, configs["unet"].context_dim))
+    latents, tokens, poses = map(jnp.asarray, inputs(case, configs.unet.context_dim))
     if case.work == "decode":
-        params = random_params(configs["vae"], SEEDS["vae"])
-        return lambda: np.asarray(decode_images(configs["vae"], params, latents, "float32"))
-    params = {name: random_params(configs[name], SEEDS[name]) for name in ("unet", "control")}
-    params |= {"context": tokens, "control_scale": jnp.float32(CONTROL_SCALE)}
-    step = jax.jit(NoisePredictor(configs["unet"], configs["control"]))
+        params = random_params(configs.vae, SEEDS["vae"])
+        return lambda: np.asarray(decode_images(configs.vae, params, latents, "float32"))
+    params = {
+        "unet": random_params(configs.unet, SEEDS["unet"]),
+        "control": random_params(configs.control, SEEDS["control"]),
+        "context": tokens,
+        "control_scale": jnp.float32(CONTROL_SCALE),
+    }
+    step = jax.jit(NoisePredictor(configs.unet, configs.control))
     mask = jnp.ones(case.frames, bool)
     return lambda: np.asarray(step(params, latents, poses, TIMESTEP, mask))
 
@@ -95,19 +99,18 @@ def build_torch(case: Case):
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     configs = SIZES[case.size]
-    latents, tokens, poses = map(torch.from_numpy, inputs(case, configs["unet"].context_dim))
+    latents, tokens, poses = map(torch.from_numpy, inputs(case, configs.unet.context_dim))
     latents, poses = latents.permute(0, 3, 1, 2), poses.permute(0, 3, 1, 2)
     if case.work == "decode":
-        vae = torch_peer.random_network(configs["vae"], SEEDS["vae"])
+        vae = torch_peer.random_network(configs.vae, SEEDS["vae"])
 
         def decode():
-            images = vae.decode(latents / configs["vae"].scaling_factor, return_dict=False)[0]
+            images = vae.decode(latents / configs.vae.scaling_factor, return_dict=False)[0]
             return (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy()
 
         return torch.inference_mode()(decode)
-    unet, control = (
-        torch_peer.random_network(configs[name], SEEDS[name]) for name in ("unet", "control")
-    )
+    unet = torch_peer.random_network(configs.unet, SEEDS["unet"])
+    control = torch_peer.random_network(configs.control, SEEDS["control"])
     torch_peer.inflate(unet, control, case.frames)
 
     def step():
@@ -225,7 +228,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def environment(threads: int) -> dict:
-    """What the numbers were measured with."""
+    """What a result was measured with."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -260,22 +263,19 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument(
+        "--out", type=Path, help="JSON file that results are put into; the table goes beside it"
+    )
     args = parser.parse_args()
-    results = {}
+    results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.case:
         print(f"{name} ", end="", flush=True, file=sys.stderr)
-        results[name] = measure(CASES[name], args.pairs, args.threads)
-        r = results[name]
-        print(
-            f" {r['ratio']:.2f}x ({r['our_median_s']:.2f} s, cores {r['our_cores']:.2f} and"
-            f" {r['torch_cores']:.2f}, load {r['load_average']:.1f})",
-            file=sys.stderr,
-        )
-    report = {"environment": environment(args.threads), "results": results}
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        results[name] = measure(CASES[name], args.pairs, args.threads) | environment(args.threads)
+        print(f" {results[name]['ratio']:.2f}x", file=sys.stderr)
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+            args.out.with_suffix(".md").write_text(table(results) + "\n")
     print(table(results))
 
 

@@ -12,10 +12,10 @@ import json
 import math
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anchor_jax.convert import names, published
 from anchor_jax.diffusion.schedule import ScheduleConfig
@@ -28,6 +28,7 @@ from anchor_jax.models import (
     VAEConfig,
     abstract_params,
 )
+from anchor_jax.parameters import flatten, unflatten
 from anchor_jax.shapes import Params
 
 FILES = {
@@ -40,7 +41,17 @@ FILES = {
 SEEDS = {name: seed for seed, name in enumerate(FILES)}
 
 
-def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channels):
+class Size(NamedTuple):
+    """The configs of one checkpoint."""
+
+    unet: UNetConfig
+    control: ControlConfig
+    vae: VAEConfig
+    text_encoder: CLIPTextConfig
+    image_encoder: CLIPVisionConfig
+
+
+def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channels) -> Size:
     """A smaller model whose networks share their sizes."""
     body = {
         "channels": channels,
@@ -50,26 +61,20 @@ def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channel
         "norm_groups": groups,
     }
     clip = {"width": context, "mlp_width": 2 * context, "num_layers": 2, "num_heads": 4}
-    return {
-        "unet": UNetConfig(**body),
-        "control": ControlConfig(**body, pose_embedding_channels=pose_channels),
-        "vae": VAEConfig(channels=vae_channels, layers_per_block=layers, norm_groups=groups),
-        "text_encoder": CLIPTextConfig(vocab_size=514, **clip),
-        "image_encoder": CLIPVisionConfig(**clip),
-    }
+    return Size(
+        UNetConfig(**body),
+        ControlConfig(**body, pose_embedding_channels=pose_channels),
+        VAEConfig(channels=vae_channels, layers_per_block=layers, norm_groups=groups),
+        CLIPTextConfig(vocab_size=514, **clip),
+        CLIPVisionConfig(**clip),
+    )
 
 
-SIZES: dict[str, dict[str, NetworkConfig]] = {
+SIZES = {
     "tiny": _scaled((32, 64, 64, 64), 1, 4, 32, 8, (8, 16, 16, 32), (16, 32, 32, 32)),
     # UNet 35.0 million parameters and control branch 15.2.
     "50m": _scaled((64, 128, 256, 256), 2, 8, 256, 32, (16, 32, 96, 256), (64, 128, 256, 256)),
-    "sd15": {
-        "unet": UNetConfig(),
-        "control": ControlConfig(),
-        "vae": VAEConfig(),
-        "text_encoder": CLIPTextConfig(),
-        "image_encoder": CLIPVisionConfig(),
-    },
+    "sd15": Size(UNetConfig(), ControlConfig(), VAEConfig(), CLIPTextConfig(), CLIPVisionConfig()),
 }
 
 
@@ -77,7 +82,7 @@ def tensor_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Published tensor names and shapes of one network."""
     return {
         names.torch_key(path): names.torch_shape(path, leaf.shape)
-        for path, leaf in flatten_dict(abstract_params(config)).items()
+        for path, leaf in flatten(abstract_params(config)).items()
     }
 
 
@@ -112,8 +117,8 @@ def random_params(config: NetworkConfig, seed: int) -> Params:
         array = draw(names.torch_key(path), names.torch_shape(path, shape), seed)
         return jnp.asarray(names.from_torch(path, array, shape))
 
-    leaves = flatten_dict(abstract_params(config))
-    return unflatten_dict({path: leaf(path, abstract.shape) for path, abstract in leaves.items()})
+    leaves = flatten(abstract_params(config))
+    return unflatten({path: leaf(path, abstract.shape) for path, abstract in leaves.items()})
 
 
 def write_safetensors(path: Path, config: NetworkConfig, dtype: str, seed: int) -> None:
@@ -176,19 +181,20 @@ def write_json(path: Path, content: dict) -> None:
 def write_checkpoint(out: Path, size: str, dtype: str = "float16", seed: int = 0) -> None:
     """Write the whole folder `out`; every network has a seed of its own."""
     configs = SIZES[size]
-    for name, config in configs.items():
+    for name, config in configs._asdict().items():
         path = out / FILES[name]
         write_json(path.parent / "config.json", published.published(config))
         write_safetensors(path, config, dtype, seed + SEEDS[name])
         print(f"{path}: {count_params(config) / 1e6:.1f} million parameters, {dtype}")
-    text, image = configs["text_encoder"], configs["image_encoder"]
-    assert isinstance(text, CLIPTextConfig) and isinstance(image, CLIPVisionConfig)
-    write_tokenizer(out / "sd" / "tokenizer", text.vocab_size)
+    write_tokenizer(out / "sd" / "tokenizer", configs.text_encoder.vocab_size)
     write_json(
         out / "sd" / "scheduler" / "scheduler_config.json",
         published.scheduler(ScheduleConfig()),
     )
-    write_json(out / "clip-vision" / "preprocessor_config.json", published.preprocessor(image))
+    write_json(
+        out / "clip-vision" / "preprocessor_config.json",
+        published.preprocessor(configs.image_encoder),
+    )
 
 
 def main() -> None:

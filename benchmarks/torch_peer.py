@@ -7,6 +7,9 @@ group norm over frames is a view and no copy. `tests/golden` checks it against g
 Tensors are PyTorch's `(b f) c h w`; b batch, f frames, s sequence.
 """
 
+# torch and diffusers are typed too loosely.
+# pyright: reportPrivateImportUsage=false, reportCallIssue=false
+
 from contextlib import contextmanager
 
 import diffusers

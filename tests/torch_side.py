@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import torch
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anchor_jax.convert import names
 from anchor_jax.convert.sources import Tensor, Weights
 from anchor_jax.models import CLIPTextConfig, CLIPVisionConfig, NetworkConfig
+from anchor_jax.parameters import flatten, unflatten
 from benchmarks.torch_peer import torch_network
 
 
@@ -60,10 +60,10 @@ def module_params(module: nn.Module, torch_module: torch.nn.Module, *inputs):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     leaves = {
         path: names.from_torch(path, state.pop(names.torch_key(path)), leaf.shape)
-        for path, leaf in flatten_dict(shapes).items()
+        for path, leaf in flatten(shapes).items()
     }
     assert not state, f"left over: {list(state)}"
-    return unflatten_dict(leaves)
+    return unflatten(leaves)
 
 
 def to_torch(x) -> torch.Tensor:

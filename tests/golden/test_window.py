@@ -1,5 +1,8 @@
 """Golden B: one window of five frames through the published UNet and control branch."""
 
+# torch and diffusers are typed too loosely.
+# pyright: reportPrivateImportUsage=false, reportCallIssue=false
+
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,5 +1,8 @@
 """The lower rungs: one part of a network at a time, against diffusers."""
 
+# torch and diffusers are typed too loosely.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,8 @@
 """The upper rungs: whole networks against diffusers and transformers, weights random."""
 
+# torch and diffusers are typed too loosely.
+# pyright: reportCallIssue=false
+
 import dataclasses
 
 import jax

@@ -1,5 +1,8 @@
 """The scheduler, and three steps of everything together, against diffusers."""
 
+# torch and diffusers are typed too loosely.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
 import diffusers
 import jax
 import jax.numpy as jnp
