@@ -11,9 +11,9 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anchor_jax.description import brief, impossible, parse_config, plain
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.models import (
@@ -102,7 +103,13 @@ def save(path: str | Path, anchor: Anchor) -> None:
             "version": FORMAT_VERSION,
             "networks": {name: asdict(config) for name, config in anchor.networks.items()},
             "schedule": asdict(anchor.schedule),
-            "stored": {name: _stored_types(anchor.params[name]) for name in anchor.networks},
+            "stored": {
+                name: {
+                    "types": _stored_types(anchor.params[name]),
+                    "files": _file_sizes(partial / "params" / name),
+                }
+                for name in anchor.networks
+            },
             "provenance": anchor.provenance,
         }
         (partial / "anchor.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
@@ -124,7 +131,7 @@ def load(
         AnchorError: it is not an ANCHOR, of a newer format, incomplete or damaged.
     """
     path = Path(path)
-    anchor, _ = read_header(path)
+    anchor, stored = read_header(path)
     if networks is None:
         networks = [name for name in anchor.networks if name != "text_encoder"]
     unknown = sorted(set(networks) - set(anchor.networks))
@@ -132,14 +139,15 @@ def load(
         known = ", ".join(anchor.networks)
         raise AnchorError(f"{path}: no network {', '.join(unknown)}; it has {known}")
     for name in networks:
-        folder = path / "params" / name
-        stored = stored_params(folder, anchor.networks[name])
-        anchor.params[name] = read_params(folder, stored, dtype)
+        folder = params_folder(path, name, stored)
+        wanted = stored_params(folder, anchor.networks[name])
+        anchor.params[name] = read_params(folder, wanted, dtype)
     return anchor
 
 
-def read_header(path: Path) -> tuple[Anchor, dict[str, dict[str, int]]]:
-    """Everything but the parameters, and for each network the number of tensors of each type.
+def read_header(path: Path) -> tuple[Anchor, dict[str, dict[str, dict[str, int]]]]:
+    """Everything but the parameters, and what is stored of each network's: under "types" the
+    number of tensors of each type, under "files" the size of each file.
 
     Nothing in the files is trusted: types and names are checked, and no path comes from them.
     """
@@ -173,12 +181,18 @@ def read_header(path: Path) -> tuple[Anchor, dict[str, dict[str, int]]]:
     wanted = set(NETWORKS) - (set() if named & OPTIONAL else OPTIONAL)
     problems += [f"network {name!r} is missing" for name in sorted(wanted - named)]
     configs = {
-        name: _config(NETWORKS[name], sections["networks"][name], name, problems)
+        name: parse_config(NETWORKS[name], sections["networks"][name], name, problems)
         for name in NETWORKS
         if name in named
     }
-    schedule = _config(ScheduleConfig, sections["schedule"], "schedule", problems)
+    schedule = parse_config(ScheduleConfig, sections["schedule"], "schedule", problems)
     problems += [] if problems else impossible(configs)
+    for name in configs:
+        entry = sections["stored"].get(name)
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(key), dict) for key in ("types", "files")
+        ):
+            problems.append(f'stored.{name} has no "types" and "files"')
     if problems:
         raise AnchorError(f"{path}/anchor.json: {'; '.join(problems)}")
     empty_text = _read_empty_text(path, configs["image_encoder"], configs["text_encoder"])
@@ -189,6 +203,23 @@ def read_header(path: Path) -> tuple[Anchor, dict[str, dict[str, int]]]:
     }
     anchor = Anchor(configs, schedule, empty_text, {}, sections["provenance"], tokenizer)
     return anchor, sections["stored"]
+
+
+def params_folder(path: Path, name: str, stored: dict[str, dict[str, dict[str, int]]]) -> Path:
+    """Where the parameters of network `name` are, all files there and of the size they had.
+
+    Raises:
+        AnchorError: some are not. (Orbax would say so too, in a thousand lines.)
+    """
+    folder = path / "params" / name
+    found = _file_sizes(folder)
+    damaged = [file for file, size in stored[name]["files"].items() if found.get(file) != size]
+    if damaged or not found:
+        raise AnchorError(
+            f"{folder}: {len(damaged)} files are missing or of another size than was written"
+            f" ({plain(shorten(damaged))}); copy or convert the ANCHOR again"
+        )
+    return folder
 
 
 def describe(path: str | Path) -> str:
@@ -204,10 +235,10 @@ def describe(path: str | Path) -> str:
     total = [0, 0]
     for name, config in anchor.networks.items():
         count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params(config)))
-        size = _disk_size(path / "params" / name)
+        size = sum(_file_sizes(path / "params" / name).values())
         total = [total[0] + count, total[1] + size]
-        types = ", ".join(sorted(_plain(key) for key in stored.get(name, {})))
-        values = " ".join(f"{key}={_short(value)}" for key, value in asdict(config).items())
+        types = ", ".join(sorted(plain(key) for key in stored[name]["types"]))
+        values = " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
         rows.append((name, f"{count:,}", _megabytes(size), types))
         configs.append((name, values))
     rows.insert(1 + len(anchor.networks), ("total", f"{total[0]:,}", _megabytes(total[1]), ""))
@@ -219,10 +250,10 @@ def describe(path: str | Path) -> str:
     lines += [f"tokenizer   {', '.join(anchor.tokenizer) or 'none'}", ""]
     for key, value in anchor.provenance.items():
         if isinstance(value, list):
-            lines.append(f"{_plain(key)}:")
-            lines += [f"  {_plain(item)}" for item in value]
+            lines.append(f"{plain(key)}:")
+            lines += [f"  {plain(item)}" for item in value]
         else:
-            lines.append(f"{_plain(key)}: {_plain(value)}")
+            lines.append(f"{plain(key)}: {plain(value)}")
     return "\n".join(lines).rstrip()
 
 
@@ -232,21 +263,6 @@ def check_new(path: Path) -> None:
         raise AnchorError(f"{path}: exists already; remove it or choose another place")
     if not path.absolute().parent.is_dir():
         raise AnchorError(f"{path}: there is no folder {path.absolute().parent} to put it in")
-
-
-def impossible(networks: Mapping[str, NetworkConfig]) -> list[str]:
-    """What is wrong with configs that no network can have: counts of zero, widths that do not
-    split into heads or groups."""
-    problems = []
-    for name, config in networks.items():
-        zero = [key for key, value in asdict(config).items() if _has_zero(value)]
-        problems += [f"{name}.{key} is zero or has a zero" for key in zero]
-        widths = getattr(config, "channels", (getattr(config, "width", 0),))
-        for key in {"num_heads", "norm_groups"} - set(zero):
-            divisor = getattr(config, key, 1)
-            if any(width % divisor for width in widths):
-                problems.append(f"{name}: {key}={divisor} does not divide {_short(widths)}")
-    return problems
 
 
 @contextmanager
@@ -287,45 +303,6 @@ def _stored_types(params: Params) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def _config(cls: type, values: Any, where: str, problems: list[str]) -> Any:
-    """Build a config dataclass from JSON, holding every value against the type of its default."""
-    if not isinstance(values, dict):
-        problems.append(f"{where} is not an object")
-        return cls()
-    known = {item.name: item.default for item in fields(cls)}
-    problems += [
-        f"{where} has an unknown entry {key!r}" for key in sorted(set(values) - set(known))
-    ]
-    arguments = {}
-    for key, default in known.items():
-        value = values.get(key)
-        if isinstance(default, tuple) and isinstance(value, list) and 1 <= len(value) <= 8:
-            value = tuple(value)
-        # Tracing a network takes time for every layer: a damaged file must not ask for a million.
-        few = not key.startswith(("num_layers", "layers_")) or value in range(257)
-        if few and _alike(value, default):
-            arguments[key] = value
-        else:
-            problems.append(f"{where}.{key} is {_short(value)}, expected something like {default}")
-    try:
-        return cls(**arguments)
-    except (ValueError, AnchorError) as error:
-        problems.append(f"{where}: {first_line(error)}")
-        return cls()
-
-
-def _alike(value: Any, default: Any) -> bool:
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_alike(item, default[0]) for item in value)
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, int):
-        return isinstance(value, int) and 0 <= value < 1 << 20
-    if isinstance(default, float):
-        return isinstance(value, int | float) and abs(value) < 1e6
-    return isinstance(value, type(default))
-
-
 def _read_empty_text(path: Path, image: CLIPVisionConfig, text: CLIPTextConfig) -> np.ndarray:
     shape = (image.num_tokens, text.width)
     try:
@@ -339,31 +316,13 @@ def _read_empty_text(path: Path, image: CLIPVisionConfig, text: CLIPTextConfig) 
     return array
 
 
-def _has_zero(value: Any) -> bool:
-    return (
-        value == 0
-        if isinstance(value, int | float)
-        else any(type(x) is int and not x for x in value)
-    )
-
-
-def _disk_size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _file_sizes(folder: Path) -> dict[str, int]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def _short(value: Any) -> str:
-    text = "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return _plain(text)[:60]
-
-
-def _plain(value: Any) -> str:
-    """Text from a file without anything that a terminal would obey."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

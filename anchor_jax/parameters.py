@@ -20,8 +20,8 @@ from anchor_jax.shapes import Params
 
 GROUP_BYTES = 64 << 20  # tensors go to and from disk in groups of about this size
 
-# Without this, Orbax logs every step of a save.
-logging.set_verbosity(max(logging.WARNING, logging.get_verbosity()))
+# Without this, Orbax logs every step of a save, and warns of damage that our errors tell.
+logging.set_verbosity(logging.ERROR)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from anchor_jax.checkpoint import Anchor, new_folder, read_header
+from anchor_jax.checkpoint import Anchor, new_folder, params_folder, read_header
 from anchor_jax.models import CLIPVisionConfig
 from anchor_jax.parameters import (
     flatten,
@@ -43,9 +43,9 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
         AnchorError: `anchor` is none or is damaged, `out` exists, or the disk is full.
     """
     anchor, out = Path(anchor), Path(out)
-    header, _ = read_header(anchor)
+    header, sizes = read_header(anchor)
     stored = {
-        name: stored_params(anchor / "params" / name, config)
+        name: stored_params(params_folder(anchor, name, sizes), config)
         for name, config in header.networks.items()
     }
     needed = sum(_nbytes(leaf) for leaf in jax.tree.leaves(stored))

@@ -1,17 +1,14 @@
 """`anchor-jax convert`: published torch weights to an ANCHOR."""
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -21,18 +18,15 @@ from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
-    ControlConfig,
     NetworkConfig,
-    UNetConfig,
-    build,
 )
-from anchor_jax.models.configs import EncoderConfig
-from anchor_jax.models.control import PoseEmbedding
-from anchor_jax.parameters import Lazy, abstract_params, flatten, unflatten
+from anchor_jax.parameters import Lazy
 from anchor_jax.shapes import Params
 
 from . import configs, ldm, names
+from .fresh import fresh_control, fresh_control_config
 from .sources import Weights, find_weights, open_weights, sha256
+from .text import begin_and_end, empty_text
 
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 DIFFUSERS, TEXT_ENCODER = "diffusion_pytorch_model", ("model", "pytorch_model")
@@ -92,7 +86,7 @@ def convert(
             sources |= _open_stage(stage, Path(folder), channels, problems)
     networks = {name: source.config for name, source in sources.items()}
     if body is None:
-        networks["body/control"] = _fresh_control_config(networks["body/unet"])
+        networks["body/control"] = fresh_control_config(networks["body/unet"])
         notes.append(
             f"fresh control branch: a copy of the UNet's encoder, pose embedding seed {seed}"
         )
@@ -103,10 +97,10 @@ def convert(
 
     params, buffers = _match(sources, dtype, notes)
     if body is None:
-        params["body/control"] = _fresh_control(networks["body/control"], params["body/unet"], seed)
+        params["body/control"] = fresh_control(networks["body/control"], params["body/unet"], seed)
     text, image = networks["text_encoder"], networks["image_encoder"]
     assert isinstance(text, CLIPTextConfig) and isinstance(image, CLIPVisionConfig)
-    ends = _ends(tokenizer, text)
+    ends = begin_and_end(tokenizer, text)
     empty = empty_text(text, params["text_encoder"], image.num_tokens, ends)
     files = {source.weights.path: name for name, source in sources.items()}
     size = sum(path.stat().st_size for path in files)
@@ -132,51 +126,6 @@ def convert(
         params = jax.tree.map(lambda leaf: _reporting(leaf, bar), params)
         save(out, Anchor(networks, schedule, empty, params, provenance, tokenizer))
     return notes
-
-
-def empty_text(
-    config: CLIPTextConfig, params: Params, num_tokens: int, ends: tuple[int, int]
-) -> np.ndarray:
-    """The text encoder's last hidden state for the empty text, whose ids are begin, end, end, ...
-
-    Args:
-        config: of the text encoder.
-        params: its parameters, arrays or `Lazy`.
-        num_tokens: the length to pad to.
-        ends: the ids of begin and end.
-
-    Returns:
-        float32 (num_tokens, width).
-    """
-    begin, end = ends
-    ids = jnp.array([[begin] + [end] * (num_tokens - 1)], jnp.int32)
-    params = jax.tree.map(
-        lambda x: jnp.asarray(x.read() if isinstance(x, Lazy) else x, jnp.float32), params
-    )
-    return np.asarray(_encode_text(config, params, ids)[0])
-
-
-@partial(jax.jit, static_argnums=0)
-def _encode_text(config: CLIPTextConfig, params: Params, ids: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision("highest"):
-        hidden = build(config).apply({"params": params}, ids)
-    assert isinstance(hidden, jax.Array)
-    return hidden
-
-
-def _ends(tokenizer: dict[str, bytes], config: CLIPTextConfig) -> tuple[int, int]:
-    """The ids of begin and end: what the tokenizer says or, without one, the last two, which CLIP
-    made them. (The ids in older config files are wrong.)"""
-    try:
-        vocab = json.loads(tokenizer["vocab.json"])
-        ends = vocab["<|startoftext|>"], vocab["<|endoftext|>"]
-    except KeyError:
-        ends = config.vocab_size - 2, config.vocab_size - 1
-    except (ValueError, TypeError, RecursionError):
-        raise AnchorError("tokenizer/vocab.json of the base is not a JSON object") from None
-    if not all(type(end) is int and 0 <= end < config.vocab_size for end in ends):
-        raise AnchorError(f"tokenizer/vocab.json of the base has ids {ends} for begin and end")
-    return ends
 
 
 def _open_base(
@@ -302,32 +251,6 @@ def _match(
     if problems:
         raise AnchorError(f"weights do not fit their configs: {'; '.join(problems)}")
     return params, buffers
-
-
-def _fresh_control_config(unet: NetworkConfig) -> ControlConfig:
-    assert isinstance(unet, UNetConfig)
-    shared = {item.name: getattr(unet, item.name) for item in fields(EncoderConfig)}
-    return ControlConfig(**shared)
-
-
-def _fresh_control(config: NetworkConfig, unet: Params, seed: int) -> Params:
-    """A control branch that changes nothing yet: the UNet's encoder, a new pose embedding (whose
-    last convolution is zero) and zero convolutions, in the type of the UNet's first layer."""
-    assert isinstance(config, ControlConfig)
-    dtype = unet["conv_in"]["kernel"].dtype
-    pixels = jnp.zeros((1, *2 * [2 ** len(config.pose_embedding_channels)], config.pose_channels))
-    embedding = PoseEmbedding(config.pose_embedding_channels, config.channels[0])
-    fresh = flatten(embedding.init(jax.random.key(seed), pixels)["params"])
-    copied = flatten(unet)
-    leaves = {}
-    for path, leaf in flatten(abstract_params(config)).items():
-        if path[0] == "controlnet_cond_embedding":
-            leaves[path] = np.asarray(fresh[path[1:]]).astype(dtype)
-        elif path[0].startswith("controlnet_"):
-            leaves[path] = np.zeros(leaf.shape, dtype)
-        else:
-            leaves[path] = copied[path]
-    return unflatten(leaves)
 
 
 def _reporting(leaf: Any, bar: tqdm) -> Lazy:

@@ -162,7 +162,7 @@ class _Pickle:
 
         if self.state is None:
             self.state = self._load()
-        tensor = self.state[key].detach().contiguous()
+        tensor = self.state[key].detach()
         self.bytes_read += tensor.nbytes
         if tensor.dtype == torch.bfloat16:
             array = tensor.view(torch.int16).numpy().view(bfloat16)

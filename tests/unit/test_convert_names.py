@@ -78,6 +78,30 @@ def test_every_tensor_of_the_tiny_checkpoints_is_named(tiny_dir):
         assert set(keys_of(config)) == stored
 
 
+def test_single_file_names_are_those_of_the_published_file():
+    """Catches an upsampler sought beside the attention, where diffusers would find it too."""
+    for key, published_key in {
+        "conv_in.bias": "input_blocks.0.0.bias",
+        "down_blocks.0.downsamplers.0.conv.weight": "input_blocks.3.0.op.weight",
+        "down_blocks.2.attentions.1.proj_in.weight": "input_blocks.8.1.proj_in.weight",
+        "mid_block.resnets.1.time_emb_proj.bias": "middle_block.2.emb_layers.1.bias",
+        "up_blocks.0.upsamplers.0.conv.weight": "output_blocks.2.1.conv.weight",
+        "up_blocks.1.upsamplers.0.conv.weight": "output_blocks.5.2.conv.weight",
+        "up_blocks.3.resnets.2.conv_shortcut.weight": "output_blocks.11.0.skip_connection.weight",
+    }.items():
+        ours = names.ldm_unet_key(key, UNetConfig())
+        assert ours == "model.diffusion_model." + published_key
+    for key, published_key in {
+        "decoder.up_blocks.0.upsamplers.0.conv.bias": "decoder.up.3.upsample.conv.bias",
+        "encoder.mid_block.attentions.0.to_out.0.weight": "encoder.mid.attn_1.proj_out.weight",
+        "encoder.down_blocks.1.resnets.0.conv1.bias": "encoder.down.1.block.0.conv1.bias",
+        "decoder.up_blocks.2.resnets.0.conv_shortcut.bias": (
+            "decoder.up.1.block.0.nin_shortcut.bias"
+        ),
+    }.items():
+        assert names.ldm_vae_key(key, VAEConfig()) == "first_stage_model." + published_key
+
+
 @pytest.mark.parametrize("config", [UNetConfig(), SMALL_UNET], ids=["sd15", "small"])
 def test_single_file_unet_names_are_what_diffusers_reads(config):
     """Catches a block counted wrongly, an upsampler sought at the wrong place, norms swapped."""

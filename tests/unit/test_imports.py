@@ -21,10 +21,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "evaluation": set(),
     "parameters": {"models"},
-    "checkpoint": {"models", "diffusion", "parameters"},
+    "description": {"models"},
+    "checkpoint": {"models", "diffusion", "parameters", "description"},
     "pipeline": {"diffusion", "models", "body", "face", "checkpoint"},
     "training": {"diffusion", "models"},
-    "convert": {"checkpoint", "parameters", "models", "diffusion", "data"},
+    "convert": {"checkpoint", "parameters", "description", "models", "diffusion", "data"},
     "train": {"checkpoint", "models", "diffusion", "data", "training", "body", "face", "pipeline"},
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}

@@ -1,0 +1,82 @@
+"""Configs from JSON that a stranger may have written: every value is held against its type."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.models import NetworkConfig
+
+
+def parse_config(cls: type, values: Any, where: str, problems: list[str]) -> Any:
+    """Build a config dataclass from JSON, holding every value against the type of its default."""
+    if not isinstance(values, dict):
+        problems.append(f"{where} is not an object")
+        return cls()
+    known = {item.name: item.default for item in fields(cls)}
+    problems += [
+        f"{where} has an unknown entry {key!r}" for key in sorted(set(values) - set(known))
+    ]
+    arguments = {}
+    for key, default in known.items():
+        value = values.get(key)
+        if isinstance(default, tuple) and isinstance(value, list) and 1 <= len(value) <= 8:
+            value = tuple(value)
+        # Tracing a network takes time for every layer: a damaged file must not ask for a million.
+        few = not key.startswith(("num_layers", "layers_")) or value in range(257)
+        if few and _alike(value, default):
+            arguments[key] = value
+        else:
+            problems.append(f"{where}.{key} is {brief(value)}, expected something like {default}")
+    try:
+        return cls(**arguments)
+    except (ValueError, AnchorError) as error:
+        problems.append(f"{where}: {first_line(error)}")
+        return cls()
+
+
+def _alike(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_alike(item, default[0]) for item in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and 0 <= value < 1 << 20
+    if isinstance(default, float):
+        return isinstance(value, int | float) and abs(value) < 1e6
+    return isinstance(value, type(default))
+
+
+def impossible(networks: Mapping[str, NetworkConfig]) -> list[str]:
+    """What is wrong with configs that no network can have: counts of zero, widths that do not
+    split into heads or groups."""
+    problems = []
+    for name, config in networks.items():
+        zero = [key for key, value in asdict(config).items() if _has_zero(value)]
+        problems += [f"{name}.{key} is zero or has a zero" for key in zero]
+        widths = getattr(config, "channels", (getattr(config, "width", 0),))
+        for key in {"num_heads", "norm_groups"} - set(zero):
+            divisor = getattr(config, key, 1)
+            if any(width % divisor for width in widths):
+                problems.append(f"{name}: {key}={divisor} does not divide {brief(widths)}")
+    return problems
+
+
+def brief(value: Any) -> str:
+    text = "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return plain(text)[:60]
+
+
+def plain(value: Any) -> str:
+    """Text from a file without anything that a terminal would obey."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _has_zero(value: Any) -> bool:
+    return (
+        value == 0
+        if isinstance(value, int | float)
+        else any(type(x) is int and not x for x in value)
+    )
