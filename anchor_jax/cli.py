@@ -88,7 +88,7 @@ def convert(
         seed: draws what a fresh anchor cannot take from the base.
     """
     _check_seed(seed)
-    from anchor_jax.convert import convert  # pyright: ignore[reportMissingImports]
+    from anchor_jax.convert import convert
 
     with _without_logs():
         notes = convert(
@@ -114,7 +114,7 @@ def export(anchor: Positional[AnchorFolder], *, out: Folder) -> None:
         anchor: what `convert` wrote.
         out: a new folder for `body`, `head`, `sd` and `clip-vision`.
     """
-    from anchor_jax.convert import export  # pyright: ignore[reportMissingImports]
+    from anchor_jax.convert import export
 
     with _without_logs():
         export(anchor, out)
