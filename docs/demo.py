@@ -44,7 +44,9 @@ def draw_person() -> Image.Image:
     image = draw_pose(0)
     wall = Image.new("RGB", image.size, (206, 196, 180))
     shirt = Image.new("RGB", image.size, (150, 60, 50))
-    return Image.composite(shirt, wall, image.convert("L").point(lambda value: 255 * (value > 40)))
+    return Image.composite(
+        shirt, wall, image.convert("L").point([255 * (v > 40) for v in range(256)])
+    )
 
 
 PROGRAMS = {"python": [sys.executable], "anchor-jax": [sys.executable, "-m", "anchor_jax.cli"]}
