@@ -193,7 +193,6 @@ def generate(
     video.check_output(out, frames_dir)
     rate = None if fps is None else _parse_fps(fps)
     target = None if size is None else _rounded(_parse_size(size))
-    _check_seed(seed)
     pose_frames, own_rate = video.read_frames(poses, target)
     if target is None:
         pose_frames = _fit(pose_frames)
@@ -207,8 +206,11 @@ def generate(
         checkpoint.load(anchor, networks=()),
         pose_frames.shape,
         steps=steps,
+        guidance=guidance,
+        control_scale=control_scale,
         window=window,
         overlap=overlap,
+        seed=seed,
         dtype=dtype,
     )
     frames = pipeline.generate(

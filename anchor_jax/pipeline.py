@@ -1,5 +1,6 @@
 """From an anchor, pose images and a picture of the person to the frames of a video."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from anchor_jax.models import (
     Inflation,
     UNetConfig,
     VAEConfig,
-    build,
+    apply,
 )
 from anchor_jax.shapes import Array, Images, Params
 
@@ -57,26 +58,12 @@ class NoisePredictor:
         """Predict the noise of every row of tokens, float32."""
         dtype, context = jnp.dtype(self.dtype), params["context"]
         latents, frame_mask = latents[None].astype(dtype), frame_mask[None]
-        residuals = build(self.control, dtype).apply(
-            {"params": params["control"]},
-            latents,
-            timestep,
-            context,
-            poses[None].astype(dtype) / 255,
-            params["control_scale"],
-            frame_mask,
-            self.inflation,
-        )
-        noise = build(self.unet, dtype).apply(
-            {"params": params["unet"]},
-            latents,
-            timestep,
-            context,
-            residuals,
-            frame_mask,
-            self.inflation,
-        )
-        return noise.astype(jnp.float32)
+        inputs = latents, timestep, context
+        images = poses[None].astype(dtype) / 255
+        conditioning = images, params["control_scale"], frame_mask, self.inflation
+        residuals = apply(self.control, params["control"], *inputs, *conditioning, dtype=dtype)
+        rest = residuals, frame_mask, self.inflation
+        return apply(self.unet, params["unet"], *inputs, *rest, dtype=dtype).astype(jnp.float32)
 
 
 def generate(
@@ -117,11 +104,19 @@ def generate(
     Raises:
         AnchorError: for arguments that do not fit each other or the anchor.
     """
-    vae, unet = anchor.networks["vae"], anchor.networks["body/unet"]
-    assert isinstance(vae, VAEConfig) and isinstance(unet, UNetConfig)
     shape = check_arguments(
-        anchor, poses.shape, steps=steps, window=window, overlap=overlap, dtype=dtype
+        anchor,
+        poses.shape,
+        steps=steps,
+        guidance=guidance,
+        control_scale=control_scale,
+        window=window,
+        overlap=overlap,
+        seed=seed,
+        dtype=dtype,
     )
+    unet, control = anchor.networks["body/unet"], anchor.networks["body/control"]
+    assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
     latents = initial_latents(shape, noise, seed)
     tokens = encode_appearance(anchor, appearance)[None]
     if guidance != 1:
@@ -132,7 +127,7 @@ def generate(
         "context": tokens,
         "control_scale": jnp.float32(control_scale),
     }
-    predictor = NoisePredictor(unet, anchor.networks["body/control"], dtype)
+    predictor = NoisePredictor(unet, control, dtype)
     num_windows = len(plan_windows(len(poses), window, overlap))
     with progress_bar(progress, "denoising", steps * num_windows, "window") as advance:
         latents = sample(
@@ -157,8 +152,11 @@ def check_arguments(
     poses_shape: tuple[int, ...],
     *,
     steps: int,
+    guidance: float,
+    control_scale: float,
     window: int,
     overlap: int,
+    seed: int,
     dtype: str,
 ) -> tuple[int, int, int, int]:
     """Raise AnchorError for the first thing that cannot work; else the latents' shape
@@ -176,10 +174,15 @@ def check_arguments(
     most = anchor.schedule.num_train_timesteps
     if not 1 <= steps <= most:
         raise AnchorError(f"steps is {steps}: expected 1 to {most}")
+    for name, scale in (("guidance", guidance), ("control_scale", control_scale)):
+        if not math.isfinite(scale):
+            raise AnchorError(f"{name} is {scale}: expected a finite number")
     if window < 1:
         raise AnchorError(f"window is {window}: expected at least 1 frame")
     if not 0 <= overlap < window:
         raise AnchorError(f"overlap is {overlap}: expected 0 to {window - 1}, less than the window")
+    if not 0 <= seed < 1 << 32:
+        raise AnchorError(f"seed is {seed}: expected 0 to {(1 << 32) - 1}")
     if dtype not in DTYPES:
         raise AnchorError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
     return n, height // vae.factor, width // vae.factor, vae.latent_channels
@@ -216,12 +219,10 @@ def clip_pixels(image: Images, size: int = 224) -> np.ndarray:
         float32 (1, size, size, 3).
     """
     picture = Image.fromarray(image)
-    short, long = sorted(picture.size)
-    edges = (size, size * long // short)
-    picture = picture.resize(
-        edges if picture.width <= picture.height else edges[::-1], Image.Resampling.BICUBIC
-    )
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    short = min(picture.size)
+    width, height = (size * edge // short for edge in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
     picture = picture.crop((left, top, left + size, top + size))
     return ((np.asarray(picture, np.float32) / 255 - CLIP_MEAN) / CLIP_STD)[None]
 
@@ -237,7 +238,7 @@ def encode_appearance(anchor: Anchor, image: Images) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _encode_image(config: CLIPVisionConfig, params: Params, pixels: Array) -> Array:
-    return build(config).apply({"params": params}, pixels)[0]
+    return apply(config, params, pixels)[0]
 
 
 def decode(anchor: Anchor, latents: Array, dtype: str = "float32", advance=None) -> Images:
@@ -260,7 +261,7 @@ def decode(anchor: Anchor, latents: Array, dtype: str = "float32", advance=None)
 def decode_images(config: VAEConfig, params: Params, latents: Array, dtype: str) -> Array:
     """Images in [0, 1], clipped, of scaled latents."""
     latents = (latents / config.scaling_factor).astype(dtype)
-    images = build(config, jnp.dtype(dtype)).apply({"params": params}, latents, method="decode")
+    images = apply(config, params, latents, dtype=dtype, method="decode")
     return jnp.clip(images / 2 + 0.5, 0, 1)
 
 

@@ -5,8 +5,8 @@ The networks come in as one callable:
     denoise(params, latents (f, h, w, c), condition (f, ...), timestep, frame_mask (f,))
         -> float32 (b, f, h, w, c)
 
-with b = 2 (unconditional, conditional) or b = 1 (conditional alone: no guidance). It must be
-hashable and equal to itself between calls, since compiled code is kept by it.
+with b = 2 (unconditional, conditional) or, where the guidance scale is 1, b = 1 (conditional
+alone). It must be hashable and equal to itself between calls, since compiled code is kept by it.
 """
 
 from collections.abc import Callable
@@ -71,8 +71,8 @@ def sample(
     """
     # A copy, for each step donates it; and put on a device as loaded parameters are, or the second
     # step, whose latents come from them, would compile everything again.
-    latents = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
-    n = len(latents)
+    x = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
+    n, halves = len(x), 1 if guidance == 1 else 2
     starts = [w.start for w in plan_windows(n, window, overlap)]
     stride, size = window - overlap, min(window, n)
     counts = jnp.asarray(count_windows(n, window, overlap))
@@ -80,8 +80,8 @@ def sample(
     groups = starts[::WINDOWS_PER_CALL]
     padding = groups[-1] + span - n
     for i, step in enumerate(sampling_steps(schedule, num_steps)):
-        padded = _pad(latents, padding)
-        total = None
+        padded = jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0)))
+        total = jnp.zeros((halves, *padded.shape), jnp.float32)
         for g, start in enumerate(groups):
             part = predict_group(
                 denoise,
@@ -90,17 +90,16 @@ def sample(
                 _host_slice(condition, start, span),
                 step.timestep,
                 n - start,
+                halves=halves,
                 size=size,
                 stride=stride,
             )
-            if total is None:
-                total = jnp.zeros((len(part), *padded.shape), jnp.float32)
             total = _add_at(total, part, start)
             if on_windows is not None:
                 total.block_until_ready()
                 on_windows(len(starts[g * WINDOWS_PER_CALL : (g + 1) * WINDOWS_PER_CALL]))
-        latents = guided_step(
-            latents,
+        x = guided_step(
+            x,
             total,
             counts,
             guidance,
@@ -109,31 +108,31 @@ def sample(
             prediction_type=schedule.prediction_type,
         )
         if on_step is not None:
-            on_step(i, latents)
-    return latents
+            on_step(i, x)
+    return x
 
 
-@partial(jax.jit, static_argnames=("denoise", "size", "stride"))
+@partial(jax.jit, static_argnames=("denoise", "halves", "size", "stride"))
 def predict_group(
     denoise: Denoise,
     params,
     latents: Array,
-    condition: ArrayLike,
+    condition: Array | np.ndarray,
     timestep: ArrayLike,
     num_frames: ArrayLike,
     *,
+    halves: int,
     size: int,
     stride: int,
 ) -> Array:
     """Sum of the predictions of `WINDOWS_PER_CALL` windows over the frames they reach:
-    (frames, h, w, c) -> (b, frames, h, w, c). Only the first `num_frames` frames are real."""
+    (frames, h, w, c) -> (halves, frames, h, w, c). Only the first `num_frames` frames are real."""
 
     def predict(start: Array, mask: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         return denoise(params, cut(latents), cut(condition), timestep, mask)
 
-    b = jax.eval_shape(predict, jnp.zeros((), jnp.int32), jnp.ones(size, bool)).shape[0]
-    shape = (b, *latents.shape)
+    shape = (halves, *latents.shape)
     return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)
 
 
@@ -160,10 +159,6 @@ def guided_step(
 def _add_at(total: Array, part: Array, start: ArrayLike) -> Array:
     before = lax.dynamic_slice_in_dim(total, start, part.shape[1], 1)
     return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
-
-
-def _pad(x: Array, num: int) -> Array:
-    return jnp.pad(x, ((0, num), *[(0, 0)] * (x.ndim - 1)))
 
 
 def _host_slice(x: np.ndarray, start: int, size: int) -> np.ndarray:

@@ -37,8 +37,8 @@ class Step(NamedTuple):
 
 def alphas_cumprod(config: ScheduleConfig) -> np.ndarray:
     """alpha-bar_t = prod (1 - beta_s) for s <= t: float32 (num_train_timesteps,)."""
-    bounds = np.sqrt([config.beta_start, config.beta_end])
-    betas = np.linspace(*bounds, config.num_train_timesteps) ** 2
+    start, end = np.sqrt([config.beta_start, config.beta_end])
+    betas = np.linspace(start, end, config.num_train_timesteps) ** 2
     return np.cumprod(1 - betas).astype(np.float32)
 
 

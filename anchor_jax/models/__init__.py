@@ -1,5 +1,7 @@
 """The five networks of the paper, their configs, and how to build one from the other."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ __all__ = [
     "UNetConfig",
     "VAEConfig",
     "abstract_params",
+    "apply",
     "build",
     "init_params",
 ]
@@ -63,9 +66,16 @@ def build(config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: bool = F
     raise TypeError(f"no network has a config of type {type(config).__name__}")
 
 
+def apply(
+    config: NetworkConfig, params: Params, *args, dtype: DTypeLike = jnp.float32, **kwargs
+) -> Any:
+    """Call the network of a config, computing in `dtype`: `build(config, dtype).apply(...)`."""
+    return build(config, dtype).apply({"params": params}, *args, **kwargs)
+
+
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Fresh float32 parameters: a nested dict, module names as in the torch checkpoints."""
-    return build(config).init(key, *_smallest_input(config))["params"]
+    return dict(build(config).init(key, *_smallest_input(config))["params"])
 
 
 def abstract_params(config: NetworkConfig) -> Params:

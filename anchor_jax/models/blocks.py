@@ -77,8 +77,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array, frames: Frames | None = None) -> Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        pooled = frames is not None and frames.pooled_norm
-        num, mask = (frames.num, frames.mask) if pooled else (1, None)
+        num, mask = 1, None
+        if frames is not None and frames.pooled_norm:
+            num, mask = frames.num, frames.mask
         # (rows, frames, pixels, groups, channels of a group)
         grouped = x.astype(jnp.float32).reshape(
             -1, num, x.shape[1] * x.shape[2], self.groups, x.shape[3] // self.groups

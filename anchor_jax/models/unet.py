@@ -66,7 +66,9 @@ class Block(nn.Module):
             x = Downsample(dtype=self.dtype, name="downsamplers_0")(x)
             outputs.append(x)
         if self.resample == "up":
-            x = Upsample(self.dtype, name="upsamplers_0")(x, skips[-1].shape[1:3])
+            assert skips, "the coarser levels leave the finer ones' skips"
+            _, height, width, _ = skips[-1].shape
+            x = Upsample(self.dtype, name="upsamplers_0")(x, (height, width))
         return x, outputs
 
 

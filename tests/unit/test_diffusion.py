@@ -106,6 +106,7 @@ def test_another_length_compiles_the_network_once():
         return latents[None]
 
     run = partial(sample, denoise, None, schedule=SCHEDULE, num_steps=2, window=4, overlap=1)
+    run = partial(run, guidance=1.0)
     run(latents=np.zeros((5, 1, 1, 1)), condition=np.zeros((5, 1)))
     times = len(traced)
     for num_frames in (4, 13, 41):
