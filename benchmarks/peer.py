@@ -27,6 +27,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def build_ours(case: Case):
     import jax
     import jax.numpy as jnp
 
+    from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group, return_freed_memory
     from anchor_jax.pipeline import NoisePredictor, decode_images
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
@@ -85,9 +87,23 @@ def build_ours(case: Case):
         "context": tokens,
         "control_scale": jnp.float32(CONTROL_SCALE),
     }
-    step = jax.jit(NoisePredictor(configs.unet, configs.control))
-    mask = jnp.ones(case.frames, bool)
-    return lambda: np.asarray(step(params, latents, poses, TIMESTEP, mask))
+    # As `sample` calls it: one window of a group, the others past the end of the video.
+    predictor = NoisePredictor(configs.unet, configs.control)
+    sizes = {"halves": 2, "size": case.frames, "stride": case.frames}
+    group = partial(predict_group, predictor, params, **sizes)
+    rest = ((0, (WINDOWS_PER_CALL - 1) * case.frames), (0, 0), (0, 0), (0, 0))
+    latents, poses = jnp.pad(latents, rest), jnp.pad(poses, rest)
+    compiled = False
+
+    def step():
+        nonlocal compiled
+        if not compiled:
+            group(latents, poses, TIMESTEP, 0).block_until_ready()
+            return_freed_memory()
+            compiled = True
+        return np.asarray(group(latents, poses, TIMESTEP, case.frames)[:, : case.frames])
+
+    return step
 
 
 def build_torch(case: Case):
@@ -211,8 +227,9 @@ def table(results: dict[str, dict]) -> str:
     """The results as Markdown."""
     lines = [
         "| case | ours | PyTorch | time ratio | CPU time ratio | cores used "
-        "| peak memory | memory ratio (compiling) | first call (with cache) | difference |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| peak memory | memory ratio (compiling) | first call (with cache) | of it compiling "
+        "| difference |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results.values():
         lines.append(
@@ -222,6 +239,8 @@ def table(results: dict[str, dict]) -> str:
             f"| {r['our_peak_mb']:,.0f}, {r['torch_peak_mb']:,.0f} MB "
             f"| {r['memory_ratio']:.2f} ({r['compiling_memory_ratio']:.2f}) "
             f"| {r['our_first_call_s']:.1f} s ({r['our_first_call_cached_s']:.1f} s) "
+            f"| {r['our_first_call_s'] - r['our_median_s']:.1f} s "
+            f"({r['our_first_call_cached_s'] - r['our_median_s']:.1f} s) "
             f"| {r['relative_difference']:.0e} |"
         )
     return "\n".join(lines)

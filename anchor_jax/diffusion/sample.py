@@ -9,7 +9,9 @@ with b = 2 (unconditional, conditional) or, where the guidance scale is 1, b = 1
 alone). It must be hashable and equal to itself between calls, since compiled code is kept by it.
 """
 
+import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import jax
@@ -79,20 +81,20 @@ def sample(
     span = (WINDOWS_PER_CALL - 1) * stride + size  # frames that a group of windows reaches
     groups = starts[::WINDOWS_PER_CALL]
     padding = groups[-1] + span - n
+    predict = partial(predict_group, denoise, params, halves=halves, size=size, stride=stride)
+    # Of no frames nothing is computed, so this only compiles.
+    start = lax.dynamic_slice_in_dim(jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0))), 0, span)
+    predict(start, _host_slice(condition, 0, span), 0, 0).block_until_ready()
+    return_freed_memory()
     for i, step in enumerate(sampling_steps(schedule, num_steps)):
         padded = jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0)))
         total = jnp.zeros((halves, *padded.shape), jnp.float32)
         for g, start in enumerate(groups):
-            part = predict_group(
-                denoise,
-                params,
+            part = predict(
                 lax.dynamic_slice_in_dim(padded, start, span),
                 _host_slice(condition, start, span),
                 step.timestep,
                 n - start,
-                halves=halves,
-                size=size,
-                stride=stride,
             )
             total = _add_at(total, part, start)
             if on_windows is not None:
@@ -153,6 +155,13 @@ def guided_step(
     if len(mean) == 2:
         prediction = mean[0] + guidance * (mean[1] - mean[0])
     return ddim_step(latents, prediction, alpha, alpha_prev, prediction_type)
+
+
+def return_freed_memory() -> None:
+    """Hand back to the system what the compiler has freed: some hundred megabytes, which glibc
+    would keep beside the buffers of the computation."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -75,7 +75,8 @@ def apply(
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Fresh float32 parameters: a nested dict, module names as in the torch checkpoints."""
-    return dict(build(config).init(key, *_smallest_input(config))["params"])
+    init = jax.jit(lambda key: build(config).init(key, *_smallest_input(config))["params"])
+    return dict(init(key))
 
 
 def abstract_params(config: NetworkConfig) -> Params:

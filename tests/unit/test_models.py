@@ -1,6 +1,7 @@
 """Properties of the networks that need no reference: frames, masks, rows, sizes."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from anchor_jax.models import (
     Inflation,
     UNetConfig,
     VAEConfig,
+    abstract_params,
     build,
     init_params,
 )
@@ -43,12 +45,9 @@ def draw(key: int, *shape: int) -> jax.Array:
 
 def random_params(config):
     """Parameters that no zero initialisation hides anything behind."""
-    leaves, treedef = jax.tree.flatten(init_params(config, jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [
-        x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)
-    ]
-    return {"params": jax.tree.unflatten(treedef, leaves)}
+    rng = np.random.default_rng(0)
+    draw_like = lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32)
+    return {"params": jax.tree.map(draw_like, abstract_params(config))}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_folded_upsampling_is_doubling_and_convolving(shape: tuple[int, ...]):
 
 
 def random_params_of(module, *args):
-    variables = module.init(jax.random.key(0), *args)
+    variables = jax.jit(module.init)(jax.random.key(0), *args)
     return jax.tree.map(lambda x: x + draw(8, *x.shape), variables)
 
 
@@ -147,17 +146,20 @@ def test_autoencoder_keeps_pictures_apart():
     """Catches statistics or attention that span the batch."""
     vae, params = build(VAE), random_params(VAE)
     images = draw(9, 2, 6, 8, 3)
-    mean, log_variance = apply(vae, params, images, method="encode")
+    encode = jax.jit(lambda params, images: apply(vae, params, images, method="encode"))
+    decode = jax.jit(lambda params, latents: apply(vae, params, latents, method="decode"))
+    mean, log_variance = encode(params, images)
     assert mean.shape == log_variance.shape == (2, 3, 4, 4)
-    decoded = apply(vae, params, mean, method="decode")
+    decoded = decode(params, mean)
     assert decoded.shape == images.shape
-    assert close(apply(vae, params, mean[1:], method="decode"), decoded[1:])
+    assert close(decode(params, mean[1:]), decoded[1:])
 
 
 def test_fresh_control_branch_adds_nothing():
     """Catches zero convolutions that are not zero: training starts from the UNet alone."""
     params = {"params": init_params(CONTROL, jax.random.key(0))}
-    residuals = apply(build(CONTROL), params, LATENTS, 300, CONTEXT, POSES, 1.0)
+    control = jax.jit(partial(apply, build(CONTROL)))
+    residuals = control(params, LATENTS, 300, CONTEXT, POSES, 1.0)
     assert [r.shape[2:] for r in residuals] == [
         (4, 6, 8),
         (4, 6, 8),
