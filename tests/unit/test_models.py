@@ -46,7 +46,7 @@ def draw(key: int, *shape: int) -> jax.Array:
 def random_params(config):
     """Parameters that no zero initialisation hides anything behind."""
     rng = np.random.default_rng(0)
-    draw_like = lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32)
+    draw_like = lambda leaf: jnp.asarray(rng.normal(scale=0.6, size=leaf.shape), jnp.float32)
     return {"params": jax.tree.map(draw_like, abstract_params(config))}
 
 
