@@ -231,29 +231,25 @@ def describe(path: str | Path) -> str:
     path = Path(path)
     anchor, stored = read_header(path)
     rows = [("network", "parameters", "on disk", "stored as")]
-    configs = []
     total = [0, 0]
     for name, config in anchor.networks.items():
         count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params(config)))
         size = sum(_file_sizes(path / "params" / name).values())
         total = [total[0] + count, total[1] + size]
         types = ", ".join(sorted(plain(key) for key in stored[name]["types"]))
-        values = " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
         rows.append((name, f"{count:,}", _megabytes(size), types))
-        configs.append((name, values))
     rows.insert(1 + len(anchor.networks), ("total", f"{total[0]:,}", _megabytes(total[1]), ""))
     lines = [f"{path}: ANCHOR, format version {FORMAT_VERSION}", "", *_table(rows), ""]
-    lines += [*_table(configs), ""]
-    schedule = " ".join(f"{key}={value}" for key, value in asdict(anchor.schedule).items())
-    lines += [f"schedule    {schedule}"]
-    lines += [f"empty text  {' x '.join(map(str, anchor.empty_text.shape))}, float32"]
-    lines += [f"tokenizer   {', '.join(anchor.tokenizer) or 'none'}", ""]
+    for name, config in (*anchor.networks.items(), ("schedule", anchor.schedule)):
+        values = " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
+        lines.append(f"{name:<15}{values}")
+    lines.append(f"{'empty text':<15}{' x '.join(map(str, anchor.empty_text.shape))}, float32")
+    lines += [f"{'tokenizer':<15}{', '.join(anchor.tokenizer) or 'none'}", ""]
     for key, value in anchor.provenance.items():
-        if isinstance(value, list):
-            lines.append(f"{plain(key)}:")
-            lines += [f"  {plain(item)}" for item in value]
-        else:
-            lines.append(f"{plain(key)}: {plain(value)}")
+        if isinstance(value, list) and value:
+            lines += [f"{plain(key)}:", *(f"  {_entries(item)}" for item in value)]
+        elif value:
+            lines.append(f"{plain(key)}: {_entries(value)}")
     return "\n".join(lines).rstrip()
 
 
@@ -323,6 +319,12 @@ def _file_sizes(folder: Path) -> dict[str, int]:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def _entries(value: Any) -> str:
+    if not isinstance(value, dict):
+        return plain(value)
+    return ", ".join(f"{plain(key)} {plain(item)}" for key, item in value.items())
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -143,6 +143,11 @@ def generate(
             on_windows=advance,
         )
     del params
+    if not np.isfinite(latents).all():
+        raise AnchorError(
+            "sampling gave values that are not finite: the weights do not fit together, or guidance"
+            " or control_scale is far out of range"
+        )
     with progress_bar(progress, "decoding", len(poses), "frame") as advance:
         return decode(anchor, latents, dtype, advance)
 

@@ -47,12 +47,15 @@ def sum_windows(
     num_frames: ArrayLike,
     shape: tuple[int, ...],
 ) -> Array:
-    """Sum over windows of each frame's prediction, one window after the other in a `lax.scan`.
+    """Sum over windows of each frame's prediction, one window after the other.
+
+    The loop runs as often as there are windows, so that a shorter rest costs less but compiles
+    nothing. (A `lax.scan` would need a `lax.cond` inside, whose branches a CPU runs on one thread.)
 
     Args:
         predict: (start, frame_mask (size,)) -> (b, size, ...), the window's prediction. A window
             is a static `size` long; where fewer frames are left the mask is False.
-        num_windows: scanned over; those that would start after the last frame cost nothing.
+        num_windows: at most; those that would start after the last frame are left out.
         size: frames in a window.
         stride: frames between the starts of two windows.
         num_frames: traced, so that another length compiles nothing.
@@ -62,15 +65,11 @@ def sum_windows(
         float32 `shape`; past the last real frame the values mean nothing.
     """
 
-    def add(total: Array, start: Array) -> Array:
+    def add(i: Array, total: Array) -> Array:
+        start = i * stride
         mask = start + jnp.arange(size) < num_frames
         before = lax.dynamic_slice_in_dim(total, start, size, 1)
         return lax.dynamic_update_slice_in_dim(total, before + predict(start, mask), start, 1)
 
-    def one_window(total: Array, start: Array) -> tuple[Array, None]:
-        skip = start >= num_frames
-        return lax.cond(skip, lambda total, _: total, add, total, start), None
-
-    starts = jnp.arange(num_windows) * stride
-    total, _ = lax.scan(one_window, jnp.zeros(shape, jnp.float32), starts)
-    return total
+    in_use = jnp.clip(-(-jnp.asarray(num_frames) // stride), 0, num_windows)
+    return lax.fori_loop(0, in_use, add, jnp.zeros(shape, jnp.float32))

@@ -46,8 +46,14 @@ def draw(key: int, *shape: int) -> jax.Array:
 def random_params(config):
     """Parameters that no zero initialisation hides anything behind."""
     rng = np.random.default_rng(0)
-    draw_like = lambda leaf: jnp.asarray(rng.normal(scale=0.6, size=leaf.shape), jnp.float32)
-    return {"params": jax.tree.map(draw_like, abstract_params(config))}
+
+    def draw_like(path, leaf):
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        if path[-1].key == "kernel":
+            return jnp.asarray(values * 2 / np.sqrt(np.prod(leaf.shape[:-1])))
+        return jnp.asarray(0.2 * values + (path[-1].key == "scale"))
+
+    return {"params": jax.tree_util.tree_map_with_path(draw_like, abstract_params(config))}
 
 
 @pytest.fixture(scope="module")
