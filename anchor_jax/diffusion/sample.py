@@ -1,4 +1,4 @@
-"""Sampling a video of any length: the step loop, the scan over windows, guidance.
+"""Sampling a video of any length: the step loop, the loop over windows, guidance.
 
 The networks come in as one callable:
 

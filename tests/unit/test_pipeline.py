@@ -1,6 +1,7 @@
 """What `generate` does around the networks: arguments, noise, pictures in and out."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -131,11 +132,11 @@ def test_frames_are_truncated_not_rounded(anchor, monkeypatch):
 
 def test_guidance_of_one_is_the_conditional_half_alone(anchor, poses):
     """Catches the shortcut at scale 1 giving another video than the formula does."""
-    options = {"steps": 2, "window": 2, "overlap": 1}
-    alone = generate(anchor, poses, APPEARANCE, guidance=1.0, **options)
-    formula = generate(anchor, poses, APPEARANCE, guidance=1.000001, **options)
+    run = partial(generate, anchor, poses, APPEARANCE, steps=2, window=2, overlap=1)
+    alone = run(guidance=1.0)
+    formula = run(guidance=1.000001)
     assert np.abs(alone.astype(int) - formula).max() <= 1
-    guided = generate(anchor, poses, APPEARANCE, guidance=7.5, **options)
+    guided = run(guidance=7.5)
     assert np.abs(guided.astype(int) - formula).max() > 1
 
 
