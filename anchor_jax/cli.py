@@ -3,14 +3,18 @@
 Heavy imports happen inside functions, so that `--help` answers at once.
 """
 
+import gc
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from inspect import cleandoc
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -42,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise AnchorError(f"unknown command {name}; expected one of {', '.join(commands)}")
         else:
             command = commands[name]
-            tyro.cli(command, prog=f"anchor-jax {name}", description=_teaching(command), args=rest)
+            with _interruptible():
+                tyro.cli(
+                    command, prog=f"anchor-jax {name}", description=_teaching(command), args=rest
+                )
     except AnchorError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     except OSError as error:  # a full disk, no permission
@@ -254,6 +261,33 @@ def use_compile_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", folder if usable else None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)  # a limit makes jax lock, too
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C through at any moment. Jax calls back from the garbage collector, where Python
+    drops exceptions: one that arrives there is raised a little later."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+        while frame is not None:
+            if frame.f_code in collectors:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

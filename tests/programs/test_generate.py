@@ -1,5 +1,6 @@
 """`anchor-jax generate` as a user runs it: what it makes, and how it refuses bad input."""
 
+import gc
 import os
 import resource
 import shutil
@@ -251,6 +252,19 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(anchor, poses, person, tmp_path
     assert "Traceback" not in log.read_text()
     assert log.read_text().endswith("anchor-jax: error: interrupted; nothing was written\n")
     assert os.listdir(tmp_path) == ["log"]
+
+
+def test_ctrl_c_inside_the_garbage_collector_counts():
+    """Catches an interrupt that Python drops: jax calls back from the collector."""
+
+    def interrupt_once(*_):
+        gc.callbacks.remove(interrupt_once)
+        signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(interrupt_once)
+    with pytest.raises(KeyboardInterrupt), cli._interruptible():
+        gc.collect()
+        time.sleep(5)
 
 
 def test_the_network_compiles_once(generate, poses, tmp_path):
