@@ -257,14 +257,23 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(anchor, poses, person, tmp_path
 def test_ctrl_c_inside_the_garbage_collector_counts():
     """Catches an interrupt that Python drops: jax calls back from the collector."""
 
+    signals = [signal.SIGINT]
+
     def interrupt_once(*_):
-        gc.callbacks.remove(interrupt_once)
-        signal.raise_signal(signal.SIGINT)
+        if signals:
+            signal.raise_signal(signals.pop())
+
+    def collect_and_wait():
+        with cli._interruptible():
+            gc.collect()
+            time.sleep(5)
 
     gc.callbacks.append(interrupt_once)
-    with pytest.raises(KeyboardInterrupt), cli._interruptible():
-        gc.collect()
-        time.sleep(5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            collect_and_wait()
+    finally:
+        gc.callbacks.remove(interrupt_once)
 
 
 def test_the_network_compiles_once(generate, poses, tmp_path):
