@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from anchor_jax.checkpoint import Anchor
+from anchor_jax.compiling import jit
 from anchor_jax.diffusion import plan_windows, sample
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import (
@@ -262,7 +263,7 @@ def decode(anchor: Anchor, latents: Array, dtype: str = "float32", advance=None)
     return np.concatenate(frames)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
+@partial(jit, static_argnames=("config", "dtype"))
 def decode_images(config: VAEConfig, params: Params, latents: Array, dtype: str) -> Array:
     """Images in [0, 1], clipped, of scaled latents."""
     latents = (latents / config.scaling_factor).astype(dtype)

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from anchor_jax.compiling import jit
 from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
 from anchor_jax.diffusion.windows import count_windows, plan_windows, sum_windows
@@ -114,7 +115,7 @@ def sample(
     return x
 
 
-@partial(jax.jit, static_argnames=("denoise", "halves", "size", "stride"))
+@partial(jit, static_argnames=("denoise", "halves", "size", "stride"))
 def predict_group(
     denoise: Denoise,
     params,

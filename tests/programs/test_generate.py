@@ -280,7 +280,7 @@ def test_the_network_compiles_once(generate, poses, tmp_path):
     """Catches a second compilation at the second step, or for a video of another length."""
     from anchor_jax.diffusion.sample import predict_group
 
-    programs: Callable[[], int] = predict_group._cache_size  # pyright: ignore
+    programs: Callable[[], int] = predict_group.cache_size  # pyright: ignore
     assert generate() == 0
     before = programs()
     fewer = tmp_path / "fewer"
