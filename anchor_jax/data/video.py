@@ -7,18 +7,25 @@ renamed when complete, so an older file survives every failure.
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anchor_jax.errors import AnchorError
 
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 FRAME_NAME = re.compile(r"\d{6}\.png")
 MULTIPLE = 8  # the autoencoder halves a picture three times
+MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 Size = tuple[int, int]  # width, height
 
@@ -58,7 +65,67 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
         return _read_images(_list_images(path), size), None
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_images([path], size), None
-    return _read_video(path, size)
+    frames = [pixels if size is None else resize(pixels, size) for _, pixels in iter_video(path)]
+    return np.stack(frames), read_rate(path)
+
+
+def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]:
+    """The frames of a video one by one, as they are shown: turned when the metadata says so.
+
+    Memory holds a few frames, however long the video is.
+
+    Yields:
+        when the frame is shown, seconds in the file's own time (it may not begin at 0), never
+        going back; and its pixels, uint8 (h, w, 3). The time is exact where the container's is:
+        Matroska rounds to a millisecond.
+
+    Raises:
+        AnchorError: not there, not readable, no frames, frames of different sizes; and, after the
+            frames before it, a damaged or missing part.
+    """
+    shape, last, count = None, None, 0
+    with _opened(path) as (container, stream):
+        step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise AnchorError(f"{path} is damaged or cut short, after {count} frames")
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise AnchorError(f"{path} is damaged or cut short, after {count} frames")
+                seconds = _seconds(frame, Fraction(0) if last is None else last + step)
+                if last is not None and seconds < last:
+                    raise AnchorError(
+                        f"the times of {path} go back from {float(last):.3f} to "
+                        f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
+                        "example with ffmpeg"
+                    )
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise AnchorError(
+                        f"the frames of {path} differ in size: the first is "
+                        f"{_show(shape[1::-1])}, number {count + 1} is {_show(pixels.shape[1::-1])}"
+                    )
+                last, count = seconds, count + 1
+                yield seconds, pixels
+        end = _promised_end(container, stream)
+    if last is None:
+        raise AnchorError(f"the video {path} holds no frames")
+    if end is not None and last + step < end - MISSING_TAIL:
+        raise AnchorError(
+            f"{path} is damaged or cut short, after {count} frames: it should last "
+            f"{float(end):.2f} s and ends at {float(last + step):.2f} s"
+        )
+
+
+def read_rate(path: Path) -> Fraction | None:
+    """The average frames per second that a video states, exact; None where it states none.
+
+    Raises:
+        AnchorError: not there or not a readable video.
+    """
+    with _opened(path) as (_, stream):
+        return stream.average_rate or stream.guessed_rate
 
 
 def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -171,37 +238,44 @@ def _read_images(paths: list[Path], size: Size | None) -> np.ndarray:
     return np.stack(frames)
 
 
-def _read_video(path: Path, size: Size | None) -> tuple[np.ndarray, Fraction | None]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """A video and its first picture stream; what goes wrong inside is one line about `path`."""
     import av
     from av.error import FFmpegError
 
-    shape = None
-    frames = []
+    if not path.exists():
+        raise AnchorError(f"{path} does not exist; expected a video")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise AnchorError(f"{path} holds no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise AnchorError(f"{path} is damaged or cut short, after {len(frames)} frames")
-                for frame in packet.decode():
-                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                    shape = shape or pixels.shape
-                    if pixels.shape != shape:
-                        raise AnchorError(
-                            f"the frames of {path} differ in size: the first is "
-                            f"{_show(shape[1::-1])}, number {len(frames) + 1} is "
-                            f"{_show(pixels.shape[1::-1])}"
-                        )
-                    frames.append(pixels if size is None else resize(pixels, size))
-            fps = stream.average_rate or stream.guessed_rate
+            yield container, stream
     except (FFmpegError, OSError) as error:
         raise AnchorError(f"cannot read {path} as a video: {_reason(error)}") from error
-    if not frames:
-        raise AnchorError(f"the video {path} holds no frames")
-    return np.stack(frames), fps
+
+
+def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:
+    """When a frame is shown; `otherwise` where the container does not say."""
+    if frame.pts is None or frame.time_base is None:
+        return otherwise
+    return frame.pts * frame.time_base
+
+
+def _promised_end(container, stream) -> Fraction | None:
+    """When the last frame should end, seconds, where the reader of a container does not notice a
+    missing tail itself: Matroska (and WebM)."""
+    if "matroska" not in container.format.name:
+        return None
+    written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if written:
+        hours, minutes, seconds = (Fraction(part) for part in written.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, 1_000_000)
+    return None
 
 
 def _open_rgb(path: Path, on_black: bool):
