@@ -97,7 +97,6 @@ def read_clips(
         start = index * length / fps
         yield Clip(path.stem, index, frames, start, fps, crop, alphas)
         del frames, alphas  # before the next clip is read
-    # _stacks has raised if there was nothing
 
 
 def resample(frames: Iterable[tuple[Fraction, T]], fps: Fraction) -> Iterator[T]:
@@ -144,7 +143,8 @@ def person_crop(mattes: Iterable[np.ndarray]) -> Box:
     """
     from scipy import ndimage
 
-    seen, count = None, 0
+    seen: np.ndarray | None = None
+    count = 0
     for matte in mattes:
         seen = np.zeros(matte.shape, np.int32) if seen is None else seen
         seen += matte > 127
@@ -155,7 +155,7 @@ def person_crop(mattes: Iterable[np.ndarray]) -> Box:
     if not found.any():
         raise AnchorError("the mattes show nobody, so there is nothing to crop to; give a crop box")
     y, x = ndimage.find_objects(found.astype(int))[0]
-    height, width = seen.shape[:2]
+    height, width = seen.shape
     wanted = max(y.stop - y.start, x.stop - x.start) * (1 + 2 * MARGIN)
     side = min(round(wanted), width, height)
     left = round((x.start + x.stop - side) / 2)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+    from PIL.Image import Image as PictureFile
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 FRAME_NAME = re.compile(r"\d{6}\.png")
@@ -62,7 +63,7 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
     if not path.exists():
         raise AnchorError(f"{path} does not exist; expected a folder of images or a video")
     if path.is_dir():
-        return _read_images(_list_images(path), size), None
+        return _read_images(list_images(path), size), None
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_images([path], size), None
     frames = [pixels if size is None else resize(pixels, size) for _, pixels in iter_video(path)]
@@ -84,7 +85,7 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
             frames before it, a damaged or missing part.
     """
     shape, last, count = None, None, 0
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -124,7 +125,7 @@ def read_rate(path: Path) -> Fraction | None:
     Raises:
         AnchorError: not there or not a readable video.
     """
-    with _opened(path) as (_, stream):
+    with opened(path) as (_, stream):
         return stream.average_rate or stream.guessed_rate
 
 
@@ -164,8 +165,8 @@ def write_video(path: Path, frames: np.ndarray, fps: Fraction, folder: Path | No
     check_output(path, folder)
     with ExitStack() as stack:
         if folder is not None:
-            _save_images(stack.enter_context(_placed(folder)), frames)
-        _encode(stack.enter_context(_placed(path)), frames, fps)
+            _save_images(stack.enter_context(placed(folder)), frames)
+        _encode(stack.enter_context(placed(path)), frames, fps)
 
 
 def write_frames(folder: Path, frames: np.ndarray) -> None:
@@ -175,7 +176,7 @@ def write_frames(folder: Path, frames: np.ndarray) -> None:
         AnchorError: the folder cannot be written, or holds anything but such frames.
     """
     check_output(folder=folder)
-    with _placed(folder) as partial:
+    with placed(folder) as partial:
         _save_images(partial, frames)
 
 
@@ -186,13 +187,8 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
         AnchorError: as `write_video` and `write_frames` would.
     """
     for target in (path, folder):
-        if target is None:
-            continue
-        parent = target.absolute().parent
-        if not parent.is_dir():
-            raise AnchorError(f"cannot write {target}: there is no folder {parent}")
-        if not os.access(parent, os.W_OK):
-            raise AnchorError(f"cannot write {target}: the folder {parent} is not writable")
+        if target is not None:
+            check_folder(target)
     if path is not None:
         if path.suffix.lower() != ".mp4":
             raise AnchorError(f"cannot write {path}: the name of a video must end in .mp4")
@@ -209,7 +205,20 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
             )
 
 
-def _list_images(folder: Path) -> list[Path]:
+def check_folder(target: Path) -> None:
+    """Find out whether the folder that `target` is to lie in can be written.
+
+    Raises:
+        AnchorError: it cannot, or is not there.
+    """
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise AnchorError(f"cannot write {target}: there is no folder {parent}")
+    if not os.access(parent, os.W_OK):
+        raise AnchorError(f"cannot write {target}: the folder {parent} is not writable")
+
+
+def list_images(folder: Path) -> list[Path]:
     paths = sorted(
         (
             path
@@ -239,7 +248,7 @@ def _read_images(paths: list[Path], size: Size | None) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+def opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """A video and its first picture stream; what goes wrong inside is one line about `path`."""
     import av
     from av.error import FFmpegError
@@ -278,23 +287,32 @@ def _promised_end(container, stream) -> Fraction | None:
     return None
 
 
-def _open_rgb(path: Path, on_black: bool):
-    """The picture in `path` as an upright RGB `PIL.Image`."""
-    from PIL import Image, ImageChops, ImageOps
+@contextmanager
+def open_picture(path: Path) -> Iterator["PictureFile"]:
+    """The picture in `path`, upright, 8 bits a channel; what goes wrong inside is one line."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits of grey: keep the high byte
                 image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                if on_black:
-                    alpha = image.getchannel("A").convert("RGB")
-                    return ImageChops.multiply(image.convert("RGB"), alpha)
-            return image.convert("RGB")
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AnchorError(f"cannot read {path} as a picture: {_reason(error)}") from error
+
+
+def _open_rgb(path: Path, on_black: bool):
+    """The picture in `path` as an upright RGB `PIL.Image`."""
+    from PIL import ImageChops
+
+    with open_picture(path) as image:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if on_black:
+                alpha = image.getchannel("A").convert("RGB")
+                return ImageChops.multiply(image.convert("RGB"), alpha)
+        return image.convert("RGB")
 
 
 def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
@@ -338,7 +356,7 @@ def _save_images(folder: Path, frames: np.ndarray) -> None:
 
 
 @contextmanager
-def _placed(path: Path) -> Iterator[Path]:
+def placed(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to make a file or folder under; it takes `path`'s place at exit.
 
     On any exception, an interruption by the user too, it is removed and `path` is as it was.
