@@ -7,7 +7,7 @@ renamed when complete, so an older file survives every failure.
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -150,12 +150,14 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(_open_rgb(path, on_black=False))
 
 
-def write_video(path: Path, frames: np.ndarray, fps: Fraction, folder: Path | None = None) -> None:
+def write_video(
+    path: Path, frames: Iterable[np.ndarray], fps: Fraction, folder: Path | None = None
+) -> None:
     """Write an H.264 mp4 (yuv420p, BT.709) and, if asked, the same frames as PNG into `folder`.
 
     Args:
         path: the video, ending in `.mp4`; replaced when it exists.
-        frames: uint8 (n, h, w, 3), h and w even.
+        frames: uint8 (n, h, w, 3), h and w even, or an iterator over such frames.
         fps: frames per second, kept exactly.
         folder: where to put `000001.png`, ...; see `write_frames`.
 
@@ -165,19 +167,21 @@ def write_video(path: Path, frames: np.ndarray, fps: Fraction, folder: Path | No
     check_output(path, folder)
     with ExitStack() as stack:
         if folder is not None:
-            _save_images(stack.enter_context(placed(folder)), frames)
+            frames = _saving(stack.enter_context(placed(folder)), frames)
         _encode(stack.enter_context(placed(path)), frames, fps)
 
 
-def write_frames(folder: Path, frames: np.ndarray) -> None:
-    """Write uint8 (n, h, w, 3) as `000001.png`, ... into `folder`, which then holds only these.
+def write_frames(folder: Path, frames: Iterable[np.ndarray]) -> None:
+    """Write uint8 (n, h, w, 3), or an iterator over such frames, as `000001.png`, ... into
+    `folder`, which then holds only these.
 
     Raises:
         AnchorError: the folder cannot be written, or holds anything but such frames.
     """
     check_output(folder=folder)
     with placed(folder) as partial:
-        _save_images(partial, frames)
+        for _ in _saving(partial, frames):
+            pass
 
 
 def check_output(path: Path | None = None, folder: Path | None = None) -> None:
@@ -315,7 +319,7 @@ def _open_rgb(path: Path, on_black: bool):
         return image.convert("RGB")
 
 
-def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
     import av
     from av.error import FFmpegError
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -323,7 +327,6 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
-            stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             # Say which YUV this is: players guess by the picture's size otherwise.
             codec = stream.codec_context
@@ -331,7 +334,9 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
             codec.color_range = ColorRange.MPEG
             codec.color_primaries = ColorPrimaries.BT709
             codec.color_trc = ColorTrc.BT709
-            for pixels in frames:
+            for index, pixels in enumerate(frames):
+                if index == 0:  # the encoder starts with the first frame
+                    stream.height, stream.width = pixels.shape[:2]
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 frame = frame.reformat(
                     format="yuv420p",
@@ -344,13 +349,15 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
         raise AnchorError(f"cannot write the video: {_reason(error)}") from error
 
 
-def _save_images(folder: Path, frames: np.ndarray) -> None:
+def _saving(folder: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, each written into the new `folder` on its way."""
     from PIL import Image
 
     try:
         folder.mkdir()
         for number, pixels in enumerate(frames, 1):
             Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)
+            yield pixels
     except OSError as error:
         raise AnchorError(f"cannot write the frames: {_reason(error)}") from error
 
