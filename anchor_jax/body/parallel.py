@@ -187,7 +187,5 @@ def _draw(vertices: np.ndarray, landmarks: np.ndarray) -> list[PoseImage]:
     for shape, points in zip(vertices, landmarks, strict=True):
         drawing = renderer.draw(shape)
         pixels, visible = renderer.sees(drawing, points)
-        images.append(
-            PoseImage(drawing.pixels, drawing.face, drawing.foreground, pixels, visible)
-        )
+        images.append(PoseImage(drawing.pixels, drawing.face, drawing.foreground, pixels, visible))
     return images

@@ -57,6 +57,10 @@ class View:
             across, down = self.focal_length * x / -z, self.focal_length * y / z
         return np.stack([across + self.center[0], down + self.center[1]], axis=-1), -z
 
+    def crops(self, camera: Camera) -> bool:
+        """Whether these pictures leave out some of what a fitted video's camera saw."""
+        return self.size[0] * camera.size[1] != self.size[1] * camera.size[0]
+
 
 def make_view(motion: Motion, joints: np.ndarray, size: Size) -> View:
     """The camera for a clip, the same for all of its frames.
