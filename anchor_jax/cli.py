@@ -209,9 +209,11 @@ def render(
             f"the motion's camera saw {whole.camera.size[0]}x{whole.camera.size[1]}; the middle of "
             f"its picture is drawn; --size {whole.camera.size[0]}x{whole.camera.size[1]} draws all"
         )
-    with closing(draw_clip(body, clip, view, processes)) as images:
-        shown = tqdm(images, "drawing", len(clip.poses), unit="frame", smoothing=0.1)
-        count = pose_images.write_pose_images(shown, view, clip.fps, out, conditions)
+    with (
+        tqdm(desc="drawing", total=len(clip.poses), unit="frame", smoothing=0.1) as bar,
+        closing(draw_clip(body, clip, view, processes, bar.update)) as images,
+    ):
+        count = pose_images.write_pose_images(images, view, clip.fps, out, conditions)
     print(f"{out}: {count} frames, {pixels[0]}x{pixels[1]}, {float(clip.fps):g} fps")
     print(f"{conditions}: face landmarks, face masks and foreground masks")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,8 +78,9 @@ def write_pose_images(
             landmarks.append(image.landmarks)
             visible.append(image.visible)
             yield image.pixels
-        table = {"landmarks": np.stack(landmarks), "visible": np.stack(visible)}
-        np.savez(folder / TABLE, **table, **_camera(view, fps))  # before anything is in its place
+        table = _camera(view, fps)
+        table |= {"landmarks": np.stack(landmarks), "visible": np.stack(visible)}
+        np.savez(folder / TABLE, **table)  # before anything is in its place
 
     with ExitStack() as stack:
         folder = stack.enter_context(video.placed(conditions))
@@ -91,7 +93,7 @@ def write_pose_images(
     return len(landmarks)
 
 
-def _camera(view: View, fps: Fraction) -> dict[str, np.ndarray]:
+def _camera(view: View, fps: Fraction) -> dict[str, Any]:
     return {
         "landmark_names": np.array(LANDMARK_NAMES),
         "fps": np.array([fps.numerator, fps.denominator]),

@@ -45,6 +45,7 @@ class Mannequin:
         # A motion's hands may be relative to the mean hand or to the flat one.
         self._models = {True: Model("wooden"), False: Model("wooden", flat_hand_mean=True)}
         self.faces = np.asarray(self._models[True].faces, np.int32)
+        self.groups = self._find_groups()
 
     def notes(self, motion: Motion) -> list[str]:
         """What a user should know about the pictures of this motion, a sentence each."""
@@ -90,8 +91,7 @@ class Mannequin:
         triangles, weights = self._surface
         return np.einsum("nlcd,lc->nld", vertices[:, triangles], weights).astype(np.float32)
 
-    @cached_property
-    def groups(self) -> dict[str, np.ndarray]:
+    def _find_groups(self) -> dict[str, np.ndarray]:
         rest = self._models[True].vertices(self._models[True].rest_pose())
         head = self._following("Head")
         _, y, z = (rest[head] - self._head_joint).T
@@ -110,7 +110,7 @@ class Mannequin:
         model = self._models[True]
         rest = model.rest_pose()
         bent = model.rest_pose()
-        body = [name for name in model.joint_names[1:22]]
+        body = model.joint_names[1:22]
         bent["body_pose"][body.index(joint)] = 0.4, 0.5, 0.6
         before, after = (model.joint_transforms(p)[model.joint_index(joint)] for p in (rest, bent))
         motion = after @ np.linalg.inv(before)

@@ -10,11 +10,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,16 +26,16 @@ from anchor_jax.errors import AnchorError
 FRAMES_PER_TASK = 4
 
 
+@runtime_checkable
 class Body(Protocol):
     """What can be drawn: the licensed body model or the free mannequin.
 
     Vertices are float32 (n, V, 3) in metres, in the motion's frame.
     """
 
-    @property
-    def faces(self) -> np.ndarray: ...
-    @property
-    def groups(self) -> dict[str, np.ndarray]: ...
+    faces: np.ndarray
+    groups: dict[str, np.ndarray]
+
     def vertices(self, motion: Motion) -> np.ndarray: ...
     def joints(self, motion: Motion) -> np.ndarray: ...
     def landmarks(self, vertices: np.ndarray) -> np.ndarray: ...
@@ -54,8 +54,12 @@ class PoseImage:
 
 
 def draw_clip(
-    body: Body, motion: Motion, view: View, processes: int | None = None
-) -> Iterator[PoseImage]:
+    body: Body,
+    motion: Motion,
+    view: View,
+    processes: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> Generator[PoseImage, None, None]:
     """Draw every frame of a motion, in order.
 
     It starts processes: a program that calls it needs an `if __name__ == "__main__":`.
@@ -65,14 +69,13 @@ def draw_clip(
         motion: how it moves.
         view: from where, by `view.make_view`.
         processes: how many draw at once; by default one a core.
+        advance: told how many frames are ready, whenever some are.
 
     Raises:
-        AnchorError: nothing to draw, vertices that are not finite, or no OpenGL to draw with.
+        AnchorError: vertices that are not finite, or no OpenGL to draw with.
     """
     processes = processes or len(os.sched_getaffinity(0))
     count = len(motion.poses)
-    if count == 0:
-        raise AnchorError("the motion has no frames; expected at least one")
     tasks = range(0, count, FRAMES_PER_TASK)
     pool = _start(min(processes, len(tasks)), body, view)
     try:
@@ -81,10 +84,12 @@ def draw_clip(
             vertices, landmarks = _geometry(body, motion, start)
             places = view.place(vertices), view.place(landmarks)
             pending.append(_submit(pool, _draw, *places))
-            if len(pending) > 2 * processes:
-                yield from pending.popleft().result()
-        for future in pending:
-            yield from future.result()
+            last = start + FRAMES_PER_TASK >= count
+            while len(pending) > (0 if last else 2 * processes):
+                images = pending.popleft().result()
+                if advance is not None:
+                    advance(len(images))
+                yield from images
     except BrokenProcessPool as error:
         raise AnchorError(
             "a process that draws has ended; perhaps it was killed for want of memory: "

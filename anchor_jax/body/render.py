@@ -1,6 +1,7 @@
 """Pose images of a body: pyrender without a screen, the published material and lights.
 
-OpenGL takes its platform when it is first imported: a process that draws says `use_platform` before.
+OpenGL takes its platform when it is first imported: a process that draws calls
+`use_platform` before.
 """
 
 import os

@@ -71,8 +71,7 @@ def make_view(motion: Motion, joints: np.ndarray, size: Size) -> View:
         size: width and height of the pictures, pixels.
 
     Raises:
-        AnchorError: a size that cannot be rendered, joints that are not finite, or a camera that
-            makes no sense.
+        AnchorError: a size that cannot be rendered, or joints that are not finite.
     """
     check_size(size)
     if not np.isfinite(joints).all():
@@ -97,10 +96,6 @@ def _fitted(camera: Camera, size: Size) -> View:
     fills it."""
     x, y, z = map(float, camera.translation)
     width, height = camera.size
-    if min(width, height) < 1 or not np.isfinite([x, y, z, *camera.center]).all():
-        raise AnchorError("the motion's camera has no size or a place that is not finite")
-    if not 0 < camera.focal_length < np.inf:
-        raise AnchorError(f"the motion's camera has focal length {camera.focal_length}")
     scale = max(size[0] / width, size[1] / height)
     middle = [
         side / 2 + scale * (point - whole / 2)

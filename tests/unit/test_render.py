@@ -129,7 +129,8 @@ def test_what_is_hidden_is_not_seen(body):
     vertices = view.place(body.vertices(standing()))[0]
     hand = body.groups["left_hand"]
     nose = view.place(body.landmarks(body.vertices(standing())))[0, 2]
-    vertices[hand] += nose + [0, 0, 0.1] - vertices[hand].mean(0)
+    before = nose + np.array([0, 0, 0.1])
+    vertices[hand] += before - vertices[hand].mean(0)
     with Renderer(body.faces, body.groups["face"], view) as renderer:
         covered = renderer.draw(vertices)
         _, seen = renderer.sees(covered, nose[None])
@@ -143,8 +144,7 @@ def test_points_beside_the_picture_are_not_seen(body):
     view = make_view(motion, body.joints(motion), SIZE)
     with Renderer(body.faces, NOBODY, view) as renderer:
         drawing = renderer.draw(view.place(body.vertices(motion))[0])
-        behind = view.position + [0, 0, 1]
-        points = np.stack([behind, view.position, view.position + [9, 0, -1]])
+        points = view.position + np.array([[0, 0, 1], [0, 0, 0], [9, 0, -1]])
         assert not renderer.sees(drawing, points)[1].any()
 
 

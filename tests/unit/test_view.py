@@ -130,23 +130,6 @@ def test_joints_that_are_not_finite_are_told():
         make_view(standing(3), joints, SIZE)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"focal_length": 0.0},
-        {"focal_length": float("nan")},
-        {"translation": np.array([0, np.inf, 1])},
-        {"center": (float("nan"), 0.0)},
-        {"size": (0, 512)},
-    ],
-)
-def test_a_senseless_camera_is_told(fields):
-    """Catches a black picture or a division by zero."""
-    camera = dataclasses.replace(CAMERA, **fields)
-    with pytest.raises(AnchorError, match="camera"):
-        make_view(standing(camera=camera), stick_figure(standing()), SIZE)
-
-
 @pytest.mark.parametrize("size", [(0, 512), (511, 512), (512, 8192), (-2, 2)])
 def test_a_size_that_cannot_be_drawn_is_told(size):
     """Catches an OpenGL error late, or an encoder's."""
