@@ -446,18 +446,18 @@ def _read_motion(
     path: Path, fps: Fraction | None, start: float, end: float | None
 ) -> tuple["Motion", "Motion"]:
     """The whole motion, and the part of it that is asked for."""
-    from anchor_jax.body import formats
+    from anchor_jax.body import edit, formats
 
     whole = formats.read_motion(path)
     if fps is not None:
-        whole = formats.resample(whole, fps)
+        whole = edit.resample(whole, fps)
     seconds = float(len(whole.poses) / whole.fps)
     end = seconds if end is None else end
     if not 0 <= start < end:
         raise AnchorError(f"--start {start:g} --end {end:g}: expected 0 <= start < end, in seconds")
     if start >= seconds:
         raise AnchorError(f"--start {start:g}: {path} has {seconds:g} seconds")
-    return whole, formats.crop(whole, start, end)
+    return whole, edit.crop(whole, start, end)
 
 
 def _read_body(model: Path | None, motion: "Motion"):
