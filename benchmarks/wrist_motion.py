@@ -1,6 +1,6 @@
 """Do our pose images move as TalkSHOW's own renders of the same motion do?
 
-    python -m benchmarks.wrist_motion ../shared/data/motion [--out docs/benchmarks/wrist_motion.json]
+    python -m benchmarks.wrist_motion ../shared/data/motion --out docs/benchmarks/wrist_motion.json
 
 Our side is the image speed of both wrists, pixels a frame, projected by the camera that draws our
 pictures. Theirs is measured in their video and knows nothing of ours: dense Lucas-Kanade flow
@@ -54,7 +54,7 @@ def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Lucas-Kanade: pixels (h, w, 2) that each place moves by, least squares over its
     neighbourhood; flat places stand still."""
     mean = (first + second) / 2
-    x, y = (ndimage.gaussian_filter(mean, 1, order=order) for order in ((0, 1), (1, 0)))
+    x, y = (ndimage.gaussian_filter1d(mean, 1, axis, order=1) for axis in (1, 0))
     t = ndimage.gaussian_filter(second - first, 1)
     xx, xy, yy, xt, yt = (
         ndimage.gaussian_filter(product, 2.5) for product in (x * x, x * y, y * y, x * t, y * t)

@@ -97,8 +97,10 @@ class Renderer:
                 part.material = self._material
                 nodes[self._scene.add(pyrender.Mesh([part]))] = (label,) * 3
         try:
-            pixels, _ = self._offscreen.render(self._scene)
-            labels, depth = self._offscreen.render(self._scene, RenderFlags.SEG, nodes)
+            pixels, _ = self._offscreen.render(self._scene)  # type: ignore[misc]
+            labels, depth = self._offscreen.render(  # type: ignore[misc]
+                self._scene, RenderFlags.SEG, nodes
+            )
         finally:
             for node in nodes:
                 self._scene.remove_node(node)
