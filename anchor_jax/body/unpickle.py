@@ -33,6 +33,7 @@ STORAGE_TYPES = {
     "torch.IntStorage": "<i4",
     "torch.LongStorage": "<i8",
 }
+PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 NAMES = {
     *(RECONSTRUCT | FROM_BUFFER | SCALAR | TENSOR | PARAMETER | STORAGE | BYTES),
     *("numpy.ndarray", "numpy.dtype", "torch.Size", *STORAGE_TYPES),
@@ -115,10 +116,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
 def _load(file: io.BytesIO) -> Any:
     """One pickle, from where `file` stands to its end."""
     start = file.tell()
-    count = 0
-    for opcode, value, _ in pickletools.genops(file):  # bounds what the real one will allocate
-        count += 1
-        if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and not 0 <= value <= count:  # type: ignore
+    # The real one allocates what lengths and memo numbers say, so they are checked before.
+    for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in PUTS and not (isinstance(value, int) and 0 <= value <= count):
             raise pickle.UnpicklingError(f"memo {value} after {count} operations")
     end = file.tell()
     return _Unpickler(io.BytesIO(file.getvalue()[start:end]), encoding="latin1").load()
