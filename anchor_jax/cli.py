@@ -451,18 +451,14 @@ def _read_motion(
     whole = formats.read_motion(path)
     if fps is not None:
         whole = edit.resample(whole, fps)
-    seconds = float(len(whole.poses) / whole.fps)
-    end = seconds if end is None else end
-    if not 0 <= start < end:
-        raise AnchorError(f"--start {start:g} --end {end:g}: expected 0 <= start < end, in seconds")
-    if start >= seconds:
-        raise AnchorError(f"--start {start:g}: {path} has {seconds:g} seconds")
     return whole, edit.crop(whole, start, end)
 
 
 def _read_body(model: Path | None, motion: "Motion"):
     """The licensed body, or the free one with a word about what it is."""
     if model is not None:
+        if not model.is_file():
+            raise AnchorError(f"--model {model} does not exist; expected an SMPL-X model file")
         from anchor_jax.body.smplx import SMPLX
 
         return SMPLX(model)
