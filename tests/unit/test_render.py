@@ -1,11 +1,13 @@
 """Drawn pixels: colour, place, masks and landmarks. They need OpenGL without a screen."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import trimesh
 
+from anchor_jax.body.formats import read_motion
 from anchor_jax.body.mannequin import Mannequin
 from anchor_jax.body.motion import Camera
 from anchor_jax.body.render import Renderer, use_platform, vertex_normals
@@ -81,6 +83,48 @@ def test_a_fitted_camera_draws_joints_at_the_right_pixels(opengl):
             assert len(rows) > 20
             middle = columns.mean() + 0.5, rows.mean() + 0.5  # of pixels, by their middles
             np.testing.assert_allclose(middle, expected[joint], atol=0.3)
+
+
+def test_a_show_file_of_real_motion_is_drawn_where_it_projects(body, data_dir, tmp_path):
+    """Catches a camera lost or changed between the file and the picture: BEAT2 motion in SHOW's
+    form, in the frame of its fit, a ball at each wrist, elbow and the head."""
+    beat = np.load(data_dir / "motion" / "beat2_scott.npz")
+    frames = slice(300, 900, 200)
+    poses = beat["poses"][frames].astype(np.float32)
+    count = len(poses)
+    shift = np.array([0.08, -0.4, 11], np.float32)
+    fields = {
+        "global_orient": np.tile(np.array([np.pi, 0, 0], np.float32), (count, 1)),
+        "body_pose_axis": poses[:, 3:66],
+        "jaw_pose": poses[:, 66:69],
+        "leye_pose": poses[:, 69:72],
+        "reye_pose": poses[:, 72:75],
+        "left_hand_pose": np.zeros((count, 12), np.float32),
+        "right_hand_pose": np.zeros((count, 12), np.float32),
+        "expression": np.zeros((count, 100), np.float32),
+        "betas": np.zeros((1, 300), np.float32),
+        "transl": np.tile(np.array([0.1, 0.2, 0], np.float32), (count, 1)),
+        "camera_transl": shift,
+        "focal_length": 5000.0,
+        "center": [250.0, 262.0],
+        "width": 512,
+        "height": 512,
+        "batch_size": count,
+    }
+    (tmp_path / "show.pkl").write_bytes(pickle.dumps(fields))
+    motion = read_motion(tmp_path / "show.pkl")
+    joints = body.joints(motion)
+    view = make_view(motion, joints, (512, 512))
+    camera = Camera(5000.0, (250.0, 262.0), shift, (512, 512))
+    expected = expected_pixels(camera, joints)
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.008)
+    with Renderer(ball.faces, NOBODY, view) as renderer:
+        for frame in range(count):
+            for joint in (HEAD, 18, 19, 20, 21):
+                mesh = np.asarray(ball.vertices, np.float32) + joints[frame, joint]
+                rows, columns = np.nonzero(renderer.draw(view.place(mesh)).foreground)
+                middle = columns.mean() + 0.5, rows.mean() + 0.5
+                np.testing.assert_allclose(middle, expected[frame, joint], atol=0.5)
 
 
 def test_a_frame_is_drawn_alike_again_and_after_others(body):
