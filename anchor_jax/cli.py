@@ -1,4 +1,4 @@
-"""The `anchor-jax` command: `convert`, `export`, `inspect` and `generate`.
+"""The `anchor-jax` command: `convert`, `export`, `inspect`, `render` and `generate`.
 
 Heavy imports happen inside functions, so that `--help` answers at once.
 """
@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 import anchor_jax
@@ -25,6 +26,8 @@ from anchor_jax.errors import AnchorError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from anchor_jax.body.motion import Motion
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -36,7 +39,7 @@ AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 only when the output is complete."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    commands = {f.__name__: f for f in (convert, export, inspect, generate)}
+    commands = {f.__name__: f for f in (convert, export, inspect, render, generate)}
     try:
         if name in {"-h", "--help"}:
             print(_overview(commands))
@@ -139,6 +142,80 @@ def inspect(anchor: Positional[AnchorFolder]) -> None:
     from anchor_jax import checkpoint
 
     print(checkpoint.describe(anchor))
+
+
+def render(
+    motion: Positional[Annotated[Path, arg(metavar="MOTION")]],
+    *,
+    out: Annotated[Path, arg(metavar="DIR|VIDEO")],
+    model: Annotated[
+        Path | None, arg(metavar="NPZ", help_behavior_hint="(default: the free mannequin)")
+    ] = None,
+    conditions: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside, OUT-conditions)")
+    ] = None,
+    size: Annotated[str, arg(metavar="PX|WxH")] = "512",
+    fps: Annotated[
+        str | None, arg(metavar="FPS", help_behavior_hint="(default: the motion's own)")
+    ] = None,
+    start: float = 0.0,
+    end: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the motion's end)")
+    ] = None,
+    processes: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")
+    ] = None,
+) -> None:
+    """Draw a motion file as pose images.
+
+        anchor-jax render talk.npy --out poses.mp4 --model SMPLX_NEUTRAL.npz
+
+    Without the licensed model, a free mannequin; here as PNG, and only a part:
+
+        anchor-jax render talk.npy --out poses/ --start 2 --end 12.5
+
+    Reads TalkSHOW .npy, BEAT2 and AMASS .npz, SHOW .pkl and .npz, and our own .npz. Needs
+    pip install 'anchor-jax[render]', and libegl1 libgl1-mesa-dri of Debian.
+
+    Args:
+        motion: body motion, recognised by what the file holds.
+        out: an .mp4 (H.264), or a folder for 000001.png, ...
+        model: SMPL-X model file, from its makers under their licence.
+        conditions: folder for face landmarks, face masks and foreground masks.
+        size: of the pictures: a square's side, or WxH.
+        fps: frames per second, such as 30, 29.97 or 30000/1001.
+        start: seconds into the motion at which to begin.
+        end: seconds into the motion at which to end.
+        processes: how many draw at once.
+    """
+    from contextlib import closing
+
+    from anchor_jax import pose_images
+    from anchor_jax.body.parallel import draw_clip
+    from anchor_jax.body.view import check_size, make_view
+
+    conditions = conditions or pose_images.conditions_beside(out)
+    pose_images.check_outputs(out, conditions)
+    pixels = _parse_size(size)
+    check_size(pixels)
+    rate = None if fps is None else _parse_fps(fps)
+    if processes is not None and processes < 1:
+        raise AnchorError(f"--processes {processes}: expected at least 1")
+    whole, clip = _read_motion(motion, rate, start, end)
+    body = _read_body(model, whole)
+    view = make_view(whole, body.joints(whole), pixels)  # the same for every part of a motion
+    if whole.camera is not None and view.crops(whole.camera):
+        _note(
+            f"the motion's camera saw {whole.camera.size[0]}x{whole.camera.size[1]}; the middle of "
+            f"its picture is drawn; --size {whole.camera.size[0]}x{whole.camera.size[1]} draws all"
+        )
+    with (
+        tqdm(desc="drawing", total=len(clip.poses), unit="frame", smoothing=0.1) as bar,
+        closing(draw_clip(body, clip, view, processes, bar.update)) as images,
+    ):
+        count = pose_images.write_pose_images(images, view, clip.fps, out, conditions)
+    print(f"{out}: {count} frames, {pixels[0]}x{pixels[1]}, {float(clip.fps):g} fps")
+    print(f"{conditions}: face landmarks, face masks and foreground masks")
 
 
 def generate(
@@ -363,6 +440,34 @@ def _fit(frames: "np.ndarray") -> "np.ndarray":
     size = frames.shape[2], frames.shape[1]
     rounded = _rounded(size)
     return frames if rounded == size else np.stack([video.resize(f, rounded) for f in frames])
+
+
+def _read_motion(
+    path: Path, fps: Fraction | None, start: float, end: float | None
+) -> tuple["Motion", "Motion"]:
+    """The whole motion, and the part of it that is asked for."""
+    from anchor_jax.body import edit, formats
+
+    whole = formats.read_motion(path)
+    if fps is not None:
+        whole = edit.resample(whole, fps)
+    return whole, edit.crop(whole, start, end)
+
+
+def _read_body(model: Path | None, motion: "Motion"):
+    """The licensed body, or the free one with a word about what it is."""
+    if model is not None:
+        if not model.is_file():
+            raise AnchorError(f"--model {model} does not exist; expected an SMPL-X model file")
+        from anchor_jax.body.smplx import SMPLX
+
+        return SMPLX(model)
+    from anchor_jax.body.mannequin import Mannequin
+
+    body = Mannequin()
+    for note in body.notes(motion):
+        _note(note)
+    return body
 
 
 def _read_noise(path: Path) -> "np.ndarray":

@@ -4,7 +4,10 @@ The environment is set here, before anything imports jax or torch. The cache onl
 time: its entries are keyed by program, compiler and machine.
 """
 
+import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,22 @@ def tiny_dir() -> Path:
 def data_dir() -> Path:
     """Real pose renders and videos; never copied into the project."""
     return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def opengl() -> str:
+    """The platform that draws without a screen here, chosen for this process too."""
+    for module in ("pyrender", "mannequin"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}: pip install '.[render]'")
+    from anchor_jax.body import render
+
+    given = os.environ.get("PYOPENGL_PLATFORM")
+    code = "import pyrender; pyrender.OffscreenRenderer(8, 8)"
+    for platform in [given] if given else render.PLATFORMS:
+        environment = os.environ | {"PYOPENGL_PLATFORM": platform}
+        command = [sys.executable, "-c", code]
+        if subprocess.run(command, env=environment, capture_output=True).returncode == 0:
+            render.use_platform(platform)
+            return platform
+    pytest.skip(f"needs OpenGL without a screen: on Debian, {render.PACKAGES}")

@@ -7,18 +7,26 @@ renamed when complete, so an older file survives every failure.
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anchor_jax.errors import AnchorError
 
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from PIL.Image import Image as PictureFile
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 FRAME_NAME = re.compile(r"\d{6}\.png")
 MULTIPLE = 8  # the autoencoder halves a picture three times
+MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 Size = tuple[int, int]  # width, height
 
@@ -55,10 +63,70 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
     if not path.exists():
         raise AnchorError(f"{path} does not exist; expected a folder of images or a video")
     if path.is_dir():
-        return _read_images(_list_images(path), size), None
+        return _read_images(list_images(path), size), None
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_images([path], size), None
-    return _read_video(path, size)
+    frames = [pixels if size is None else resize(pixels, size) for _, pixels in iter_video(path)]
+    return np.stack(frames), read_rate(path)
+
+
+def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]:
+    """The frames of a video one by one, as they are shown: turned when the metadata says so.
+
+    Memory holds a few frames, however long the video is.
+
+    Yields:
+        when the frame is shown, seconds in the file's own time (it may not begin at 0), never
+        going back; and its pixels, uint8 (h, w, 3). The time is exact where the container's is:
+        Matroska rounds to a millisecond.
+
+    Raises:
+        AnchorError: not there, not readable, no frames, frames of different sizes; and, after the
+            frames before it, a damaged or missing part.
+    """
+    shape, last, count = None, None, 0
+    with opened(path) as (container, stream):
+        step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise AnchorError(f"{path} is damaged or cut short, after {count} frames")
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise AnchorError(f"{path} is damaged or cut short, after {count} frames")
+                seconds = _seconds(frame, Fraction(0) if last is None else last + step)
+                if last is not None and seconds < last:
+                    raise AnchorError(
+                        f"the times of {path} go back from {float(last):.3f} to "
+                        f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
+                        "example with ffmpeg"
+                    )
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise AnchorError(
+                        f"the frames of {path} differ in size: the first is "
+                        f"{_show(shape[1::-1])}, number {count + 1} is {_show(pixels.shape[1::-1])}"
+                    )
+                last, count = seconds, count + 1
+                yield seconds, pixels
+        end = _promised_end(container, stream)
+    if last is None:
+        raise AnchorError(f"the video {path} holds no frames")
+    if end is not None and last + step < end - MISSING_TAIL:
+        raise AnchorError(
+            f"{path} is damaged or cut short, after {count} frames: it should last "
+            f"{float(end):.2f} s and ends at {float(last + step):.2f} s"
+        )
+
+
+def read_rate(path: Path) -> Fraction | None:
+    """The average frames per second that a video states, exact; None where it states none.
+
+    Raises:
+        AnchorError: not there or not a readable video.
+    """
+    with opened(path) as (_, stream):
+        return stream.average_rate or stream.guessed_rate
 
 
 def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -82,12 +150,14 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(_open_rgb(path, on_black=False))
 
 
-def write_video(path: Path, frames: np.ndarray, fps: Fraction, folder: Path | None = None) -> None:
+def write_video(
+    path: Path, frames: Iterable[np.ndarray], fps: Fraction, folder: Path | None = None
+) -> None:
     """Write an H.264 mp4 (yuv420p, BT.709) and, if asked, the same frames as PNG into `folder`.
 
     Args:
         path: the video, ending in `.mp4`; replaced when it exists.
-        frames: uint8 (n, h, w, 3), h and w even.
+        frames: uint8 (n, h, w, 3), h and w even, or an iterator over such frames.
         fps: frames per second, kept exactly.
         folder: where to put `000001.png`, ...; see `write_frames`.
 
@@ -97,19 +167,21 @@ def write_video(path: Path, frames: np.ndarray, fps: Fraction, folder: Path | No
     check_output(path, folder)
     with ExitStack() as stack:
         if folder is not None:
-            _save_images(stack.enter_context(_placed(folder)), frames)
-        _encode(stack.enter_context(_placed(path)), frames, fps)
+            frames = _saving(stack.enter_context(placed(folder)), frames)
+        _encode(stack.enter_context(placed(path)), frames, fps)
 
 
-def write_frames(folder: Path, frames: np.ndarray) -> None:
-    """Write uint8 (n, h, w, 3) as `000001.png`, ... into `folder`, which then holds only these.
+def write_frames(folder: Path, frames: Iterable[np.ndarray]) -> None:
+    """Write uint8 (n, h, w, 3), or an iterator over such frames, as `000001.png`, ... into
+    `folder`, which then holds only these.
 
     Raises:
         AnchorError: the folder cannot be written, or holds anything but such frames.
     """
     check_output(folder=folder)
-    with _placed(folder) as partial:
-        _save_images(partial, frames)
+    with placed(folder) as partial:
+        for _ in _saving(partial, frames):
+            pass
 
 
 def check_output(path: Path | None = None, folder: Path | None = None) -> None:
@@ -119,13 +191,8 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
         AnchorError: as `write_video` and `write_frames` would.
     """
     for target in (path, folder):
-        if target is None:
-            continue
-        parent = target.absolute().parent
-        if not parent.is_dir():
-            raise AnchorError(f"cannot write {target}: there is no folder {parent}")
-        if not os.access(parent, os.W_OK):
-            raise AnchorError(f"cannot write {target}: the folder {parent} is not writable")
+        if target is not None:
+            check_folder(target)
     if path is not None:
         if path.suffix.lower() != ".mp4":
             raise AnchorError(f"cannot write {path}: the name of a video must end in .mp4")
@@ -142,7 +209,20 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
             )
 
 
-def _list_images(folder: Path) -> list[Path]:
+def check_folder(target: Path) -> None:
+    """Find out whether the folder that `target` is to lie in can be written.
+
+    Raises:
+        AnchorError: it cannot, or is not there.
+    """
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise AnchorError(f"cannot write {target}: there is no folder {parent}")
+    if not os.access(parent, os.W_OK):
+        raise AnchorError(f"cannot write {target}: the folder {parent} is not writable")
+
+
+def list_images(folder: Path) -> list[Path]:
     paths = sorted(
         (
             path
@@ -171,59 +251,75 @@ def _read_images(paths: list[Path], size: Size | None) -> np.ndarray:
     return np.stack(frames)
 
 
-def _read_video(path: Path, size: Size | None) -> tuple[np.ndarray, Fraction | None]:
+@contextmanager
+def opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """A video and its first picture stream; what goes wrong inside is one line about `path`."""
     import av
     from av.error import FFmpegError
 
-    shape = None
-    frames = []
+    if not path.exists():
+        raise AnchorError(f"{path} does not exist; expected a video")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise AnchorError(f"{path} holds no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    raise AnchorError(f"{path} is damaged or cut short, after {len(frames)} frames")
-                for frame in packet.decode():
-                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                    shape = shape or pixels.shape
-                    if pixels.shape != shape:
-                        raise AnchorError(
-                            f"the frames of {path} differ in size: the first is "
-                            f"{_show(shape[1::-1])}, number {len(frames) + 1} is "
-                            f"{_show(pixels.shape[1::-1])}"
-                        )
-                    frames.append(pixels if size is None else resize(pixels, size))
-            fps = stream.average_rate or stream.guessed_rate
+            yield container, stream
     except (FFmpegError, OSError) as error:
         raise AnchorError(f"cannot read {path} as a video: {_reason(error)}") from error
-    if not frames:
-        raise AnchorError(f"the video {path} holds no frames")
-    return np.stack(frames), fps
 
 
-def _open_rgb(path: Path, on_black: bool):
-    """The picture in `path` as an upright RGB `PIL.Image`."""
-    from PIL import Image, ImageChops, ImageOps
+def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:
+    """When a frame is shown; `otherwise` where the container does not say."""
+    if frame.pts is None or frame.time_base is None:
+        return otherwise
+    return frame.pts * frame.time_base
+
+
+def _promised_end(container, stream) -> Fraction | None:
+    """When the last frame should end, seconds, where the reader of a container does not notice a
+    missing tail itself: Matroska (and WebM)."""
+    if "matroska" not in container.format.name:
+        return None
+    written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if written:
+        hours, minutes, seconds = (Fraction(part) for part in written.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, 1_000_000)
+    return None
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator["PictureFile"]:
+    """The picture in `path`, upright, 8 bits a channel; what goes wrong inside is one line."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits of grey: keep the high byte
                 image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                if on_black:
-                    alpha = image.getchannel("A").convert("RGB")
-                    return ImageChops.multiply(image.convert("RGB"), alpha)
-            return image.convert("RGB")
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AnchorError(f"cannot read {path} as a picture: {_reason(error)}") from error
 
 
-def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _open_rgb(path: Path, on_black: bool):
+    """The picture in `path` as an upright RGB `PIL.Image`."""
+    from PIL import ImageChops
+
+    with open_picture(path) as image:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if on_black:
+                alpha = image.getchannel("A").convert("RGB")
+                return ImageChops.multiply(image.convert("RGB"), alpha)
+        return image.convert("RGB")
+
+
+def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
     import av
     from av.error import FFmpegError
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -231,7 +327,6 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
-            stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             # Say which YUV this is: players guess by the picture's size otherwise.
             codec = stream.codec_context
@@ -239,7 +334,9 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
             codec.color_range = ColorRange.MPEG
             codec.color_primaries = ColorPrimaries.BT709
             codec.color_trc = ColorTrc.BT709
-            for pixels in frames:
+            for index, pixels in enumerate(frames):
+                if index == 0:  # the encoder starts with the first frame
+                    stream.height, stream.width = pixels.shape[:2]
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 frame = frame.reformat(
                     format="yuv420p",
@@ -252,19 +349,21 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction) -> None:
         raise AnchorError(f"cannot write the video: {_reason(error)}") from error
 
 
-def _save_images(folder: Path, frames: np.ndarray) -> None:
+def _saving(folder: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, each written into the new `folder` on its way."""
     from PIL import Image
 
     try:
         folder.mkdir()
         for number, pixels in enumerate(frames, 1):
             Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)
+            yield pixels
     except OSError as error:
         raise AnchorError(f"cannot write the frames: {_reason(error)}") from error
 
 
 @contextmanager
-def _placed(path: Path) -> Iterator[Path]:
+def placed(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to make a file or folder under; it takes `path`'s place at exit.
 
     On any exception, an interruption by the user too, it is removed and `path` is as it was.

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "face": set(),
     "data": set(),
     "evaluation": set(),
+    "pose_images": {"body", "data"},
     "parameters": {"models"},
     "description": {"models"},
     "checkpoint": {"models", "diffusion", "parameters", "description"},

@@ -1,0 +1,92 @@
+"""Arrays out of `.npy` and `.npz` files of strangers: nothing unpickled, nothing oversized."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from anchor_jax.errors import AnchorError, first_line
+
+_HEADERS: dict[tuple[int, int], Callable] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read_npy(path: Path, max_bytes: int) -> np.ndarray:
+    """The one array of an `.npy` file.
+
+    Raises:
+        AnchorError: damaged, an array of objects, or larger than `max_bytes`.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_array(file, min(path.stat().st_size, max_bytes))
+    except Exception as error:  # damaged bytes raise whatever they happen to raise
+        raise AnchorError(f"{path}: not a whole .npy file: {first_line(error)}") from None
+
+
+class Archive:
+    """An `.npz` file: the names in it, and each array when it is asked for.
+
+    Raises:
+        AnchorError: not a whole zip file.
+    """
+
+    def __init__(self, path: Path, max_bytes: int):
+        self.path, self.max_bytes = path, max_bytes
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self.names = {n.removesuffix(".npy") for n in archive.namelist()}
+        except Exception as error:
+            raise AnchorError(f"{path}: not a whole .npz file: {first_line(error)}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The array of that name.
+
+        Raises:
+            AnchorError: missing, damaged, an array of objects, or too large.
+        """
+        if name not in self.names:
+            raise AnchorError(f"{self.path}: {name} is missing")
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                size = archive.getinfo(f"{name}.npy").file_size
+                if size > self.max_bytes:
+                    raise ValueError(f"says it takes {size} bytes, more than {self.max_bytes}")
+                with archive.open(f"{name}.npy") as file:
+                    array = _read_array(file, size)
+                    file.read(1)  # at the end zipfile compares the checksum
+                    return array
+        except Exception as error:
+            raise AnchorError(f"{self.path}: {name} cannot be read: {first_line(error)}") from None
+
+
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array whose header and numbers take at most `size` bytes."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of the format")
+    shape, fortran, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which only a pickle could hold; expected numbers")
+    count = 1
+    for side in shape:  # Python's integers do not overflow
+        if side < 0:
+            raise ValueError(f"a shape of {shape}")
+        count *= side
+    if count * dtype.itemsize > size:
+        raise ValueError(f"cut short: shape {shape} needs {count * dtype.itemsize} bytes")
+    data = io.BytesIO()
+    while data.tell() < count * dtype.itemsize:
+        piece = file.read(min(1 << 20, count * dtype.itemsize - data.tell()))
+        if not piece:
+            raise ValueError(f"cut short after {data.tell()} bytes")
+        data.write(piece)
+    return np.frombuffer(data.getbuffer(), dtype, count).reshape(shape, order="CF"[bool(fortran)])

@@ -1,0 +1,127 @@
+"""Body motion as parameters of SMPL-X: the one type that readers make and bodies take.
+
+Joint order: root, 21 of the body, jaw, left eye, right eye, 15 of the left hand, 15 of the right.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from anchor_jax.errors import AnchorError
+
+NUM_JOINTS = 55
+ROOT = 0
+JAW = 22
+LEFT_HAND = slice(25, 40)
+RIGHT_HAND = slice(40, 55)
+MAX_BETAS = 300
+MAX_EXPRESSION = 100
+MAX_HAND_PCA = 45
+MAX_FPS = 1000
+FRAMES = ("y_up", "camera")
+LARGEST = 1e6  # radians, metres, coefficients: beyond it arithmetic in float32 is lost
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera of a fitted video (SHOW)."""
+
+    focal_length: float  # pixels
+    center: tuple[float, float]  # principal point, pixels
+    translation: np.ndarray  # float32 (3,), metres, SHOW's camera_transl
+    size: tuple[int, int]  # width, height, pixels
+
+    def __post_init__(self) -> None:
+        _check_array("the camera's translation", self.translation, (3,))
+        if not (math.isfinite(self.focal_length) and 0 < self.focal_length <= LARGEST):
+            raise AnchorError(f"the camera's focal length is {self.focal_length}: expected pixels")
+        if len(self.center) != 2 or not all(abs(c) <= LARGEST for c in self.center):
+            raise AnchorError(f"the camera's center is {self.center}: expected two pixels")
+        if len(self.size) != 2 or not all(0 < side <= 1 << 16 for side in self.size):
+            raise AnchorError(
+                f"the camera's size is {self.size}: expected width and height, 1 to {1 << 16}"
+            )
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A clip of SMPL-X parameters.
+
+    Attributes:
+        poses: float32 (n, 55, 3), axis-angle of every joint relative to its parent, radians.
+        translation: float32 (n, 3), metres, added to every vertex.
+        betas: float32 (k,), k <= 300, the shape of the body.
+        expression: float32 (n, e), e <= 100, zeros where the source has no face.
+        fps: frames per second.
+        frame: "y_up" (world) or "camera" (y down, z away from the camera, as SHOW and TalkSHOW
+            have it).
+        mean_hands: hand rotations are relative to the body model's mean hand (smplx:
+            flat_hand_mean=False), else to the flat hand.
+        camera: of the video that the motion was fitted to.
+        hand_pca: left and right (n, c) float32 coefficients of the model file's hand basis, not
+            yet expanded; the hands of `poses` are then zero.
+
+    Raises:
+        AnchorError: for another shape or type, values that are not finite, no frames, or a rate
+            that is none.
+    """
+
+    poses: np.ndarray
+    translation: np.ndarray
+    betas: np.ndarray
+    expression: np.ndarray
+    fps: Fraction
+    frame: str
+    mean_hands: bool
+    camera: Camera | None = None
+    hand_pca: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.poses) if isinstance(self.poses, np.ndarray) and self.poses.ndim else 0
+        if n == 0:
+            raise AnchorError("the motion has no frames: expected at least one")
+        _check_array("poses", self.poses, (n, NUM_JOINTS, 3))
+        _check_array("translation", self.translation, (n, 3))
+        _check_array("betas", self.betas, (MAX_BETAS,), at_most=True)
+        _check_array("expression", self.expression, (n, MAX_EXPRESSION), at_most=True)
+        if not isinstance(self.fps, Fraction) or not 0 < self.fps <= MAX_FPS:
+            raise AnchorError(
+                f"the motion's fps is {self.fps}: expected a Fraction, above 0, up to {MAX_FPS}"
+            )
+        if self.frame not in FRAMES:
+            raise AnchorError(f"the motion's frame is {self.frame!r}: expected y_up or camera")
+        if self.hand_pca is not None:
+            self._check_hands(n)
+
+    def _check_hands(self, n: int) -> None:
+        assert self.hand_pca is not None
+        for side, coefficients in zip(("left", "right"), self.hand_pca, strict=True):
+            _check_array(f"{side} hand_pca", coefficients, (n, MAX_HAND_PCA), at_most=True)
+        if self.poses[:, LEFT_HAND].any() or self.poses[:, RIGHT_HAND].any():
+            raise AnchorError("the motion has both hand_pca and hand poses: expected one of them")
+
+    @property
+    def seconds(self) -> float:
+        """How long the motion lasts: its frames over its rate."""
+        return float(len(self.poses) / self.fps)
+
+
+def _check_array(
+    name: str, array: np.ndarray, shape: tuple[int, ...], at_most: bool = False
+) -> None:
+    """Float32 and finite, of `shape`; its last axis may be shorter when `at_most`."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise AnchorError(f"{name}: expected an array of float32, not {kind}")
+    longest = array.shape[-1:] <= shape[-1:] if at_most else array.shape[-1:] == shape[-1:]
+    if array.ndim != len(shape) or array.shape[:-1] != shape[:-1] or not longest:
+        most = "at most " if at_most else ""
+        raise AnchorError(f"{name}: expected {most}{shape}, not {array.shape}")
+    if not np.isfinite(array).all():
+        at = int(np.argwhere(~np.isfinite(array))[0][0])
+        where = f", first in frame {at}" if len(shape) > 1 else ""
+        raise AnchorError(f"{name}: holds values that are not finite{where}")
+    if array.size and np.abs(array).max() > LARGEST:
+        raise AnchorError(f"{name}: holds values beyond {LARGEST:g}; expected radians and metres")

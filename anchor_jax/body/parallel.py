@@ -1,0 +1,196 @@
+"""A whole clip drawn by several processes, each with an OpenGL context of its own.
+
+What a frame looks like depends on that frame and the view alone, so the number of processes changes
+nothing but the time.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from anchor_jax.body import render
+from anchor_jax.body.motion import Motion
+from anchor_jax.body.view import View
+from anchor_jax.errors import AnchorError
+
+FRAMES_PER_TASK = 4
+
+
+@runtime_checkable
+class Body(Protocol):
+    """What can be drawn: the licensed body model or the free mannequin.
+
+    Vertices are float32 (n, V, 3) in metres, in the motion's frame.
+    """
+
+    faces: np.ndarray
+    groups: dict[str, np.ndarray]
+
+    def vertices(self, motion: Motion) -> np.ndarray: ...
+    def joints(self, motion: Motion) -> np.ndarray: ...
+    def landmarks(self, vertices: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class PoseImage:
+    """One frame and what is known of it. The landmarks are left eye, right eye, nose, left and
+    right mouth corner, image-left first; `anchor_jax.body.view` says how pixels count."""
+
+    pixels: np.ndarray  # uint8 (h, w, 3), RGB on black
+    face: np.ndarray  # bool (h, w): what is seen there belongs to the face
+    foreground: np.ndarray  # bool (h, w): the body is there
+    landmarks: np.ndarray  # float32 (5, 2), pixels
+    visible: np.ndarray  # bool (5,): in the picture and not hidden
+
+
+def draw_clip(
+    body: Body,
+    motion: Motion,
+    view: View,
+    processes: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> Generator[PoseImage, None, None]:
+    """Draw every frame of a motion, in order.
+
+    It starts processes: a program that calls it needs an `if __name__ == "__main__":`.
+
+    Args:
+        body: what to draw.
+        motion: how it moves.
+        view: from where, by `view.make_view`.
+        processes: how many draw at once; by default one a core.
+        advance: told how many frames are ready, whenever some are.
+
+    Raises:
+        AnchorError: vertices that are not finite, or no OpenGL to draw with.
+    """
+    processes = processes or len(os.sched_getaffinity(0))
+    count = len(motion.poses)
+    tasks = range(0, count, FRAMES_PER_TASK)
+    pool = _start(min(processes, len(tasks)), body, view)
+    try:
+        pending: deque[Future[list[PoseImage]]] = deque()
+        for start in tasks:
+            vertices, landmarks = _geometry(body, motion, start)
+            places = view.place(vertices), view.place(landmarks)
+            pending.append(_submit(pool, _draw, *places))
+            last = start + FRAMES_PER_TASK >= count
+            while len(pending) > (0 if last else 2 * processes):
+                images = pending.popleft().result()
+                if advance is not None:
+                    advance(len(images))
+                yield from images
+    except BrokenProcessPool as error:
+        raise AnchorError(
+            "a process that draws has ended; perhaps it was killed for want of memory: "
+            "use fewer processes"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _geometry(body: Body, motion: Motion, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and landmarks of the frames of one task, checked."""
+    part = slice(start, start + FRAMES_PER_TASK)
+    vertices = body.vertices(
+        dataclasses.replace(
+            motion,
+            poses=motion.poses[part],
+            translation=motion.translation[part],
+            expression=motion.expression[part],
+            hand_pca=motion.hand_pca and (motion.hand_pca[0][part], motion.hand_pca[1][part]),
+        )
+    )
+    finite = np.isfinite(vertices).all((1, 2))
+    if not finite.all():
+        frame = start + int(np.argmin(finite))
+        raise AnchorError(f"frame {frame} of the motion gives vertices that are not finite")
+    return vertices, body.landmarks(vertices)
+
+
+def _start(processes: int, body: Body, view: View) -> ProcessPoolExecutor:
+    """Processes that can draw, on the first platform that works.
+
+    `PYOPENGL_PLATFORM`, where it is set, is the only one tried.
+    """
+    given = os.environ.get("PYOPENGL_PLATFORM")
+    if given is not None and given not in render.PLATFORMS:
+        raise AnchorError(
+            f"PYOPENGL_PLATFORM is {given}; expected {' or '.join(render.PLATFORMS)}, or unset"
+        )
+    error = None
+    for platform in [given] if given else render.PLATFORMS:
+        pool = ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_set_up,
+            initargs=(platform, body.faces, body.groups["face"], view),
+        )
+        try:
+            _submit(pool, _open).result()
+            return pool
+        except (AnchorError, BrokenProcessPool) as reason:
+            pool.shutdown(cancel_futures=True)
+            error = reason
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if isinstance(error, AnchorError):
+        raise error
+    raise AnchorError(
+        f"processes that draw end at once: OpenGL does not work (on Debian and Ubuntu it needs "
+        f'{render.PACKAGES}), or the calling program has no `if __name__ == "__main__":`'
+    ) from error
+
+
+def _submit(pool: ProcessPoolExecutor, task: Callable, *args: object) -> Future:
+    """Submit a task. This starts processes; a Ctrl-C is for this one alone, so they inherit that it
+    is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(task, *args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# In the processes that draw.
+
+_drawing: dict[str, object] = {}
+
+
+def _set_up(platform: str, faces: np.ndarray, face_group: np.ndarray, view: View) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    render.use_platform(platform)
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's: the processes share the cores already
+    _drawing["arguments"] = faces, face_group, view
+
+
+def _open() -> None:
+    """Open the OpenGL context of this process, once."""
+    if "renderer" not in _drawing:
+        _drawing["renderer"] = render.Renderer(*_drawing["arguments"])  # type: ignore[misc]
+
+
+def _draw(vertices: np.ndarray, landmarks: np.ndarray) -> list[PoseImage]:
+    """Draw the frames of one task, from vertices (k, V, 3) and landmarks (k, 5, 3) in the world."""
+    _open()
+    renderer = _drawing["renderer"]
+    assert isinstance(renderer, render.Renderer)
+    images = []
+    for shape, points in zip(vertices, landmarks, strict=True):
+        drawing = renderer.draw(shape)
+        pixels, visible = renderer.sees(drawing, points)
+        images.append(PoseImage(drawing.pixels, drawing.face, drawing.foreground, pixels, visible))
+    return images

@@ -1,0 +1,209 @@
+"""Arrays out of a pickle that is never run: numpy's and torch's, without torch.
+
+A pickle may call anything. Here it calls nothing: every name that it asks for, if it is one of the
+few below, becomes an inert record of the call, and arrays are made from the records afterwards.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchor_jax.errors import AnchorError, first_line
+
+MAX_BYTES = 1 << 30  # of a file, and of any one array: hours of motion
+
+RECONSTRUCT = {f"{core}.multiarray._reconstruct" for core in ("numpy.core", "numpy._core")}
+FROM_BUFFER = {f"{core}.numeric._frombuffer" for core in ("numpy.core", "numpy._core")}
+SCALAR = {f"{core}.multiarray.scalar" for core in ("numpy.core", "numpy._core")}
+TENSOR = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
+PARAMETER = {"torch._utils._rebuild_parameter"}
+STORAGE = {"torch.storage._load_from_bytes"}
+BYTES = {"_codecs.encode"}  # bytes as protocols before 3 write them: text, and "latin1"
+STORAGE_TYPES = {
+    "torch.HalfStorage": "<f2",
+    "torch.FloatStorage": "<f4",
+    "torch.DoubleStorage": "<f8",
+    "torch.IntStorage": "<i4",
+    "torch.LongStorage": "<i8",
+}
+PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+NAMES = {
+    *(RECONSTRUCT | FROM_BUFFER | SCALAR | TENSOR | PARAMETER | STORAGE | BYTES),
+    *("numpy.ndarray", "numpy.dtype", "torch.Size", *STORAGE_TYPES),
+}
+
+
+class _Refused(Exception):
+    """A name outside of the list."""
+
+
+class _Name:
+    """A name that the pickle asks for; calling it records the call."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *args: Any) -> "_Call":
+        return _Call(self.name, args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError(f"sets attributes of {self.name}")
+
+
+class _Call:
+    """A call that the pickle asks for, and the state it would give to the result."""
+
+    __slots__ = ("args", "name", "state")
+
+    def __init__(self, name: str, args: tuple):
+        self.name, self.args, self.state = name, args, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full == "collections.OrderedDict":
+            return OrderedDict
+        if full not in NAMES:
+            raise _Refused(full)
+        return _Name(full)
+
+    def persistent_load(self, pid: Any) -> Any:
+        return _Call("persistent", pid if isinstance(pid, tuple) else (pid,))
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """The named entries of a pickled dict, or of a list of one such dict.
+
+    Returns:
+        Name to array; numbers, strings and None as they are, anything else left out.
+
+    Raises:
+        AnchorError: too large, damaged, not such a dict, or a pickle that asks for more than numpy
+            arrays and torch tensors.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise AnchorError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no motion file is")
+    try:
+        content = _load(io.BytesIO(path.read_bytes()))
+        if isinstance(content, list | tuple) and len(content) == 1:
+            content = content[0]
+        if isinstance(content, dict):
+            entries = {k: _resolve(v) for k, v in content.items() if isinstance(k, str)}
+            return {key: value for key, value in entries.items() if value is not _OTHER}
+    except _Refused as error:
+        raise AnchorError(
+            f"{path}: refused, the pickle asks for {' '.join(str(error).split())[:80]} and could"
+            " run code; expected numpy arrays and torch tensors alone"
+        ) from None
+    except Exception as error:  # damaged bytes raise whatever they happen to raise
+        raise AnchorError(f"{path}: not a whole pickle: {first_line(error)}") from None
+    raise AnchorError(f"{path}: holds a {type(content).__name__}, expected a dict of arrays")
+
+
+def _load(file: io.BytesIO) -> Any:
+    """One pickle, from where `file` stands to its end."""
+    start = file.tell()
+    # The real one allocates what lengths and memo numbers say, so they are checked before.
+    for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in PUTS and not (isinstance(value, int) and 0 <= value <= count):
+            raise pickle.UnpicklingError(f"memo {value} after {count} operations")
+    end = file.tell()
+    return _Unpickler(io.BytesIO(file.getvalue()[start:end]), encoding="latin1").load()
+
+
+_OTHER = object()
+
+
+def _resolve(value: Any) -> Any:
+    """The array that a record stands for; flat lists of numbers too; plain values as they are."""
+    if isinstance(value, _Call):
+        return _array(value)
+    if isinstance(value, list | tuple):
+        items = [_array(item) if isinstance(item, _Call) else item for item in value]
+        if all(isinstance(item, int | float | np.ndarray) for item in items):
+            return np.asarray(items, np.float64)
+        return _OTHER
+    return value if isinstance(value, int | float | str | None) else _OTHER
+
+
+def _array(call: _Call) -> Any:
+    if call.name in RECONSTRUCT:
+        _, shape, dtype, fortran, data = call.state  # type: ignore
+        return _shaped(data, _dtype(dtype), shape, "F" if fortran else "C")
+    if call.name in FROM_BUFFER:
+        data, dtype, shape, order = call.args
+        return _shaped(data, _dtype(dtype), shape, order)
+    if call.name in SCALAR:
+        dtype, data = call.args
+        return _shaped(data, _dtype(dtype), (), "C")
+    if call.name in PARAMETER and isinstance(call.args[0], _Call):
+        return _array(call.args[0])
+    if call.name in TENSOR:
+        storage, offset, size, stride = call.args[:4]
+        return _strided(_storage(storage), offset, size, stride)
+    return _OTHER
+
+
+def _dtype(call: Any) -> np.dtype:
+    if not isinstance(call, _Call) or call.name != "numpy.dtype":
+        raise ValueError("an array without a type")
+    code, order = str(call.args[0]), str(call.state[1]) if call.state else "="
+    if not re.fullmatch(r"[<>=|]?([fiu][1248]|b1)", code) or order not in "<>=|":
+        raise ValueError(f"an array of type {code[:20]}, expected numbers")
+    return np.dtype(code).newbyteorder(order)  # type: ignore
+
+
+def _shaped(data: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
+    return np.frombuffer(_bytes(data), dtype).reshape(shape, order=order)
+
+
+def _bytes(data: Any) -> bytes | bytearray:
+    if isinstance(data, _Call) and data.name in BYTES:
+        data = data.args[0]
+    if isinstance(data, str):  # written by Python 2
+        data = data.encode("latin1")
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError("an array without its bytes")
+    return data
+
+
+def _storage(call: Any) -> np.ndarray:
+    """The numbers of a torch storage, wherever (CPU, GPU) it lay; torch's format before zip."""
+    if not isinstance(call, _Call) or call.name not in STORAGE:
+        raise ValueError("a tensor without its storage")
+    file = io.BytesIO(_bytes(call.args[0]))
+    for _ in range(3):  # a magic number, the format's version, the writer's byte order
+        _load(file)
+    storage = _load(file)
+    _load(file)  # the list of keys: one
+    kind, name, *_ = storage.args
+    if kind != "storage" or name.name not in STORAGE_TYPES:
+        raise ValueError("a tensor of a type that is not supported")
+    count, dtype = int.from_bytes(file.read(8), "little"), np.dtype(STORAGE_TYPES[name.name])
+    return np.frombuffer(file.getvalue(), dtype, count, file.tell())
+
+
+def _strided(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
+    size, stride = (tuple(x.args[0]) if isinstance(x, _Call) else tuple(x) for x in (size, stride))
+    if not all(isinstance(x, int) and x >= 0 for x in (offset, *size, *stride)):
+        raise ValueError("a tensor whose sizes are no sizes")
+    if math.prod(size) * storage.itemsize > MAX_BYTES:
+        raise ValueError("a tensor that is too large")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= len(storage):
+        raise ValueError("a tensor larger than its storage")
+    steps = tuple(step * storage.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps).copy()

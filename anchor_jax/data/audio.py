@@ -1,0 +1,90 @@
+"""The sound of a video, beside its clips."""
+
+import wave
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from anchor_jax.data.video import check_folder, iter_video, opened, placed
+from anchor_jax.errors import AnchorError, first_line
+
+SLACK = Fraction(1, 20)  # seconds that the sound's times may jump without being followed
+LONGEST_SILENCE = 600  # seconds; a longer one is a damaged file
+LARGEST = (1 << 32) - 1024  # bytes: what a .wav can say
+
+
+def write_audio(video: Path, path: Path) -> bool:
+    """Write the first sound track of a video as 16-bit PCM, its first sample at the first frame.
+
+    So the sound of a clip begins `clip.start` seconds into the file. What the sound lacks at its
+    beginning or in between is silence. The rate is the video's own, more than two channels
+    become two.
+
+    Args:
+        video: the video.
+        path: the file, ending in `.wav`; replaced when it exists.
+
+    Returns:
+        whether there is any sound; without, nothing is written.
+
+    Raises:
+        AnchorError: a video that cannot be read, or a place that cannot be written.
+    """
+    if path.suffix.lower() != ".wav" or path.is_dir():
+        raise AnchorError(f"cannot write {path}: expected the name of a .wav file")
+    check_folder(path)
+    first, _ = next(iter_video(video))
+    sound = _decode(video, first)
+    rate, channels, samples = next(sound, (0, 0, None))
+    if samples is None:
+        return False
+    with placed(path) as partial:
+        try:
+            with wave.open(str(partial), "wb") as file:
+                file.setframerate(rate)
+                file.setnchannels(channels)
+                file.setsampwidth(2)
+                while samples is not None:
+                    if 2 * channels * file.tell() + samples.nbytes > LARGEST:
+                        raise AnchorError(f"the sound of {video} is too long for a .wav file")
+                    file.writeframes(samples.astype("<i2", copy=False).tobytes())
+                    _, _, samples = next(sound, (0, 0, None))
+        except OSError as error:
+            raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
+    return True
+
+
+def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Rate, channels and int16 samples (n, channels) of the sound from the time `first` on."""
+    import av
+
+    with opened(video) as (container, _):
+        if not container.streams.audio:
+            return
+        stream = container.streams.audio[0]
+        rate, channels = stream.codec_context.sample_rate, min(stream.codec_context.channels, 2)
+        layout = "stereo" if channels == 2 else "mono"
+        convert = av.AudioResampler(format="s16", layout=layout, rate=rate)
+        count = 0
+        for frame in container.decode(stream):
+            at = count
+            if frame.pts is not None and frame.time_base is not None:
+                at = round((frame.pts * frame.time_base - first) * rate)
+            samples = np.concatenate(
+                [part.to_ndarray().reshape(-1, channels) for part in convert.resample(frame)]
+            )
+            if count and abs(at - count) <= SLACK * rate:
+                at = count
+            if at - count > LONGEST_SILENCE * rate:
+                raise AnchorError(
+                    f"the sound of {video} leaves out {(at - count) // rate} s; expected at most "
+                    f"{LONGEST_SILENCE} s; convert it anew, for example with ffmpeg"
+                )
+            if at > count:
+                yield rate, channels, np.zeros((at - count, channels), np.int16)
+            samples = samples[max(count - at, 0) :]
+            count = max(count, at) + len(samples)
+            if len(samples):
+                yield rate, channels, samples

@@ -1,0 +1,151 @@
+"""Mattes: where the person is in each frame, 255 on the person, soft at the edges.
+
+Three sources: mattes that the user made elsewhere (`read_mattes`), a green or blue screen
+(`green_screen`), and a still camera before a known background (`still_camera`). The latter two find
+where the person is in their own way and share the edge: with the background known and the person's
+colour taken from just inside, how far a pixel lies between the two is its matte.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from anchor_jax.data.video import iter_video, list_images, open_picture
+from anchor_jax.errors import AnchorError
+
+Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From a frame, uint8 (h, w, 3), to its matte, uint8 (h, w), and foreground, uint8 (h, w, 3)."""
+
+SAMPLES = 48  # frames of a video that a background is found from, at most
+EDGE = 1 / 160  # of the frame's shorter side: how far a soft edge reaches to each side
+FLOOR, CEILING = 0.06, 0.94  # below and above, a matte is 0 and 1: the noise of a camera
+
+
+def read_mattes(path: Path) -> Iterator[np.ndarray]:
+    """The mattes in a folder of images or in a video, one by one, uint8 (h, w).
+
+    A picture with transparency gives its alpha channel, any other its brightness.
+
+    Raises:
+        AnchorError: nothing there, not readable, or of different sizes.
+    """
+    if not path.is_dir():
+        for _, pixels in iter_video(path):
+            yield np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+        return
+    first = None
+    for name in list_images(path):
+        matte = _read_matte(name)
+        first = first or matte.shape
+        if matte.shape != first:
+            raise AnchorError(
+                f"the mattes in {path} differ in size: the first is {first[1]}x{first[0]} and "
+                f"{name.name} is {matte.shape[1]}x{matte.shape[0]}; expected one size"
+            )
+        yield matte
+
+
+def apply_matte(frames: np.ndarray, mattes: np.ndarray, background: int = 0) -> np.ndarray:
+    """Frames, uint8 (n, h, w, 3), laid by their mattes, uint8 (n, h, w), on one grey, 0-255."""
+    alpha = mattes[..., None].astype(np.uint16)
+    return ((frames * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def sample_frames(video: Path, count: int = SAMPLES) -> np.ndarray:
+    """At least `count` / 2 and at most `count` frames spread over a whole video, or all it has."""
+    kept, stride = [], 1
+    for number, (_, pixels) in enumerate(iter_video(video)):
+        if number % stride:
+            continue
+        if len(kept) == count:
+            kept, stride = kept[::2], 2 * stride
+            if number % stride:
+                continue
+        kept.append(pixels)
+    return np.stack(kept)
+
+
+def border(height: int, width: int) -> np.ndarray:
+    """Where a picture of a person shows the background: its top and the upper part of its sides."""
+    mask = np.zeros((height, width), bool)
+    side = max(1, width // 16)
+    mask[: max(1, height // 16)] = True
+    mask[: height * 2 // 3, :side] = mask[: height * 2 // 3, -side:] = True
+    return mask
+
+
+def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The matte, float32 (h, w) in [0, 1], whose edge runs where `inside` ends.
+
+    Deep inside it is 1 and far outside 0. Between, a pixel is a mix of the background's colour B
+    and the person's F, taken from the nearest pixels deep inside: (I - B)(F - B) / |F - B|^2. Where
+    the two are hardly different it is a smooth step instead.
+
+    Args:
+        frame: float32 (h, w, 3), 0-255.
+        background: the same of the scene without the person.
+        inside: bool (h, w).
+    """
+    from scipy import ndimage
+
+    reach = edge_reach(*inside.shape)
+    step = ndimage.gaussian_filter(inside.astype(np.float32), reach / 3)
+    core = np.asarray(ndimage.binary_erosion(inside, iterations=reach), bool)
+    band = np.asarray(ndimage.binary_dilation(inside, iterations=reach)) & ~core
+    near = ndimage.binary_erosion(inside, iterations=max(1, reach // 2))
+    person = spread(frame, near, 2 * reach)[band] - background[band]
+    pixel = frame[band] - background[band]
+    contrast = np.square(person).sum(-1)
+    mix = (pixel * person).sum(-1) / np.maximum(contrast, 1)
+    trust = contrast / (contrast + 30**2)
+    matte = core.astype(np.float32)
+    matte[band] = np.clip(trust * mix + (1 - trust) * step[band], 0, 1)
+    return np.clip((matte - FLOOR) / (CEILING - FLOOR), 0, 1)
+
+
+def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
+    """A smooth picture, float32 (h, w, c), that carries the colours `where` into all the rest.
+
+    Args:
+        picture: float32 (h, w, c).
+        where: bool (h, w).
+        sigma: of the Gaussian that weighs the nearest ones, pixels; far from all of them a wider
+            one counts.
+    """
+    from PIL import Image
+    from scipy import ndimage
+
+    step = max(1, int(sigma / 2))
+    (height, width), channels = where.shape, picture.shape[2]
+    known = where[..., None].astype(np.float32)
+    sums = _sum_blocks(np.concatenate([picture * known, known], -1), step)
+    blurred = sums.mean((0, 1)) * 1e-6
+    for wider, weight in ((1, 1), (4, 1e-2), (16, 1e-4)):
+        sigmas = (wider * sigma / step, wider * sigma / step, 0)
+        blurred = blurred + weight * ndimage.gaussian_filter(sums, sigmas)
+    small = (blurred[..., :channels] / np.maximum(blurred[..., channels:], 1e-12)).astype("f4")
+    box = (0, 0, width / step, height / step)
+    planes = [
+        Image.fromarray(small[..., c]).resize((width, height), Image.Resampling.BILINEAR, box)
+        for c in range(channels)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+def edge_reach(height: int, width: int) -> int:
+    """How many pixels a soft edge reaches to each side in frames of this size."""
+    return max(2, round(EDGE * min(height, width)))
+
+
+def _sum_blocks(picture: np.ndarray, step: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    rows = np.add.reduceat(picture, np.arange(0, height, step), axis=0)
+    return np.add.reduceat(rows, np.arange(0, width, step), axis=1)
+
+
+def _read_matte(path: Path) -> np.ndarray:
+    with open_picture(path) as image:
+        if image.has_transparency_data:
+            return np.asarray(image.convert("RGBA").getchannel("A"))
+        return np.asarray(image.convert("L"))

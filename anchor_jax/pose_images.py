@@ -1,0 +1,112 @@
+"""Pose images on disk: a video or a folder of frames, and beside it what else is known of them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchor_jax.body.parallel import PoseImage
+from anchor_jax.body.view import View
+from anchor_jax.data import video
+from anchor_jax.errors import AnchorError
+
+MASKS = "face", "foreground"
+TABLE = "conditions.npz"
+LANDMARK_NAMES = "left_eye", "right_eye", "nose", "left_mouth", "right_mouth"
+
+
+def conditions_beside(out: Path) -> Path:
+    """Where landmarks and masks go unless told: `seth.mp4` and `seth/` have `seth-conditions/`."""
+    name = out.stem if out.suffix.lower() == ".mp4" else out.name
+    return out.with_name(f"{name}-conditions")
+
+
+def check_outputs(out: Path, conditions: Path) -> None:
+    """Find out before the work whether its results will have a place.
+
+    Raises:
+        AnchorError: a place that cannot be written, or a folder that holds something else.
+    """
+    if out.suffix and not out.is_dir():
+        video.check_output(path=out)
+    else:
+        video.check_output(folder=out)
+    video.check_folder(conditions)
+    if conditions.resolve() == out.resolve():
+        raise AnchorError(f"--out and --conditions are both {out}; expected two places")
+    if not conditions.exists():
+        return
+    if not conditions.is_dir():
+        raise AnchorError(f"cannot write landmarks and masks into {conditions}: it is not a folder")
+    others = sorted(set(os.listdir(conditions)) - {TABLE, *MASKS})
+    if others:
+        raise AnchorError(
+            f"cannot write landmarks and masks into {conditions}: it holds other files, such as "
+            f"{others[0]}; name a new or empty folder"
+        )
+
+
+def write_pose_images(
+    images: Iterable[PoseImage], view: View, fps: Fraction, out: Path, conditions: Path
+) -> int:
+    """Write frames, landmarks and masks; docs/render.md tells the layout.
+
+    Args:
+        images: the frames, from `body.parallel.draw_clip`.
+        view: the camera that they were drawn with.
+        fps: frames per second.
+        out: an .mp4, or a folder for `000001.png`, ...
+        conditions: a folder for `conditions.npz`, `face/` and `foreground/`.
+
+    Returns:
+        the number of frames.
+
+    Raises:
+        AnchorError: a place that cannot be written; then neither is there.
+    """
+    check_outputs(out, conditions)
+    landmarks, visible = [], []
+
+    def frames(folder: Path) -> Iterator[np.ndarray]:
+        for number, image in enumerate(images, 1):
+            for mask in MASKS:
+                _save_mask(folder / mask / f"{number:06d}.png", getattr(image, mask))
+            landmarks.append(image.landmarks)
+            visible.append(image.visible)
+            yield image.pixels
+        table = _camera(view, fps)
+        table |= {"landmarks": np.stack(landmarks), "visible": np.stack(visible)}
+        np.savez(folder / TABLE, **table)  # before anything is in its place
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(video.placed(conditions))
+        for mask in MASKS:
+            (folder / mask).mkdir(parents=True)
+        if out.suffix.lower() == ".mp4":
+            video.write_video(out, frames(folder), fps)
+        else:
+            video.write_frames(out, frames(folder))
+    return len(landmarks)
+
+
+def _camera(view: View, fps: Fraction) -> dict[str, Any]:
+    return {
+        "landmark_names": np.array(LANDMARK_NAMES),
+        "fps": np.array([fps.numerator, fps.denominator]),
+        "size": np.array(view.size),
+        "focal_length": np.array(view.focal_length),
+        "center": np.array(view.center),
+        "camera_position": view.position,
+        "body_rotation": view.rotation,
+        "body_offset": view.offset,
+    }
+
+
+def _save_mask(path: Path, mask: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path, compress_level=1)

@@ -1,0 +1,123 @@
+"""Do our pose images move as TalkSHOW's own renders of the same motion do?
+
+    python -m benchmarks.wrist_motion ../shared/data/motion --out docs/benchmarks/wrist_motion.json
+
+Our side is the image speed of both wrists, pixels a frame, projected by the camera that draws our
+pictures. Theirs is measured in their video and knows nothing of ours: dense Lucas-Kanade flow
+between neighbouring frames, its root mean square below the chin; the arms are all that moves much
+there. The two are correlated over time at several lags. A right rendering peaks at lag 0. Controls:
+our wrists against the other clip's video, and against the same video with its frames shuffled.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from anchor_jax.body.formats import read_motion
+from anchor_jax.body.mannequin import Mannequin
+from anchor_jax.body.view import make_view
+from anchor_jax.data import video
+
+CLIPS = "talkshow_oliver", "talkshow_french"
+LAGS = -10, -5, -2, -1, 0, 1, 2, 5, 10
+WRISTS = 20, 21
+SHRINK, BORDER, CHIN = 4, 8, 0.44  # of their pictures: binning, red border in pixels, height
+SHUFFLES = 200
+
+
+def our_speed(path: Path) -> np.ndarray:
+    """Image speed of both wrists together, pixels a frame, (n - 1,)."""
+    motion = read_motion(path)
+    joints = Mannequin().joints(motion)
+    view = make_view(motion, joints, (512, 512))
+    pixels, _ = view.project(view.place(joints[:, WRISTS]))
+    return np.linalg.norm(np.diff(pixels, axis=0), axis=-1).sum(1)
+
+
+def their_speed(path: Path) -> np.ndarray:
+    """Root mean square of the flow below the chin in each pair of frames, (n - 1,)."""
+    speeds, last = [], None
+    for _, frame in video.iter_video(path):
+        grey = frame.mean(2)[BORDER:-BORDER, BORDER:-BORDER]
+        side = len(grey) // SHRINK
+        grey = grey.reshape(side, SHRINK, side, SHRINK).mean((1, 3))
+        if last is not None:
+            speeds.append(np.sqrt((flow(last, grey)[round(CHIN * side) :] ** 2).sum(-1).mean()))
+        last = grey
+    return np.array(speeds)
+
+
+def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Lucas-Kanade: pixels (h, w, 2) that each place moves by, least squares over its
+    neighbourhood; flat places stand still."""
+    mean = (first + second) / 2
+    x, y = (ndimage.gaussian_filter1d(mean, 1, axis, order=1) for axis in (1, 0))
+    t = ndimage.gaussian_filter(second - first, 1)
+    xx, xy, yy, xt, yt = (
+        ndimage.gaussian_filter(product, 2.5) for product in (x * x, x * y, y * y, x * t, y * t)
+    )
+    xx, yy = xx + 2, yy + 2  # grey levels squared: the noise of their compression
+    determinant = xx * yy - xy * xy
+    return -np.stack([yy * xt - xy * yt, xx * yt - xy * xt], axis=-1) / determinant[..., None]
+
+
+def correlation(ours: np.ndarray, theirs: np.ndarray, lag: int = 0) -> float:
+    """Pearson's r of our frame i + lag with their frame i."""
+    count = min(len(ours), len(theirs)) - abs(lag)
+    ours, theirs = ours[max(lag, 0) :][:count], theirs[max(-lag, 0) :][:count]
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def measure(ours: np.ndarray, theirs: np.ndarray, other: np.ndarray) -> dict:
+    """The correlations of one clip."""
+    rng = np.random.default_rng(0)
+    shuffled = [correlation(ours, rng.permutation(theirs)) for _ in range(SHUFFLES)]
+    return {
+        "lags": {str(lag): round(correlation(ours, theirs, lag), 3) for lag in LAGS},
+        "other_clip": round(correlation(ours, other), 3),
+        "shuffled_p99": round(float(np.percentile(np.abs(shuffled), 99)), 3),
+    }
+
+
+def plot(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """An SVG: a panel a clip, both speeds over time, each in its own standard deviations."""
+    width, height = 900, 180
+    parts = []
+    for row, (name, pair) in enumerate(curves.items()):
+        top = row * height
+        parts.append(f'<text x="8" y="{top + 16}">{name}: ours blue, theirs orange</text>')
+        for values, colour in zip(pair, ("#1f77b4", "#ff7f0e"), strict=True):
+            levels = np.clip((values - values.mean()) / values.std(), -2, 5)
+            points = " ".join(
+                f"{8 + i * (width - 16) / len(levels):.1f},{top + 130 - 22 * level:.1f}"
+                for i, level in enumerate(levels)
+            )
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
+    size = f'width="{width}" height="{height * len(curves)}"'
+    style = 'font-family="sans-serif" font-size="13" style="background:white"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(parts)}</svg>\n'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our wrists against TalkSHOW's videos.")
+    parser.add_argument("folder", type=Path, help="holds the .npy files and their .mp4 renders")
+    parser.add_argument("--out", type=Path, help="JSON file for the results; the plot goes beside")
+    args = parser.parse_args()
+    curves = {
+        name: (our_speed(args.folder / f"{name}.npy"), their_speed(args.folder / f"{name}.mp4"))
+        for name in CLIPS
+    }
+    results = {}
+    for name, other in zip(CLIPS, reversed(CLIPS), strict=True):
+        results[name] = measure(*curves[name], curves[other][1])
+        print(name, json.dumps(results[name]))
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.with_suffix(".svg").write_text(plot(curves))
+
+
+if __name__ == "__main__":
+    main()

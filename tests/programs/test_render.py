@@ -1,0 +1,230 @@
+"""`anchor-jax render` as a user runs it: what it makes, and how it refuses bad input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from anchor_jax import cli
+from anchor_jax.data import video
+from tests.programs.test_generate import one_error, probe
+from tests.unit.motions import talkshow
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def motion(tmp_path_factory) -> Path:
+    """Six frames in TalkSHOW's form. Do not write here."""
+    path = tmp_path_factory.mktemp("motion") / "talk.npy"
+    np.save(path, talkshow(COUNT))
+    return path
+
+
+@pytest.fixture
+def render(motion, tmp_path):
+    """Run `anchor-jax render` into `tmp_path/out.mp4`, small; options replace or add."""
+
+    def run(**options: object) -> int:
+        words = {"out": tmp_path / "out.mp4", "size": 64, "processes": 1} | options
+        source = str(words.pop("motion", motion))
+        return cli.main(["render", source, *(f"--{k}={v}" for k, v in words.items())])
+
+    return run
+
+
+def test_a_motion_becomes_a_video_landmarks_and_masks(render, opengl, tmp_path, capsys):
+    """Catches another length, size or rate than the motion's, conditions of other frames, a body
+    that does not say what it is, and leftovers."""
+    assert render() == 0
+    assert probe(tmp_path / "out.mp4") == (COUNT, (64, 64), 30, "yuv420p")
+    assert sorted(os.listdir(tmp_path)) == ["out-conditions", "out.mp4"]
+    printed = capsys.readouterr()
+    assert "out.mp4: 6 frames, 64x64, 30 fps" in printed.out
+    assert printed.err.count("not SMPL-X") == 1
+    folder = tmp_path / "out-conditions"
+    assert sorted(os.listdir(folder)) == ["conditions.npz", "face", "foreground"]
+    table = np.load(folder / "conditions.npz")
+    assert table["landmarks"].shape == (COUNT, 5, 2) and table["landmarks"].dtype == np.float32
+    assert table["visible"].shape == (COUNT, 5) and table["visible"].all()
+    assert Fraction(*table["fps"].tolist()) == 30
+    frames, _ = video.read_frames(tmp_path / "out.mp4")
+    for mask in ("face", "foreground"):
+        names = sorted(os.listdir(folder / mask))
+        assert names == [f"{number:06d}.png" for number in range(1, COUNT + 1)]
+    for number, frame in enumerate(frames, 1):
+        foreground, face = (
+            np.asarray(Image.open(folder / mask / f"{number:06d}.png"))
+            for mask in ("foreground", "face")
+        )
+        assert set(np.unique(foreground)) == {0, 255}
+        assert np.mean((frame.max(2) > 40) == (foreground > 0)) > 0.97
+        for x, y in table["landmarks"][number - 1]:
+            assert face[int(y), int(x)] == 255
+
+
+def test_a_folder_gets_png_frames(render, opengl, tmp_path):
+    """Catches a folder taken for a video, other names, conditions among the frames, and a folder
+    that a second run will not replace."""
+    for _ in range(2):
+        assert render(out=tmp_path / "poses", conditions=tmp_path / "known") == 0
+    assert sorted(os.listdir(tmp_path)) == ["known", "poses"]
+    frames, fps = video.read_frames(tmp_path / "poses")
+    assert frames.shape == (COUNT, 64, 64, 3) and fps is None
+    assert (frames[:, 0, 0] == 0).all() and frames.max() > 150
+    assert len(os.listdir(tmp_path / "poses")) == COUNT
+
+
+def test_the_number_of_processes_changes_nothing(render, opengl, tmp_path):
+    """Catches frames out of order, and state that one process hands from frame to frame."""
+    for count in (1, 3):
+        place = {"out": tmp_path / f"poses{count}", "conditions": tmp_path / f"known{count}"}
+        assert render(processes=count, size="96x64", **place) == 0
+    for name in ("poses", "known"):
+        one, three = tmp_path / f"{name}1", tmp_path / f"{name}3"
+        files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
+        assert len(files) >= COUNT
+        for file in files:
+            assert (one / file).read_bytes() == (three / file).read_bytes()
+
+
+def test_a_part_looks_as_in_the_whole(render, opengl, tmp_path):
+    """Catches --start and --end off by a frame, and a framing that depends on the part."""
+    assert render(out=tmp_path / "all") == 0
+    assert render(out=tmp_path / "part", start=1 / 30, end=4 / 30) == 0
+    whole, _ = video.read_frames(tmp_path / "all")
+    part, _ = video.read_frames(tmp_path / "part")
+    np.testing.assert_array_equal(part, whole[1:4])
+
+
+def test_fps_resamples_in_time(render, opengl, tmp_path):
+    """Catches a video that plays faster or slower than the motion."""
+    assert render(fps=15) == 0
+    assert probe(tmp_path / "out.mp4") == (COUNT // 2, (64, 64), 15, "yuv420p")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"size": 63}, "even sides"),
+        ({"size": 0}, "even sides"),
+        ({"size": "big"}, "--size big"),
+        ({"fps": 0}, "--fps 0"),
+        ({"start": 5}, "start is 5 s"),
+        ({"start": -1}, "start is -1 s"),
+        ({"start": 0.1, "end": 0.1}, "from 0.1 s to 0.1 s"),
+        ({"processes": 0}, "--processes 0"),
+        ({"out": "no/such/place.mp4"}, "there is no folder"),
+        ({"out": "film.avi"}, ".mp4"),
+        ({"motion": "nothing.npy"}, "nothing.npy"),
+        ({"model": "nothing.npz"}, "nothing.npz"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(render, tmp_path, monkeypatch, capsys, options, expected):
+    """Catches a traceback, another exit code, and a place that fails only after the work."""
+    pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
+    monkeypatch.chdir(tmp_path)
+    assert render(**options) == 2
+    assert expected in one_error(capsys)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+def test_values_that_make_no_body_are_told(render, tmp_path, capsys, value):
+    """Catches NaN drawn as an empty picture."""
+    pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
+    data = talkshow(COUNT)
+    data[3, 20] = value
+    np.save(tmp_path / "bad.npy", data)
+    assert render(motion=tmp_path / "bad.npy") == 2
+    one_error(capsys)
+    assert os.listdir(tmp_path) == ["bad.npy"]
+
+
+def test_a_motion_without_frames_is_told(render, tmp_path, capsys):
+    """Catches an empty video."""
+    np.save(tmp_path / "empty.npy", np.zeros((0, 265), np.float32))
+    assert render(motion=tmp_path / "empty.npy") == 2
+    assert "frame" in one_error(capsys)
+    assert os.listdir(tmp_path) == ["empty.npy"]
+
+
+def test_other_files_are_not_replaced(render, tmp_path, capsys):
+    """Catches a user's folder emptied, and two outputs in one place."""
+    (tmp_path / "out-conditions").mkdir()
+    (tmp_path / "out-conditions" / "thesis.txt").write_text("all of it")
+    assert render() == 2
+    assert "thesis.txt" in one_error(capsys)
+    assert render(out=tmp_path / "new", conditions=tmp_path / "new") == 2
+    assert "two places" in one_error(capsys)
+    assert (tmp_path / "out-conditions" / "thesis.txt").read_text() == "all of it"
+
+
+def test_without_opengl_the_debian_packages_are_named(render, tmp_path, monkeypatch, capsys):
+    """Catches a traceback of an OpenGL binding, and advice that does not help."""
+    for module in ("mannequin", "pyrender"):
+        pytest.importorskip(module, reason=f"needs the render extra: {module}")
+    for name in ("__EGL_VENDOR_LIBRARY_FILENAMES", "EGL_DEVICE_ID"):  # no vendor, no such device
+        monkeypatch.setenv(name, "99")
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "egl")
+    assert render() == 2
+    error = one_error(capsys)
+    assert "libegl1 libgl1-mesa-dri" in error and "libosmesa6" in error
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "glx")
+    assert render() == 2
+    assert "PYOPENGL_PLATFORM is glx" in one_error(capsys)
+
+
+def test_an_interrupt_leaves_nothing(opengl, tmp_path):
+    """Catches half a video, tracebacks of the processes that draw, and such processes left over."""
+    np.save(tmp_path / "long.npy", talkshow(3000))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "anchor_jax.cli", "render", str(tmp_path / "long.npy")),
+            *("--out", str(tmp_path / "out.mp4"), "--size", "64", "--processes", "2"),
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        masks = f".out-conditions.partial-{process.pid}/face/000004.png"
+        while not (tmp_path / masks).exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.rstrip().endswith("anchor-jax: error: interrupted; nothing was written")
+    assert os.listdir(tmp_path) == ["long.npy"]
+    assert len(helpers) >= 2
+    _, alive = psutil.wait_procs(helpers, timeout=20)
+    assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "count"), [("talkshow_oliver.npy", 300), ("talkshow_french.npy", 288)]
+)
+def test_real_motion_becomes_a_video(opengl, data_dir, tmp_path, name, count):
+    """Catches a real file that is not read as it should be."""
+    out = tmp_path / "out.mp4"
+    assert cli.main(["render", str(data_dir / "motion" / name), "--out", str(out)]) == 0
+    assert probe(out) == (count, (512, 512), 30, "yuv420p")
