@@ -11,6 +11,8 @@ from anchor_jax.data.mattes import (
     sample_frames,
     soften,
     spread,
+    to_bytes,
+    unmix,
 )
 from anchor_jax.errors import AnchorError
 
@@ -18,6 +20,7 @@ Colour = tuple[int, int, int]
 
 CHANNELS = {"green": 1, "blue": 2}
 EXCESS = 24  # of the screen's channel over the other two, grey levels, in the darkest corner
+LEAST = 0.3  # of a pixel that the person has to fill for an edge to be looked for there
 COVERED = 0.4  # of the border of the frames that a screen has to fill
 
 
@@ -99,22 +102,11 @@ def _key_out(frame: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
     reach = edge_reach(*screen.shape)
     plain = ndimage.binary_erosion(screen, iterations=max(1, reach // 2), border_value=1)
     background = spread(pixels, plain, 4 * reach)
-    key = 1 - excess / np.maximum(_excess(background, channel), 1)
-    inside = key > 0.5
-    matte = soften(pixels, background, inside)
-    return _to_bytes(matte), _without_spill(pixels, background, matte, channel)
-
-
-def _without_spill(
-    pixels: np.ndarray, background: np.ndarray, matte: np.ndarray, channel: int
-) -> np.ndarray:
-    alpha = np.maximum(matte, 0.1)[..., None]
-    person = (pixels - (1 - alpha) * background) / alpha
-    others = [c for c in range(3) if c != channel]
-    limit = np.maximum(person[..., others[0]], person[..., others[1]])
-    person[..., channel] = np.minimum(person[..., channel], limit)
-    return np.rint(person.clip(0, 255)).astype(np.uint8)
-
-
-def _to_bytes(matte: np.ndarray) -> np.ndarray:
-    return np.rint(matte * 255).astype(np.uint8)
+    screen_excess = _excess(background, channel)
+    inside = 1 - excess / np.maximum(screen_excess, 1) > LEAST
+    by_colour = soften(pixels, background, inside)
+    by_excess = soften(_excess(pixels, channel)[..., None], screen_excess[..., None], inside)
+    matte = np.maximum(by_colour, by_excess)
+    person = unmix(pixels, background, matte)
+    person[..., channel] -= np.maximum(_excess(person, channel), 0)  # the spill
+    return to_bytes(matte * 255), to_bytes(person)

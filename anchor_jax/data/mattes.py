@@ -32,7 +32,7 @@ def read_mattes(path: Path) -> Iterator[np.ndarray]:
     """
     if not path.is_dir():
         for _, pixels in iter_video(path):
-            yield np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+            yield to_bytes(pixels @ np.array([0.299, 0.587, 0.114], np.float32))
         return
     first = None
     for name in list_images(path):
@@ -91,9 +91,9 @@ def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.
 
     reach = edge_reach(*inside.shape)
     step = ndimage.gaussian_filter(inside.astype(np.float32), reach / 3)
-    core = np.asarray(ndimage.binary_erosion(inside, iterations=reach), bool)
+    core = np.asarray(ndimage.binary_erosion(inside, iterations=reach, border_value=1), bool)
     band = np.asarray(ndimage.binary_dilation(inside, iterations=reach)) & ~core
-    near = ndimage.binary_erosion(inside, iterations=max(1, reach // 2))
+    near = ndimage.binary_erosion(inside, iterations=max(1, reach // 2), border_value=1)
     person = spread(frame, near, 2 * reach)[band] - background[band]
     pixel = frame[band] - background[band]
     contrast = np.square(person).sum(-1)
@@ -102,6 +102,21 @@ def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.
     matte = core.astype(np.float32)
     matte[band] = np.clip(trust * mix + (1 - trust) * step[band], 0, 1)
     return np.clip((matte - FLOOR) / (CEILING - FLOOR), 0, 1)
+
+
+def unmix(frame: np.ndarray, background: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """The person's own colours, float32 (h, w, 3): what a known background adds is taken out.
+
+    Where hardly anything is the person's, the frame stays as it is.
+    """
+    alpha = matte[..., None]
+    person = (frame - (1 - alpha) * background) / np.maximum(alpha, 0.1)
+    return np.where(alpha > 0.1, person, frame).clip(0, 255)
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Rounded to uint8."""
+    return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
 def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
