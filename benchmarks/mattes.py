@@ -7,9 +7,9 @@ cameras do, read back and matted. Figures: one that is drawn, with textured clot
 loose hair and soft edges, and with --poses the renders in a folder, at half their size so that
 edges are soft. Backgrounds: green screens, the worse one lit unevenly, noisy and throwing its
 light on the person; and still rooms, the worse one with noise, flicker and a shadow, with a plate
-filmed empty, or the median of a video that the person walks through. Beside ours stands what is commonly done: FFmpeg's
-chromakey filter, and a threshold on the difference to the plate, each at its best setting for
-the very video.
+filmed empty, or the median of a video that the person walks through. Beside ours stands what is
+commonly done, each at its best of a few settings for the very video: FFmpeg's chromakey filter
+with the true colour, and a threshold on the difference to the plate.
 
 Errors of the mattes in [0, 1], per frame: SAD is the sum of absolute differences over a thousand,
 MSE the mean squared one times a thousand, Grad the sum of squared differences of the gradients
@@ -84,6 +84,8 @@ def _draw(t: float, side: int, walk: float) -> tuple[np.ndarray, np.ndarray]:
     alpha = pixels[..., 3].mean((1, 3)) / 255
     painted = (pixels[..., :3] * pixels[..., 3:] / 255).mean((1, 3))
     paint = painted / np.maximum(alpha, 1 / 64)[..., None]
+    if not (alpha >= 0.5).any():
+        return alpha, paint
     near = np.empty((2, side, side), np.int32)
     ndimage.distance_transform_edt(
         alpha < 0.5, return_distances=False, return_indices=True, indices=near

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.data.mattes import (
+    ISLAND,
     Matting,
     border,
     edge_reach,
+    find_places,
     sample_frames,
     soften,
     spread,
@@ -20,7 +22,7 @@ Colour = tuple[int, int, int]
 
 CHANNELS = {"green": 1, "blue": 2}
 EXCESS = 24  # of the screen's channel over the other two, grey levels, in the darkest corner
-LEAST = 0.3  # of a pixel that the person has to fill for an edge to be looked for there
+LEAST = 0.4  # of a pixel that the person has to fill for an edge to be looked for there
 COVERED = 0.4  # of the border of the frames that a screen has to fill
 
 
@@ -29,7 +31,8 @@ def green_screen(video: Path, key: Colour | None = None) -> Matting:
 
     Args:
         video: the frames to find the colour in, at the border of some of them.
-        key: the screen's colour, RGB 0-255; by default found.
+        key: a colour of the screen, RGB 0-255; it tells green from blue, the screen's shade is
+            found in each frame. By default the border of the frames tells.
 
     Raises:
         AnchorError: no such screen around the person, or a key that is neither green nor blue.
@@ -48,7 +51,7 @@ def chroma_key(frames: np.ndarray, key: Colour | None = None) -> tuple[np.ndarra
 
     Args:
         frames: uint8 (n, h, w, 3).
-        key: the screen's colour, RGB 0-255; by default found at the border of the frames.
+        key: as for `green_screen`.
 
     Returns:
         mattes, uint8 (n, h, w), and foregrounds, uint8 (n, h, w, 3).
@@ -104,6 +107,9 @@ def _key_out(frame: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
     background = spread(pixels, plain, 4 * reach)
     screen_excess = _excess(background, channel)
     inside = 1 - excess / np.maximum(screen_excess, 1) > LEAST
+    near, sizes = find_places(ndimage.binary_dilation(inside, iterations=2 * reach))
+    sizes[0] = 0  # the screen
+    inside &= (sizes > ISLAND * sizes.max())[near]
     by_colour = soften(pixels, background, inside)
     by_excess = soften(_excess(pixels, channel)[..., None], screen_excess[..., None], inside)
     matte = np.maximum(by_colour, by_excess)

@@ -17,7 +17,8 @@ from anchor_jax.errors import AnchorError
 Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From a frame, uint8 (h, w, 3), to its matte, uint8 (h, w), and foreground, uint8 (h, w, 3)."""
 
-SAMPLES = 48  # frames of a video that a background is found from, at most
+SAMPLES = 32  # frames of a video that a background is found from, at most
+ISLAND = 0.03  # of the largest place: smaller ones are removed, such as somebody behind
 EDGE = 1 / 160  # of the frame's shorter side: how far a soft edge reaches to each side
 FLOOR, CEILING = 0.06, 0.94  # below and above, a matte is 0 and 1: the noise of a camera
 
@@ -119,7 +120,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
-def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
+def spread(picture: np.ndarray, where: np.ndarray, sigma: int) -> np.ndarray:
     """A smooth picture, float32 (h, w, c), that carries the colours `where` into all the rest.
 
     Args:
@@ -131,7 +132,7 @@ def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
     from PIL import Image
     from scipy import ndimage
 
-    step = max(1, int(sigma / 2))
+    step = max(1, sigma // 2)
     (height, width), channels = where.shape, picture.shape[2]
     known = where[..., None].astype(np.float32)
     sums = _sum_blocks(np.concatenate([picture * known, known], -1), step)
@@ -146,6 +147,15 @@ def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
         for c in range(channels)
     ]
     return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+def find_places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The connected places of a mask, int (h, w), 0 outside, and the pixels in each and outside."""
+    from scipy import ndimage
+
+    labels = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, output=labels)
+    return labels, np.bincount(labels.ravel())
 
 
 def edge_reach(height: int, width: int) -> int:

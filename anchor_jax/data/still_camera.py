@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.data.mattes import (
+    ISLAND,
     Matting,
     border,
     edge_reach,
+    find_places,
     sample_frames,
     soften,
     to_bytes,
@@ -22,7 +24,6 @@ SHADOW = 0.75  # of the light that is left in the darkest shadow, which belongs 
 SURE, LIKELY = 12.0, 6.0  # differences in units of the noise: a person has some of the first
 QUIET = 3.0  # grey levels: the least noise that is believed, compression adds to it
 SMALL = 1 / 500  # of the frame: smaller islands are removed and smaller holes filled
-ISLAND = 0.03  # of the largest place: smaller ones are removed, such as somebody behind
 PRESENT = 0.12  # of the frame that a person in it fills
 
 
@@ -128,8 +129,7 @@ def _differences(pixels: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.
     beyond = np.maximum(light - 1, np.maximum(SHADOW - light, 0)) * np.sqrt(power)
     away = np.hypot(colour, beyond)
     plain = np.linalg.norm(pixels - scene, axis=-1)
-    noise = float(np.quantile(plain, 0.2))
-    noise = max(noise, QUIET)
+    noise = max(float(np.quantile(plain, 0.2)), QUIET)
     return away / noise, plain / noise
 
 
@@ -148,12 +148,14 @@ def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
     reach = edge_reach(*difference.shape)
     width = max(1, reach // 3)
     likely = _opened(~_opened(difference <= LIKELY, width), width)
-    labels, sizes = _places(likely)
-    strongest = ndimage.maximum(difference, labels, np.arange(len(sizes)))
+    labels, sizes = find_places(likely)
+    if len(sizes) < 2:
+        return likely
     sizes[0] = 0  # all that is not likely
+    strongest = ndimage.maximum(difference, labels, np.arange(len(sizes)))
     least = max(SMALL * difference.size, ISLAND * sizes.max())
     person = ((sizes > least) & (strongest > SURE))[labels]
-    holes, sizes = _places(~person)
+    holes, sizes = find_places(~person)
     away = ndimage.median(unforgiven, holes, np.arange(len(sizes)))
     touching = np.zeros(len(sizes), bool)
     touching[np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]])] = True
@@ -167,12 +169,3 @@ def _opened(mask: np.ndarray, size: int) -> np.ndarray:
 
     kept = ndimage.binary_erosion(mask, iterations=size, border_value=1)
     return np.asarray(ndimage.binary_dilation(kept, iterations=size, mask=mask), bool)
-
-
-def _places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected places of a mask, int (h, w), and the pixels in each, all others being 0."""
-    from scipy import ndimage
-
-    labels = np.empty(mask.shape, np.int32)
-    ndimage.label(mask, output=labels)
-    return labels, np.bincount(labels.ravel())
