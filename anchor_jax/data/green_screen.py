@@ -67,7 +67,7 @@ def chroma_key(frames: np.ndarray, key: Colour | None = None) -> tuple[np.ndarra
 def _check_key(key: Colour) -> int:
     """The channel of a screen of this colour."""
     for channel in CHANNELS.values():
-        if _excess(np.array(key, np.float32), channel) >= EXCESS:
+        if _excess(np.array([key], np.float32), channel)[0] >= EXCESS:
             return channel
     raise AnchorError(
         f"the key {','.join(map(str, key))} is neither green nor blue; expected red,green,blue "
