@@ -4,6 +4,7 @@ import os
 import tracemalloc
 import wave
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +108,7 @@ def test_a_hole_in_time_is_refused():
     """Catches a damaged time stamp that is filled with a million copies of a frame."""
     frames = [(Fraction(0), 0), (Fraction(1 << 32), 1)]
     with pytest.raises(AnchorError, match="no frame from"):
-        list(resample(frames, Fraction(30)))
+        list(islice(resample(frames, Fraction(30)), 1000))
 
 
 def test_times_that_go_back_are_refused(tmp_path):
@@ -193,11 +194,12 @@ def test_the_crop_holds_the_person_of_all_frames_and_no_specks():
     """Catches a crop from one frame, one that a single wrong pixel widens, and one that jumps."""
     body, arm, speck = (40, 30, 60, 90), (60, 40, 80, 46), (150, 5, 151, 6)
     mattes = [figure(100, 160, body, speck)] * 300 + [figure(100, 160, body, arm)] * 5
+    mattes.append(figure(100, 160, body, (140, 60, 150, 70)))  # a flash in one frame
     left, top, side = clips.person_crop(mattes)
     assert left <= 40 and left + side >= 80
     assert top <= 30 and top + side >= 90
     assert side == round(60 * 1.16)
-    assert left + side < 150
+    assert left + side < 140
 
 
 def test_a_tall_person_keeps_their_head():

