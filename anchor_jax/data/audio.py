@@ -72,9 +72,8 @@ def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray
             at = count
             if frame.pts is not None and frame.time_base is not None:
                 at = round((frame.pts * frame.time_base - first) * rate)
-            samples = np.concatenate(
-                [part.to_ndarray().reshape(-1, channels) for part in convert.resample(frame)]
-            )
+            parts = [part.to_ndarray().reshape(-1, channels) for part in convert.resample(frame)]
+            samples = np.concatenate([np.empty((0, channels), np.int16), *parts])
             if count and abs(at - count) <= SLACK * rate:
                 at = count
             if at - count > LONGEST_SILENCE * rate:

@@ -7,6 +7,7 @@ nothing drifts: output frame k shows the source frame nearest to k / fps after t
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,9 +94,8 @@ def read_clips(
             f"{width}x{height}"
         )
     pairs = _matted(resample(_pairs(path, mattes), fps), mattes)
-    for index, (frames, alphas) in enumerate(_stacks(pairs, crop, size, length)):
-        start = index * length / fps
-        yield Clip(path.stem, index, frames, start, fps, crop, alphas)
+    for index, frames, alphas in _stacks(pairs, crop, size, length):
+        yield Clip(path.stem, index, frames, index * length / fps, fps, crop, alphas)
         del frames, alphas  # before the next clip is read
 
 
@@ -109,7 +109,7 @@ def resample(frames: Iterable[tuple[Fraction, T]], fps: Fraction) -> Iterator[T]
         AnchorError: more than 10 seconds without a frame.
     """
     first = previous = None
-    count = 0
+    shown = 0
     for seconds, frame in frames:
         if first is None:
             first = seconds
@@ -119,13 +119,13 @@ def resample(frames: Iterable[tuple[Fraction, T]], fps: Fraction) -> Iterator[T]
                     f"the video shows no frame from {float(previous[0]):.2f} to "
                     f"{float(seconds):.2f} s; expected one at least every {LONGEST_GAP} s"
                 )
-            while 2 * (first + count / fps) <= previous[0] + seconds + TIE:
+            while 2 * (first + shown / fps) <= previous[0] + seconds + TIE:
                 yield previous[1]
-                count += 1
+                shown += 1
         previous = seconds, frame
-    while first is not None and previous and first + (count - Fraction(1, 2)) / fps < previous[0]:
+    while first is not None and previous and first + (shown - Fraction(1, 2)) / fps < previous[0]:
         yield previous[1]
-        count += 1
+        shown += 1
 
 
 def person_crop(mattes: Iterable[np.ndarray]) -> Box:
@@ -144,14 +144,14 @@ def person_crop(mattes: Iterable[np.ndarray]) -> Box:
     from scipy import ndimage
 
     seen: np.ndarray | None = None
-    count = 0
+    looks = 0
     for matte in mattes:
         seen = np.zeros(matte.shape, np.int32) if seen is None else seen
         seen += matte > 127
-        count += 1
+        looks += 1
     if seen is None:
         raise AnchorError("there are no mattes to find the person in")
-    found = ndimage.binary_opening(seen >= max(1, count * PRESENT), np.ones((3, 3)))
+    found = ndimage.binary_opening(seen >= max(1, looks * PRESENT), np.ones((3, 3)))
     if not found.any():
         raise AnchorError("the mattes show nobody, so there is nothing to crop to; give a crop box")
     y, x = ndimage.find_objects(found.astype(int))[0]
@@ -177,12 +177,12 @@ def _pairs(path: Path, mattes: Path | Matting | None) -> Iterator[tuple[Fraction
     if not isinstance(mattes, Path):
         yield from ((seconds, (pixels, None)) for seconds, pixels in iter_video(path))
         return
-    count, alphas = 0, read_mattes(mattes)
-    for count, (seconds, pixels) in enumerate(iter_video(path), 1):
+    number, alphas = 0, read_mattes(mattes)
+    for number, (seconds, pixels) in enumerate(iter_video(path), 1):
         alpha = next(alphas, None)
         if alpha is None:
             raise AnchorError(
-                f"{mattes} holds {count - 1} mattes and {path} more frames; expected one a frame"
+                f"{mattes} holds {number - 1} mattes and {path} more frames; expected one a frame"
             )
         if alpha.shape != pixels.shape[:2]:
             raise AnchorError(
@@ -192,7 +192,7 @@ def _pairs(path: Path, mattes: Path | Matting | None) -> Iterator[tuple[Fraction
         yield seconds, (pixels, alpha)
     if next(alphas, None) is not None:
         raise AnchorError(
-            f"{mattes} holds more mattes than {path} has frames, {count}; expected one a frame"
+            f"{mattes} holds more mattes than {path} has frames, {number}; expected one a frame"
         )
 
 
@@ -203,25 +203,27 @@ def _matted(pairs: Iterable[Pair], mattes: Path | Matting | None) -> Iterator[Pa
         yield pixels, alpha
 
 
-def _stacks(pairs: Iterator[Pair], crop: Box, size: int, length: int) -> Iterator[Pair]:
-    """The frames and mattes of each clip, cropped and resized as they arrive."""
-    total, full = 0, True
-    while full:
-        frames, alphas, count = np.empty((length, size, size, 3), np.uint8), None, 0
-        for pixels, alpha in pairs:
-            frames[count] = _cut(pixels, crop, size)
+def _stacks(
+    pairs: Iterator[Pair], crop: Box, size: int, length: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """The number, frames and mattes of each clip, cropped and resized as they arrive."""
+    for index in count():
+        frames, alphas, taken = np.empty((length, size, size, 3), np.uint8), None, 0
+        for taken, (pixels, alpha) in enumerate(islice(pairs, length), 1):
+            frames[taken - 1] = _cut(pixels, crop, size)
             if alpha is not None:
                 if alphas is None:
                     alphas = np.empty((length, size, size), np.uint8)
-                alphas[count] = _cut(alpha, crop, size)
-            count += 1
-            if count == length:
-                break
-        total, full = total + count, count == length
-        if count >= MIN_LENGTH:
-            yield frames[:count], alphas if alphas is None else alphas[:count]
-        elif total < MIN_LENGTH:
-            raise AnchorError(f"the video gives {total} frames; expected at least {MIN_LENGTH}")
+                alphas[taken - 1] = _cut(alpha, crop, size)
+        if taken >= MIN_LENGTH:
+            yield index, frames[:taken], alphas if alphas is None else alphas[:taken]
+        elif not index:
+            raise AnchorError(
+                f"there are {taken} frames at this rate; expected at least {MIN_LENGTH}"
+            )
+        if taken < length:
+            return
+        del frames, alphas  # the next clip takes their place
 
 
 def _cut(pixels: np.ndarray, crop: Box, size: int) -> np.ndarray:

@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.data.mattes import (
+    ISLAND,
     Matting,
     border,
     edge_reach,
+    find_places,
     sample_frames,
     soften,
     spread,
+    to_bytes,
+    unmix,
 )
 from anchor_jax.errors import AnchorError
 
@@ -18,6 +22,7 @@ Colour = tuple[int, int, int]
 
 CHANNELS = {"green": 1, "blue": 2}
 EXCESS = 24  # of the screen's channel over the other two, grey levels, in the darkest corner
+LEAST = 0.4  # of a pixel that the person has to fill for an edge to be looked for there
 COVERED = 0.4  # of the border of the frames that a screen has to fill
 
 
@@ -26,7 +31,8 @@ def green_screen(video: Path, key: Colour | None = None) -> Matting:
 
     Args:
         video: the frames to find the colour in, at the border of some of them.
-        key: the screen's colour, RGB 0-255; by default found.
+        key: a colour of the screen, RGB 0-255; it tells green from blue, the screen's shade is
+            found in each frame. By default the border of the frames tells.
 
     Raises:
         AnchorError: no such screen around the person, or a key that is neither green nor blue.
@@ -45,7 +51,7 @@ def chroma_key(frames: np.ndarray, key: Colour | None = None) -> tuple[np.ndarra
 
     Args:
         frames: uint8 (n, h, w, 3).
-        key: the screen's colour, RGB 0-255; by default found at the border of the frames.
+        key: as for `green_screen`.
 
     Returns:
         mattes, uint8 (n, h, w), and foregrounds, uint8 (n, h, w, 3).
@@ -61,7 +67,7 @@ def chroma_key(frames: np.ndarray, key: Colour | None = None) -> tuple[np.ndarra
 def _check_key(key: Colour) -> int:
     """The channel of a screen of this colour."""
     for channel in CHANNELS.values():
-        if _excess(np.array(key, np.float32), channel) >= EXCESS:
+        if _excess(np.array([key], np.float32), channel)[0] >= EXCESS:
             return channel
     raise AnchorError(
         f"the key {','.join(map(str, key))} is neither green nor blue; expected red,green,blue "
@@ -99,22 +105,14 @@ def _key_out(frame: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
     reach = edge_reach(*screen.shape)
     plain = ndimage.binary_erosion(screen, iterations=max(1, reach // 2), border_value=1)
     background = spread(pixels, plain, 4 * reach)
-    key = 1 - excess / np.maximum(_excess(background, channel), 1)
-    inside = key > 0.5
-    matte = soften(pixels, background, inside)
-    return _to_bytes(matte), _without_spill(pixels, background, matte, channel)
-
-
-def _without_spill(
-    pixels: np.ndarray, background: np.ndarray, matte: np.ndarray, channel: int
-) -> np.ndarray:
-    alpha = np.maximum(matte, 0.1)[..., None]
-    person = (pixels - (1 - alpha) * background) / alpha
-    others = [c for c in range(3) if c != channel]
-    limit = np.maximum(person[..., others[0]], person[..., others[1]])
-    person[..., channel] = np.minimum(person[..., channel], limit)
-    return np.rint(person.clip(0, 255)).astype(np.uint8)
-
-
-def _to_bytes(matte: np.ndarray) -> np.ndarray:
-    return np.rint(matte * 255).astype(np.uint8)
+    screen_excess = _excess(background, channel)
+    inside = 1 - excess / np.maximum(screen_excess, 1) > LEAST
+    near, sizes = find_places(ndimage.binary_dilation(inside, iterations=2 * reach))
+    sizes[0] = 0  # the screen
+    inside &= (sizes > ISLAND * sizes.max())[near]
+    by_colour = soften(pixels, background, inside)
+    by_excess = soften(_excess(pixels, channel)[..., None], screen_excess[..., None], inside)
+    matte = np.maximum(by_colour, by_excess)
+    person = unmix(pixels, background, matte)
+    person[..., channel] -= np.maximum(_excess(person, channel), 0)  # the spill
+    return to_bytes(matte * 255), to_bytes(person)

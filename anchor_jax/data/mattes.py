@@ -17,7 +17,8 @@ from anchor_jax.errors import AnchorError
 Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From a frame, uint8 (h, w, 3), to its matte, uint8 (h, w), and foreground, uint8 (h, w, 3)."""
 
-SAMPLES = 48  # frames of a video that a background is found from, at most
+SAMPLES = 32  # frames of a video that a background is found from, at most
+ISLAND = 0.03  # of the largest place: smaller ones are removed, such as somebody behind
 EDGE = 1 / 160  # of the frame's shorter side: how far a soft edge reaches to each side
 FLOOR, CEILING = 0.06, 0.94  # below and above, a matte is 0 and 1: the noise of a camera
 
@@ -32,7 +33,7 @@ def read_mattes(path: Path) -> Iterator[np.ndarray]:
     """
     if not path.is_dir():
         for _, pixels in iter_video(path):
-            yield np.rint(pixels @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+            yield to_bytes(pixels @ np.array([0.299, 0.587, 0.114], np.float32))
         return
     first = None
     for name in list_images(path):
@@ -91,9 +92,9 @@ def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.
 
     reach = edge_reach(*inside.shape)
     step = ndimage.gaussian_filter(inside.astype(np.float32), reach / 3)
-    core = np.asarray(ndimage.binary_erosion(inside, iterations=reach), bool)
+    core = np.asarray(ndimage.binary_erosion(inside, iterations=reach, border_value=1), bool)
     band = np.asarray(ndimage.binary_dilation(inside, iterations=reach)) & ~core
-    near = ndimage.binary_erosion(inside, iterations=max(1, reach // 2))
+    near = ndimage.binary_erosion(inside, iterations=max(1, reach // 2), border_value=1)
     person = spread(frame, near, 2 * reach)[band] - background[band]
     pixel = frame[band] - background[band]
     contrast = np.square(person).sum(-1)
@@ -104,7 +105,22 @@ def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.
     return np.clip((matte - FLOOR) / (CEILING - FLOOR), 0, 1)
 
 
-def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
+def unmix(frame: np.ndarray, background: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """The person's own colours, float32 (h, w, 3): what a known background adds is taken out.
+
+    Where hardly anything is the person's, the frame stays as it is.
+    """
+    alpha = matte[..., None]
+    person = (frame - (1 - alpha) * background) / np.maximum(alpha, 0.1)
+    return np.where(alpha > 0.1, person, frame).clip(0, 255)
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Rounded to uint8."""
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def spread(picture: np.ndarray, where: np.ndarray, sigma: int) -> np.ndarray:
     """A smooth picture, float32 (h, w, c), that carries the colours `where` into all the rest.
 
     Args:
@@ -116,7 +132,7 @@ def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
     from PIL import Image
     from scipy import ndimage
 
-    step = max(1, int(sigma / 2))
+    step = max(1, sigma // 2)
     (height, width), channels = where.shape, picture.shape[2]
     known = where[..., None].astype(np.float32)
     sums = _sum_blocks(np.concatenate([picture * known, known], -1), step)
@@ -131,6 +147,15 @@ def spread(picture: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
         for c in range(channels)
     ]
     return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+def find_places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The connected places of a mask, int (h, w), 0 outside, and the pixels in each and outside."""
+    from scipy import ndimage
+
+    labels = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, output=labels)
+    return labels, np.bincount(labels.ravel())
 
 
 def edge_reach(height: int, width: int) -> int:

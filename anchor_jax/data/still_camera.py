@@ -4,15 +4,27 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.mattes import Matting, border, edge_reach, sample_frames, soften
+from anchor_jax.data.mattes import (
+    ISLAND,
+    Matting,
+    border,
+    edge_reach,
+    find_places,
+    sample_frames,
+    soften,
+    to_bytes,
+    unmix,
+)
 from anchor_jax.data.video import IMAGE_SUFFIXES, read_image
 from anchor_jax.errors import AnchorError
 
 MOVED = 12  # grey levels that the scene's border may vary by
 MOVING = 0.3  # of the border's pixels that vary more: then the camera moves
 SHADOW = 0.75  # of the light that is left in the darkest shadow, which belongs to the background
-SURE, LIKELY = 9.0, 4.0  # differences in units of the noise: a person has some of the first
-SMALL = 1 / 500  # of the frame: smaller islands and holes are removed
+SURE, LIKELY = 12.0, 6.0  # differences in units of the noise: a person has some of the first
+QUIET = 3.0  # grey levels: the least noise that is believed, compression adds to it
+SMALL = 1 / 500  # of the frame: smaller islands are removed and smaller holes filled
+PRESENT = 0.12  # of the frame that a person in it fills
 
 
 def still_camera(video: Path, plate: Path | None = None) -> Matting:
@@ -25,7 +37,7 @@ def still_camera(video: Path, plate: Path | None = None) -> Matting:
             of the time.
 
     Raises:
-        AnchorError: the camera moves, or the plate has another size.
+        AnchorError: the camera moves, the plate has another size, or the median shows the person.
     """
     scene = median_plate(plate or video)
     samples = sample_frames(video, 16)
@@ -35,7 +47,9 @@ def still_camera(video: Path, plate: Path | None = None) -> Matting:
             f"{samples.shape[2]}x{samples.shape[1]}; expected one size"
         )
     _check_still(samples, scene, video, plate)
-    return lambda frame: (_matte(frame, scene), frame)
+    if plate is None:
+        _check_empty(samples, scene, video)
+    return lambda frame: _cut_out(frame, scene)
 
 
 def still_background(frames: np.ndarray, plate: np.ndarray) -> np.ndarray:
@@ -48,7 +62,7 @@ def still_background(frames: np.ndarray, plate: np.ndarray) -> np.ndarray:
         frames: uint8 (n, h, w, 3).
         plate: the scene without the person, uint8 (h, w, 3).
     """
-    return np.stack([_matte(frame, plate) for frame in frames])
+    return np.stack([_cut_out(frame, plate)[0] for frame in frames])
 
 
 def median_plate(path: Path) -> np.ndarray:
@@ -61,7 +75,7 @@ def median_plate(path: Path) -> np.ndarray:
         return read_image(path)
     frames = sample_frames(path)
     rows = (np.median(frames[:, row : row + 32], axis=0) for row in range(0, frames.shape[1], 32))
-    return np.rint(np.concatenate(list(rows))).astype(np.uint8)
+    return to_bytes(np.concatenate(list(rows)))
 
 
 def _check_still(samples: np.ndarray, scene: np.ndarray, video: Path, plate: Path | None) -> None:
@@ -81,6 +95,18 @@ def _check_still(samples: np.ndarray, scene: np.ndarray, video: Path, plate: Pat
         )
 
 
+def _check_empty(samples: np.ndarray, scene: np.ndarray, video: Path) -> None:
+    """Refuse a background that shows the person, who differs from it only where they move."""
+    shares = np.array([(matte > 127).mean() for matte in still_background(samples, scene)])
+    share = float(np.median(shares[shares > 0])) if shares.any() else 0.0
+    if share < PRESENT:
+        raise AnchorError(
+            f"the median of {video} shows the person, who hardly leaves their place: only "
+            f"{share:.0%} of a frame differs from it, expected at least {PRESENT:.0%}; film the "
+            "scene without the person and give that as the plate"
+        )
+
+
 def _relit(scene: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """The background under the light of one frame: each channel scaled by what its border says."""
     edge = border(*scene.shape[:2])
@@ -91,8 +117,8 @@ def _relit(scene: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return scene * np.clip(gain, 0.5, 2).astype(np.float32)
 
 
-def _difference(pixels: np.ndarray, scene: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the background, in units of the noise, shadows forgiven."""
+def _differences(pixels: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each pixel is from the background, in units of noise, shadows forgiven and not."""
     from scipy import ndimage
 
     sigma = edge_reach(*scene.shape[:2]) / 3
@@ -102,36 +128,44 @@ def _difference(pixels: np.ndarray, scene: np.ndarray) -> np.ndarray:
     colour = np.linalg.norm(pixels - light[..., None] * scene, axis=-1)
     beyond = np.maximum(light - 1, np.maximum(SHADOW - light, 0)) * np.sqrt(power)
     away = np.hypot(colour, beyond)
-    noise = np.quantile(np.linalg.norm(pixels - scene, axis=-1), 0.2)
-    return away / max(noise, 1.5)
+    plain = np.linalg.norm(pixels - scene, axis=-1)
+    noise = max(float(np.quantile(plain, 0.2)), QUIET)
+    return away / noise, plain / noise
 
 
-def _matte(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
+def _cut_out(frame: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pixels = frame.astype(np.float32)
     scene = _relit(plate.astype(np.float32), pixels)
-    matte = soften(pixels, scene, _person(_difference(pixels, scene)))
-    return np.rint(matte * 255).astype(np.uint8)
+    matte = soften(pixels, scene, _person(*_differences(pixels, scene)))
+    return to_bytes(matte * 255), to_bytes(unmix(pixels, scene, matte))
 
 
-def _person(difference: np.ndarray) -> np.ndarray:
-    """Where the person is: large connected places with a sure core, gaps and small holes filled."""
+def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
+    """Where the person is: large connected places with a sure core, and the holes in them, but
+    not those that show the background in full light: between the arms."""
     from scipy import ndimage
 
     reach = edge_reach(*difference.shape)
-    likely = ndimage.binary_closing(difference > LIKELY, iterations=reach)
-    likely = ndimage.binary_opening(likely, iterations=max(1, reach // 2))
-    small = SMALL * difference.size
-    labels, sizes = _places(likely)
+    width = max(1, reach // 3)
+    likely = _opened(~_opened(difference <= LIKELY, width), width)
+    labels, sizes = find_places(likely)
+    if len(sizes) < 2:
+        return likely
+    sizes[0] = 0  # all that is not likely
     strongest = ndimage.maximum(difference, labels, np.arange(len(sizes)))
-    person = ((sizes > small) & (strongest > SURE))[labels] & likely
-    holes, sizes = _places(~person)
-    return person | (sizes < small)[holes]
+    least = max(SMALL * difference.size, ISLAND * sizes.max())
+    person = ((sizes > least) & (strongest > SURE))[labels]
+    holes, sizes = find_places(~person)
+    away = ndimage.median(unforgiven, holes, np.arange(len(sizes)))
+    touching = np.zeros(len(sizes), bool)
+    touching[np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]])] = True
+    background = touching | ((sizes > SMALL * difference.size) & (away < LIKELY))
+    return person | ~background[holes]
 
 
-def _places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected places of a mask, int (h, w), and the pixels in each, all others being 0."""
+def _opened(mask: np.ndarray, size: int) -> np.ndarray:
+    """The mask without what is thinner than twice `size`, as if it went on outside the frame."""
     from scipy import ndimage
 
-    labels = np.empty(mask.shape, np.int32)
-    ndimage.label(mask, output=labels)
-    return labels, np.bincount(labels.ravel())
+    kept = ndimage.binary_erosion(mask, iterations=size, border_value=1)
+    return np.asarray(ndimage.binary_dilation(kept, iterations=size, mask=mask), bool)

@@ -279,7 +279,9 @@ def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:
 
 def _promised_end(container, stream) -> Fraction | None:
     """When the last frame should end, seconds, where the reader of a container does not notice a
-    missing tail itself: Matroska (and WebM)."""
+    missing tail itself: Matroska, WebM and AVI."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return stream.frames / stream.average_rate
     if "matroska" not in container.format.name:
         return None
     written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
