@@ -148,9 +148,6 @@ def render(
     motion: Positional[Annotated[Path, arg(metavar="MOTION")]],
     *,
     out: Annotated[Path, arg(metavar="DIR|VIDEO")],
-    model: Annotated[
-        Path | None, arg(metavar="NPZ", help_behavior_hint="(default: the free mannequin)")
-    ] = None,
     conditions: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside, OUT-conditions)")
     ] = None,
@@ -166,11 +163,11 @@ def render(
         int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")
     ] = None,
 ) -> None:
-    """Draw a motion file as pose images.
+    """Draw a motion file as pose images, with a free mannequin as the body.
 
-        anchor-jax render talk.npy --out poses.mp4 --model SMPLX_NEUTRAL.npz
+        anchor-jax render talk.npy --out poses.mp4
 
-    Without the licensed model, a free mannequin; here as PNG, and only a part:
+    As PNG, and only a part:
 
         anchor-jax render talk.npy --out poses/ --start 2 --end 12.5
 
@@ -180,7 +177,6 @@ def render(
     Args:
         motion: body motion, recognised by what the file holds.
         out: an .mp4 (H.264), or a folder for 000001.png, ...
-        model: SMPL-X model file, from its makers under their licence.
         conditions: folder for face landmarks, face masks and foreground masks.
         size: of the pictures: a square's side, or WxH.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
@@ -202,7 +198,7 @@ def render(
     if processes is not None and processes < 1:
         raise AnchorError(f"--processes {processes}: expected at least 1")
     whole, clip = _read_motion(motion, rate, start, end)
-    body = _read_body(model, whole)
+    body = _make_body(whole)
     view = make_view(whole, body.joints(whole), pixels)  # the same for every part of a motion
     if whole.camera is not None and view.crops(whole.camera):
         _note(
@@ -454,14 +450,8 @@ def _read_motion(
     return whole, edit.crop(whole, start, end)
 
 
-def _read_body(model: Path | None, motion: "Motion"):
-    """The licensed body, or the free one with a word about what it is."""
-    if model is not None:
-        if not model.is_file():
-            raise AnchorError(f"--model {model} does not exist; expected an SMPL-X model file")
-        from anchor_jax.body.smplx import SMPLX
-
-        return SMPLX(model)
+def _make_body(motion: "Motion"):
+    """The free body, with a word about what it is."""
     from anchor_jax.body.mannequin import Mannequin
 
     body = Mannequin()
