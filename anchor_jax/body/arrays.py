@@ -89,4 +89,6 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
         if not piece:
             raise ValueError(f"cut short after {data.tell()} bytes")
         data.write(piece)
-    return np.frombuffer(data.getbuffer(), dtype, count).reshape(shape, order="CF"[bool(fortran)])
+    return np.frombuffer(data.getbuffer(), dtype, count).reshape(
+        shape, order="F" if fortran else "C"
+    )

@@ -5,7 +5,6 @@ zeros, no rate is 30 frames a second.
 """
 
 import os
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def save_motion(path: Path, motion: Motion) -> None:
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **fields)
+            np.savez(file, allow_pickle=False, **fields)
         partial.replace(path)
     except OSError as error:
         raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
@@ -280,7 +279,7 @@ def _frames(name: str, value: object) -> np.ndarray:
 
 
 def _field(
-    entries: Entries, name: str, shape: tuple[int, ...], dtype: Callable = np.float32
+    entries: Entries, name: str, shape: tuple[int, ...], dtype: type = np.float32
 ) -> np.ndarray:
     """The numbers of that name, where axes of one are put in or taken out to fit `shape`; an axis
     of -1 may be of any length."""
