@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -194,7 +194,7 @@ def write_shard(
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
     described = features(pictures)
-    serializer = ExampleSerializer(described.get_serialized_info())
+    serializer = ExampleSerializer(cast(Any, described.get_serialized_info()))
     partial = (scratch or path.parent) / f".{path.name}.partial-{os.getpid()}"
     try:
         # Neither chunked nor compressed: PNG cannot be, and frames are read one by one.
@@ -226,11 +226,12 @@ def write_shard(
 
 
 def write_metadata(dataset: Dataset) -> None:
-    """Write what tensorflow-datasets and `load` need beside the shards; the same bytes each time."""
+    """Write what tensorflow-datasets and `load` need beside the shards, the same each time."""
     import tensorflow_datasets as tfds
+    from etils import epath
 
     template = tfds.core.ShardedFileTemplate(
-        data_dir=dataset.path,
+        data_dir=epath.Path(dataset.path),
         dataset_name="anchor_frames",
         split="train",
         filetype_suffix="array_record",

@@ -16,6 +16,8 @@ from anchor_jax.data.mattes import Matting
 from anchor_jax.data.video import iter_video, list_images, read_frames, resize
 from anchor_jax.errors import AnchorError
 
+Maker = Literal["green screen", "still background"]  # how mattes are made of the video itself
+
 
 @dataclass(frozen=True)
 class VideoSource:
@@ -25,7 +27,7 @@ class VideoSource:
     poses: Path  # a folder with an image a frame of the data set, or a video
     name: str
     identity: str
-    mattes: Path | Literal["green screen", "still background"] | None = None
+    mattes: Path | Maker | None = None
     loop_poses: bool = False  # poses of another motion: cut or repeated to the video's length
     fps: Fraction = Fraction(30)
     length: int = 300  # frames of a clip
