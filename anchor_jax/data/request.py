@@ -110,7 +110,8 @@ class Request:
         poses = self.poses * len(self.videos) if len(self.poses) == 1 else self.poses
         made: Maker | None = "green screen" if self.green_screen else None
         made = "still background" if self.still_background else made
-        mattes: Sequence[Path | Maker | None] = self.mattes or [made] * len(self.videos)
+        made_mattes: list[Path | Maker | None] = [made for _ in self.videos]
+        mattes: Sequence[Path | Maker | None] = self.mattes or made_mattes
         return [
             VideoSource(
                 video,
