@@ -76,9 +76,9 @@ class Dataset:
         {picture: PNG bytes (`decode`), identity and clip: UTF-8 bytes, frame: its number there}."""
         import tensorflow_datasets as tfds
 
-        skip: Any = tfds.decode.SkipDecoding
-        decoders: Any = {name: skip() for name in self.pictures}
-        return tfds.builder_from_directory(self.path).as_data_source("train", decoders=decoders)
+        decoders: Any = {name: tfds.decode.SkipDecoding() for name in self.pictures}
+        builder: Any = tfds.builder_from_directory(self.path)
+        return builder.as_data_source("train", decoders=decoders)
 
 
 def load(path: Path) -> Dataset:
