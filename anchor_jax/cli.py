@@ -1,4 +1,4 @@
-"""The `anchor-jax` command: `convert`, `export`, `inspect`, `render` and `generate`.
+"""The `anchor-jax` command: `convert`, `export`, `inspect`, `render`, `prepare` and `generate`.
 
 Heavy imports happen inside functions, so that `--help` answers at once.
 """
@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
 from types import FrameType
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tqdm import tqdm
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import anchor_jax
 from anchor_jax.errors import AnchorError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from anchor_jax.body.motion import Motion
+    from anchor_jax.data.prepare import Progress
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -39,7 +41,7 @@ AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 only when the output is complete."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    commands = {f.__name__: f for f in (convert, export, inspect, render, generate)}
+    commands = {f.__name__: f for f in (convert, export, inspect, render, prepare, generate)}
     try:
         if name in {"-h", "--help"}:
             print(_overview(commands))
@@ -58,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, no permission
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _fail(f"interrupted; {interrupt or 'nothing was written'}", EXIT_INTERRUPTED)
     return 0
 
 
@@ -214,6 +216,128 @@ def render(
     print(f"{conditions}: face landmarks, face masks and foreground masks")
 
 
+@tyro.conf.configure(FlagCreatePairsOff)
+def prepare(
+    videos: Positional[
+        Annotated[tuple[Path, ...], arg(metavar="VIDEO ...", help_behavior_hint="")]
+    ] = (),
+    *,
+    out: Annotated[Path, arg(metavar="DATASET")],
+    poses: Annotated[
+        tuple[Path, ...], arg(metavar="DIR|VIDEO ...", help_behavior_hint="(one a video)")
+    ] = (),
+    identity: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: each video's name)")
+    ] = None,
+    mattes: Annotated[
+        tuple[Path, ...], arg(metavar="DIR|VIDEO ...", help_behavior_hint="(default: none)")
+    ] = (),
+    green_screen: bool = False,
+    still_background: bool = False,
+    json_list: Annotated[
+        Path | None, arg(name="list", metavar="JSON", help_behavior_hint="(default: none)")
+    ] = None,
+    loop_poses: bool = False,
+    crop: Annotated[
+        str | None,
+        arg(metavar="X,Y,SIDE", help_behavior_hint="(default: the person, or the middle)"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        arg(metavar="PX", help_behavior_hint="(default: 512; of a list, its pictures' own)"),
+    ] = None,
+    fps: Annotated[str, arg(metavar="FPS")] = "30",
+    processes: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")
+    ] = None,
+    preview: bool = False,
+    verify: bool = False,
+) -> None:
+    """Turn videos and their pose images into a data set to train on.
+
+        anchor-jax prepare seth.mp4 --poses seth-poses --out data/seth --preview
+
+    Killed or interrupted, the same command goes on where it was. Several
+    videos of one person, each with its poses, before a background that
+    does not move:
+
+        anchor-jax prepare a.mp4 b.mp4 --poses a-poses b-poses --identity seth \\
+            --still-background --out data/seth
+
+    The JSON lists of the published system:
+
+        anchor-jax prepare --list train_body.json --out data/body
+
+    Look at a data set that is there, and read every frame of it:
+
+        anchor-jax prepare --out data/seth --preview --verify
+
+    Args:
+        videos: of people, in any format; cut into clips of 300 frames.
+        out: the data set, a new folder.
+        poses: for each video a folder or video with one pose image a frame, squares or of the
+            video's own size.
+        identity: who is seen, where all videos show one person.
+        mattes: for each video a folder or video with a matte for every frame.
+        green_screen: make the mattes: the person is before a green or blue screen.
+        still_background: make the mattes: neither camera nor background moves.
+        json_list: instead of videos: {"source": pose, "target": frame, "reference": other} a
+            line, and "mask" for the head.
+        loop_poses: repeat or cut poses of another motion to the video's length, to try things.
+        crop: the square of the videos to keep: its left, top and side in pixels.
+        size: of the stored frames.
+        fps: frames per second of the data set and of pose folders.
+        processes: that work side by side; each takes about 1 GB.
+        preview: write a contact sheet of each clip to DATASET/preview.
+        verify: check the hash of every file and decode every frame.
+    """
+    _need_extra("train", "tensorflow_datasets", "array_record")
+    from anchor_jax.data import dataset as datasets
+    from anchor_jax.data.prepare import hidden_folder
+    from anchor_jax.data.preview import write_sheets
+    from anchor_jax.data.request import Request
+
+    count = _num_cores() if processes is None else processes
+    if count < 1:
+        raise AnchorError(f"--processes {count}: expected at least 1")
+    if not videos and json_list is None and (preview or verify):
+        made = datasets.load(out)
+    else:
+        request = Request(
+            videos=videos,
+            poses=poses,
+            identity=identity,
+            mattes=mattes,
+            green_screen=green_screen,
+            still_background=still_background,
+            json_list=json_list,
+            loop_poses=loop_poses,
+            crop=None if crop is None else _parse_crop(crop),
+            size=None if size is None else _parse_size(size),
+            fps=_parse_fps(fps),
+        )
+        try:
+            with _bars() as progress:
+                made = request.make(out, count, progress)
+        except KeyboardInterrupt:
+            kept = hidden_folder(out)
+            if not kept.is_dir():
+                raise
+            words = f"complete clips are kept in {kept}, and the same command goes on there"
+            raise KeyboardInterrupt(words) from None
+    with _bars() as progress:
+        if verify:
+            datasets.verify(made, progress("verifying", len(made), "frame"))
+        if preview:
+            write_sheets(made, out / "preview", progress("previewing", len(made.clips), "clip"))
+    pictures = ", ".join(f"{name} {w}x{h}" for name, (w, h) in made.pictures.items())
+    print(f"{out}: {len(made)} frames in {len(made.clips)} clips; {pictures}")
+    if verify:
+        print(f"{out}: every file is what was written and every picture can be decoded")
+    if preview:
+        print(f"{out / 'preview'}: a contact sheet of each clip; look whether bodies and poses fit")
+
+
 def generate(
     anchor: Positional[AnchorFolder],
     *,
@@ -364,6 +488,34 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def _bars() -> Iterator["Progress"]:
+    """What makes progress bars, with rate and time left; the last one is closed at the end."""
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+
+        def bar(what: str, total: int, unit: str) -> Callable[[int], object]:
+            stack.close()
+            return stack.enter_context(
+                tqdm(desc=what, total=total, unit=unit, smoothing=0.1)
+            ).update
+
+        yield bar
+
+
+def _need_extra(extra: str, *modules: str) -> None:
+    if any(find_spec(module) is None for module in modules):
+        raise AnchorError(f"this needs more packages: pip install 'anchor-jax[{extra}]'")
+
+
+def _num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
 def _without_logs() -> Iterator[None]:
     """Orbax logs the tracebacks of its threads besides raising what went wrong."""
     logging.disable(logging.CRITICAL)
@@ -400,6 +552,16 @@ def _parse_size(text: str) -> tuple[int, int]:
         return int(width), int(height or width)
     except ValueError:
         raise AnchorError(f"--size {text}: expected pixels such as 512 or 640x384") from None
+
+
+def _parse_crop(text: str) -> tuple[int, int, int]:
+    try:
+        left, top, side = (int(number) for number in text.split(","))
+    except ValueError:
+        raise AnchorError(
+            f"--crop {text}: expected left, top and side in pixels, such as 420,0,1080"
+        ) from None
+    return left, top, side
 
 
 def _parse_fps(text: str) -> Fraction:

@@ -50,8 +50,8 @@ class Mannequin:
     def notes(self, motion: Motion) -> list[str]:
         """What a user should know about the pictures of this motion, a sentence each."""
         notes = [
-            "this is the free mannequin, not SMPL-X, and has no face; published weights were trained "
-            "on SMPL-X"
+            "this is the free mannequin, not SMPL-X, and has no face; published "
+            "weights were trained on SMPL-X"
         ]
         if motion.hand_pca is not None:
             notes.append(

@@ -1,0 +1,208 @@
+"""Batches for training from a data set: grain over its frames, in an order that a seed decides."""
+
+import atexit
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anchor_jax.data.dataset import Dataset, decode
+from anchor_jax.errors import AnchorError, shorten
+
+REFERENCES = {"target": "reference", "matte": "reference_matte", "face": "face_reference"}
+
+_open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Grain's threads and processes do not survive the modules they use."""
+    for batches in list(_open):
+        batches.close()
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """Batches in an order that only the seed decides: batch k is the same however one gets to it.
+
+    Each frame comes once an epoch with a reference: another frame of its clip, drawn anew each time
+    as the paper says. Pictures are uint8 (b, h, w, 3), mattes and masks (b, h, w): `target`,
+    `pose`, `matte`, `face`, `face_pose` and `face_mask` as far as the data set has them, and of
+    the other frame `reference`, `reference_matte` and `face_reference`. `index` and
+    `reference_index`, int64 (b,), are the frames' numbers in the data set.
+
+    Batches run across epochs; frames that fill no whole batch at the very end are left out. Use it
+    in a `with`, or call `close`: worker processes end then. A program that has workers needs
+    the usual `if __name__ == "__main__":`.
+
+    Args:
+        dataset: from `dataset.load`.
+        batch_size: examples a batch, in each process.
+        seed: of order, references and mirroring, 0 to 2^32 - 1.
+        num_epochs: None goes on for ever.
+        flip: how often all pictures of an example are mirrored together, 0 to 1. Published: 0;
+            text, a parting and the lights of the pose images change sides.
+        workers: processes that read and decode; 0 does it in threads of this one.
+        process: this process's index and how many share the data; each gets frames of its own.
+
+    Raises:
+        AnchorError: a clip of one frame, which has no reference, or less than one batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        seed: int,
+        num_epochs: int | None = None,
+        flip: float = 0.0,
+        workers: int = 0,
+        process: tuple[int, int] = (0, 1),
+    ):
+        import grain
+
+        _check(dataset, batch_size, seed, num_epochs, flip, workers, process)
+        index, count = process
+        frames = grain.MapDataset.range(len(dataset)).seed(seed).shuffle().repeat(num_epochs)
+        examples = frames[index::count].random_map(Draw(dataset.starts, flip)).map(Load(dataset))
+        self._batches = examples.batch(batch_size, drop_remainder=True)
+        if not len(self._batches):
+            raise AnchorError(
+                f"{dataset.path} gives {len(examples)} examples; expected a batch of {batch_size}"
+            )
+        self._workers = workers
+        self._order = {
+            "frames": len(dataset),
+            "batch_size": batch_size,
+            "seed": seed,
+            "num_epochs": num_epochs,
+            "flip": flip,
+            "process": list(process),
+        }
+        self._next = 0
+        self._running: Any = None
+        _open.add(self)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._running is None:
+            self._running = self._start()
+        batch = next(self._running)
+        self._next += 1
+        if self._workers:  # their memory goes when they end
+            batch = {name: np.array(values) for name, values in batch.items()}
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Where it is, as JSON has it. It does not depend on the number of workers."""
+        return {"next_batch": self._next, **self._order}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to where `get_state` was called: what follows is the same bit for bit.
+
+        Raises:
+            AnchorError: the state of another order: another data set, seed, batch size, ...
+        """
+        order = {name: state.get(name) for name in self._order}
+        if order != self._order or not isinstance(state.get("next_batch"), int):
+            names = [name for name in order if order[name] != self._order[name]]
+            told = [f"{name} {order[name]} instead of {self._order[name]}" for name in names]
+            raise AnchorError(
+                f"cannot go on with this data from that state: {', '.join(told) or 'no next_batch'}"
+            )
+        self.close()
+        self._next = state["next_batch"]
+
+    def close(self) -> None:
+        """End worker processes and threads; the next batch starts them again."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _start(self):
+        import grain
+
+        loader = self._batches[self._next :].to_iter_dataset()
+        if self._workers:
+            _parse_flags()
+            loader = loader.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        return iter(loader)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws all that is random in an example: its reference and whether it is mirrored."""
+
+    starts: tuple[int, ...]  # where each clip begins, and the end
+    flip: float
+
+    def __call__(self, index: int, rng: np.random.Generator) -> tuple[int, int, bool]:
+        clip = int(np.searchsorted(self.starts, index, side="right"))
+        start, end = self.starts[clip - 1], self.starts[clip]
+        other = start + int(rng.integers(end - start - 1))
+        return int(index), other + (other >= index), bool(rng.random() < self.flip)
+
+
+class Load:
+    """Reads and decodes the frames of an example."""
+
+    def __init__(self, dataset: Dataset):
+        self.pictures = tuple(dataset.pictures)
+        self.source = dataset.source()
+
+    def __call__(self, drawn: tuple[int, int, bool]) -> dict[str, Any]:
+        index, other, mirrored = drawn
+        frame, reference = self.source[index], self.source[other]
+        example = {name: decode(name, frame[name]) for name in self.pictures}
+        for name in self.pictures:
+            if name in REFERENCES:
+                example[REFERENCES[name]] = decode(name, reference[name])
+        if mirrored:
+            example = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in example.items()}
+        return {**example, "index": np.int64(index), "reference_index": np.int64(other)}
+
+
+def _check(
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    num_epochs: int | None,
+    flip: float,
+    workers: int,
+    process: tuple[int, int],
+) -> None:
+    index, count = process
+    wrong = [
+        told
+        for told, good in (
+            (f"batch_size is {batch_size}: expected at least 1", batch_size >= 1),
+            (f"seed is {seed}: expected 0 to {(1 << 32) - 1}", 0 <= seed < 1 << 32),
+            (f"num_epochs is {num_epochs}: expected at least 1", (num_epochs or 1) >= 1),
+            (f"flip is {flip}: expected 0 to 1", 0 <= flip <= 1),
+            (f"workers is {workers}: expected at least 0", workers >= 0),
+            (f"process is {index} of {count}: expected 0 to {count - 1}", 0 <= index < count),
+        )
+        if not good
+    ]
+    wrong += [
+        f"clip {clip.name} of {dataset.path} has one frame: expected a target and a reference"
+        for clip in dataset.clips
+        if clip.frames < 2
+    ]
+    if wrong:
+        raise AnchorError(shorten(wrong, separator="; "))
+
+
+def _parse_flags() -> None:
+    """Grain's workers are told absl's flags, which a program that has none never parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,160 @@
+"""A video and its pose images, frame by frame: what a data set is made of."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from anchor_jax.data.clips import MIN_LENGTH, Box, Clip, read_clips, resample
+from anchor_jax.data.dataset import Pictures, Size
+from anchor_jax.data.mattes import Matting
+from anchor_jax.data.video import iter_video, list_images, read_frames, resize
+from anchor_jax.errors import AnchorError
+
+Maker = Literal["green screen", "still background"]  # how mattes are made of the video itself
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """One video with its poses; each worker process opens it for itself."""
+
+    path: Path
+    poses: Path  # a folder with an image a frame of the data set, or a video
+    name: str
+    identity: str
+    mattes: Path | Maker | None = None
+    loop_poses: bool = False  # poses of another motion: cut or repeated to the video's length
+    fps: Fraction = Fraction(30)
+    length: int = 300  # frames of a clip
+    size: int = 512
+    crop: Box | None = None
+    num_frames: int = 0  # at `fps`; this and the two below are found by `examine`
+    num_poses: int = 0
+    frame_size: Size = (0, 0)
+
+    def examine(self) -> "VideoSource":
+        """The source with its numbers of frames; reads the video once, to its end.
+
+        Raises:
+            AnchorError: not readable, too short, or poses that do not fit it.
+        """
+        num_frames, frame_size = _count(self.path, self.fps)
+        if self.poses.is_dir():
+            images = list_images(self.poses)
+            num_poses, pose_size = len(images), _size_of(read_frames(images[0])[0][0])
+        else:
+            num_poses, pose_size = _count(self.poses, self.fps)
+        if num_frames < MIN_LENGTH:
+            raise AnchorError(
+                f"{self.path} has {num_frames} frames at {_show_rate(self.fps)}; expected at"
+                f" least {MIN_LENGTH}"
+            )
+        if num_poses != num_frames and not self.loop_poses:
+            raise AnchorError(
+                f"{self.poses} has {num_poses} pose images and {self.path} {num_frames} frames at"
+                f" {_show_rate(self.fps)}; expected one pose a frame: render the poses of this"
+                " video at this rate (--fps), or cut one of the two"
+            )
+        if pose_size != frame_size and pose_size[0] != pose_size[1]:
+            raise AnchorError(
+                f"the pose images in {self.poses} are {pose_size[0]}x{pose_size[1]}; expected"
+                f" squares, or the size of {self.path}, {frame_size[0]}x{frame_size[1]}"
+            )
+        return replace(self, num_frames=num_frames, num_poses=num_poses, frame_size=frame_size)
+
+    def lengths(self) -> list[tuple[str, int]]:
+        """Name and number of frames of each clip; a short rest is left out, as by `read_clips`."""
+        starts = range(0, self.num_frames, self.length)
+        counts = [min(self.length, self.num_frames - start) for start in starts]
+        return [
+            (f"{self.name}-{index:03d}", count)
+            for index, count in enumerate(counts)
+            if count >= MIN_LENGTH
+        ]
+
+    def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
+        """The frames of the clips `wanted`, one clip after the other."""
+        clips = read_clips(
+            self.path,
+            fps=self.fps,
+            length=self.length,
+            size=self.size,
+            crop=self.crop,
+            mattes=self._matting(),
+        )
+        poses = self._iter_poses(wanted.start * self.length)
+        for clip in islice(clips, wanted.stop):
+            if clip.index >= wanted.start:
+                own = islice(poses, len(clip.frames))
+                yield clip.index, self._pair(clip, own)
+                deque(own, maxlen=0)  # of a clip that was left out
+
+    def pictures(self) -> dict[str, Size]:
+        """The pictures of each frame and their sizes."""
+        names = ("target", "pose") if self.mattes is None else ("target", "pose", "matte")
+        return dict.fromkeys(names, (self.size, self.size))
+
+    def _pair(self, clip: Clip, poses: Iterator[np.ndarray]) -> Iterator[Pictures]:
+        for number, pose in enumerate(poses):
+            frame = {"target": clip.frames[number], "pose": self._fit(pose, clip.crop)}
+            if clip.mattes is not None:
+                frame["matte"] = clip.mattes[number]
+            yield frame
+
+    def _fit(self, pose: np.ndarray, crop: Box) -> np.ndarray:
+        """A pose image of the video's own size is cut as its frames are; others are squares."""
+        if pose.shape[1::-1] == self.frame_size:
+            left, top, side = crop
+            pose = np.ascontiguousarray(pose[top : top + side, left : left + side])
+        elif pose.shape[0] != pose.shape[1]:
+            raise AnchorError(f"the pose images in {self.poses} differ in size; expected one size")
+        return resize(pose, (self.size, self.size))
+
+    def _matting(self) -> Path | Matting | None:
+        if self.mattes == "green screen":
+            from anchor_jax.data.green_screen import green_screen
+
+            return green_screen(self.path)
+        if self.mattes == "still background":
+            from anchor_jax.data.still_camera import still_camera
+
+            return still_camera(self.path)
+        return self.mattes if isinstance(self.mattes, Path) else None
+
+    def _iter_poses(self, start: int) -> Iterator[np.ndarray]:
+        if not self.loop_poses:
+            return self._poses_from(start)
+        rounds = chain([start % self.num_poses], repeat(0))
+        return chain.from_iterable(map(self._poses_from, rounds))
+
+    def _poses_from(self, start: int) -> Iterator[np.ndarray]:
+        if self.poses.is_dir():
+            yield from (read_frames(path)[0][0] for path in list_images(self.poses)[start:])
+        else:
+            yield from islice(resample(iter_video(self.poses), self.fps), start, None)
+
+
+def _count(path: Path, fps: Fraction) -> tuple[int, Size]:
+    """How many frames a video has at `fps`, and their size."""
+    size = (0, 0)
+
+    def timed() -> Iterator[tuple[Fraction, None]]:
+        nonlocal size
+        for seconds, pixels in iter_video(path):
+            size = _size_of(pixels)
+            yield seconds, None
+
+    return sum(1 for _ in resample(timed(), fps)), size
+
+
+def _size_of(pixels: np.ndarray) -> Size:
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _show_rate(fps: Fraction) -> str:
+    return f"{float(fps):g} fps"

@@ -1,0 +1,281 @@
+"""Making a data set: many clips at a time, and going on where a killed run was.
+
+The work lies in a hidden folder beside the data set's place: each clip is one file that appears
+when it is complete, next to a small JSON with its hash; then the files of the whole, and then the
+folder is renamed. Every step may be cut off anywhere and done again, with the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+from anchor_jax.data import workers
+from anchor_jax.data.dataset import (
+    FORMAT,
+    ClipRecord,
+    Dataset,
+    Pictures,
+    Size,
+    load,
+    write_metadata,
+    write_shard,
+)
+from anchor_jax.data.video import check_folder
+from anchor_jax.errors import AnchorError, first_line, shorten
+
+Progress = Callable[[str, int, str], workers.Advance]
+
+
+class Source(Protocol):
+    """Clips to store; `pairing.VideoSource` and `lists.ListSource` are two."""
+
+    @property
+    def identity(self) -> str: ...
+    def examine(self) -> "Source": ...
+    def lengths(self) -> list[tuple[str, int]]: ...
+    def pictures(self) -> dict[str, Size]: ...
+    def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker does at a time: some clips of one source."""
+
+    source: Source
+    first: int  # the number in the data set of the source's first clip
+    clips: dict[int, ClipRecord]  # by their number in the source
+    dataset: Dataset
+    folder: Path
+
+
+def prepare(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    inputs: Sequence[Path],
+    options: dict[str, object],
+    fps: Fraction = Fraction(30),
+    processes: int = 1,
+    progress: Progress = lambda what, total, unit: lambda count: None,
+) -> Dataset:
+    """Make the data set `out`, or go on with it; one that is complete is left as it is.
+
+    Args:
+        sources: what to store, in this order.
+        out: a new or empty folder.
+        inputs: the files and folders that are read, so that changed ones are noticed.
+        options: all else that decides the content.
+        fps: told in the data set.
+        processes: that work side by side; the bytes are the same whatever their number.
+        progress: gets a label, a total and its unit; what it returns is called with counts.
+
+    Raises:
+        AnchorError: inputs that cannot be read or do not fit each other, a place that cannot be
+            written or is taken, a full disk. Clips that are complete by then stay in the hidden
+            folder, and the message says so.
+    """
+    digest, stamp = _digest(inputs, options)
+    folder = hidden_folder(out)
+    if finished := _finished(out, digest):
+        shutil.rmtree(folder, ignore_errors=True)
+        return finished
+    check_folder(out)
+    with _locked(folder, {"inputs": digest, "changed": stamp}):
+        try:
+            sources = _examine(sources, processes, progress)
+            made = _make(sources, folder, fps, digest, processes, progress)
+            if out.is_dir():
+                out.rmdir()  # it is empty
+            made.path.rename(out)
+        except AnchorError as error:
+            if not _complete(folder):
+                raise
+            raise AnchorError(
+                f"{error}; complete clips are kept in {folder}, and the same command goes on there"
+            ) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    return load(out)
+
+
+def hidden_folder(out: Path) -> Path:
+    """Where the work on `out` lies until it is complete."""
+    return out.absolute().with_name(f".{out.absolute().name}.partial")
+
+
+def _finished(out: Path, digest: str) -> Dataset | None:
+    """The data set at `out` if these inputs made it; nothing else may be there."""
+    if not os.path.lexists(out) or (out.is_dir() and not os.listdir(out)):
+        return None
+    try:
+        dataset = load(out)
+    except AnchorError as error:
+        raise AnchorError(f"cannot write {out}: it exists and is no data set ({error})") from error
+    if dataset.inputs != digest:
+        raise AnchorError(
+            f"cannot write {out}: a data set of other inputs or options is there; name a new folder"
+        )
+    return dataset
+
+
+@contextmanager
+def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
+    """The hidden folder, for this process alone. At a failure it goes when no clip is complete."""
+    from filelock import FileLock, Timeout
+
+    written = folder / "job.json"
+    try:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            try:
+                if (
+                    written.exists()
+                    and json.loads(written.read_text()) != job
+                    and _complete(folder)
+                ):
+                    raise AnchorError(
+                        f"{folder} holds the beginning of a data set of other inputs or options:"
+                        " give the command that began it, or remove that folder"
+                    )
+                _write_json(written, job)
+                yield
+            finally:
+                if not _complete(folder) and not (folder / "data").is_dir():
+                    shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise AnchorError(f"another process is at work in {folder}; wait for it") from None
+    except ValueError as error:
+        raise AnchorError(f"cannot read {written}: {first_line(error)}") from error
+
+
+def _examine(sources: Sequence[Source], processes: int, progress: Progress) -> list[Source]:
+    """All sources examined; what is wrong with any of them is told together."""
+    advance = progress("checking", len(sources), "input")
+    results = workers.run(_examine_one, sources, processes, advance)
+    problems = [result for result in results if isinstance(result, str)]
+    if problems:
+        raise AnchorError(shorten(problems, separator="; "))
+    return [result for result in results if not isinstance(result, str)]
+
+
+def _examine_one(source: Source, advance: workers.Advance) -> Source | str:
+    try:
+        return source.examine()
+    except AnchorError as error:
+        return str(error)
+    finally:
+        advance(1)
+
+
+def _make(
+    sources: list[Source],
+    folder: Path,
+    fps: Fraction,
+    digest: str,
+    processes: int,
+    progress: Progress,
+) -> Dataset:
+    """Write what is missing of the data set in the hidden folder."""
+    pictures = sources[0].pictures()
+    for source in sources:
+        if source.pictures() != pictures:
+            raise AnchorError(
+                f"clips have different pictures: {_show(pictures)} and {_show(source.pictures())};"
+                " expected the same for all (--size gives them one size)"
+            )
+    records = [
+        [ClipRecord(name, source.identity, count) for name, count in source.lengths()]
+        for source in sources
+    ]
+    clips = tuple(clip for of_source in records for clip in of_source)
+    dataset = Dataset(folder / "data", pictures, fps, clips, digest)
+    for name in ("data", "clips", "scratch"):
+        (folder / name).mkdir(exist_ok=True)
+    done = {number: record for number in range(len(clips)) if (record := _record(dataset, number))}
+    advance = progress("preparing", len(dataset), "frame")
+    advance(sum(record.frames for record in done.values()))
+
+    shares, first = [], 0
+    pieces = -(-processes // len(sources))  # a source is split only where processes have no other
+    for source, of_source in zip(sources, records, strict=True):
+        missing = [index for index in range(len(of_source)) if first + index not in done]
+        for piece in range(pieces):
+            part = missing[piece * len(missing) // pieces : (piece + 1) * len(missing) // pieces]
+            if part:
+                wanted = {index: of_source[index] for index in part}
+                shares.append(Share(source, first, wanted, dataset, folder))
+        first += len(of_source)
+    for made in workers.run(_write_share, shares, processes, advance):
+        done |= made
+    complete = Dataset(dataset.path, pictures, fps, tuple(done[i] for i in range(first)), digest)
+    write_metadata(complete)
+    return complete
+
+
+def _write_share(share: Share, advance: workers.Advance) -> dict[int, ClipRecord]:
+    """Write the clips of one share; the records, by their numbers in the data set."""
+    made = {}
+    for index, frames in share.source.read(range(min(share.clips), max(share.clips) + 1)):
+        if index in share.clips:
+            number = share.first + index
+            made[number] = write_shard(
+                share.dataset.shard(number),
+                share.clips[index],
+                frames,
+                share.dataset.pictures,
+                scratch=share.folder / "scratch",
+                advance=advance,
+            )
+            _write_json(share.folder / "clips" / f"{number}.json", asdict(made[number]))
+    if len(made) != len(share.clips):
+        raise AnchorError("a video has become shorter while it was read; run the command again")
+    return made
+
+
+def _record(dataset: Dataset, number: int) -> ClipRecord | None:
+    """The record of a clip that an earlier run completed."""
+    path, shard = dataset.path.parent / "clips" / f"{number}.json", dataset.shard(number)
+    try:
+        record = ClipRecord(**json.loads(path.read_text()))
+        expected = dataset.clips[number]
+        same = (record.name, record.frames) == (expected.name, expected.frames)
+        return record if same and shard.stat().st_size == record.bytes else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _complete(folder: Path) -> bool:
+    """Whether any clip in the hidden folder is complete."""
+    return any((folder / "clips").glob("*.json"))
+
+
+def _write_json(path: Path, data: object) -> None:
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    partial.write_text(json.dumps(data))
+    partial.replace(path)
+
+
+def _digest(inputs: Sequence[Path], options: dict[str, object]) -> tuple[str, str]:
+    """Two hashes: of the names and sizes of all files and the options; of the files' times."""
+    names, times = hashlib.sha256(), hashlib.sha256()
+    names.update(json.dumps([FORMAT, options], sort_keys=True, default=str).encode())
+    for path in inputs:
+        if not path.exists():
+            raise AnchorError(f"{path} does not exist")
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in files:
+            if not file.name.startswith(".") and file.is_file():
+                status = file.stat()
+                names.update(f"{path.name}/{file.name}\0{status.st_size}\0".encode())
+                times.update(f"{file.absolute()}\0{status.st_mtime_ns}\0".encode())
+    return names.hexdigest(), times.hexdigest()
+
+
+def _show(pictures: dict[str, Size]) -> str:
+    return ", ".join(f"{name} {width}x{height}" for name, (width, height) in pictures.items())

@@ -1,0 +1,143 @@
+"""What a user asks to be prepared, checked before the work begins."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from anchor_jax.data.clips import LENGTH, Box
+from anchor_jax.data.dataset import Dataset, Size
+from anchor_jax.data.lists import read_list
+from anchor_jax.data.pairing import Maker, VideoSource
+from anchor_jax.data.prepare import Progress, prepare
+from anchor_jax.errors import AnchorError
+
+SIZE = 512, 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `anchor-jax prepare` that decide what is in the data set.
+
+    Raises:
+        AnchorError: options that contradict each other.
+    """
+
+    videos: tuple[Path, ...] = ()
+    poses: tuple[Path, ...] = ()
+    identity: str | None = None
+    mattes: tuple[Path, ...] = ()
+    green_screen: bool = False
+    still_background: bool = False
+    json_list: Path | None = None
+    loop_poses: bool = False
+    crop: Box | None = None
+    size: Size | None = None
+    fps: Fraction = Fraction(30)
+
+    def __post_init__(self):
+        if self.identity is not None and not (self.identity.isprintable() and self.identity):
+            raise AnchorError("--identity: expected a name")
+        if self.size is not None and not all(8 <= side <= 8192 for side in self.size):
+            raise AnchorError(
+                f"--size {self.size[0]}x{self.size[1]}: expected 8 to 8192 pixels a side"
+            )
+        if self.json_list is None:
+            self._check_videos()
+            return
+        others = {
+            "videos": self.videos,
+            "--poses": self.poses,
+            "--mattes": self.mattes,
+            "--green-screen": self.green_screen,
+            "--still-background": self.still_background,
+            "--loop-poses": self.loop_poses,
+            "--crop": self.crop,
+        }
+        if given := [name for name, value in others.items() if value]:
+            raise AnchorError(f"--list names its pictures itself: leave out {', '.join(given)}")
+
+    def make(self, out: Path, processes: int, progress: Progress) -> Dataset:
+        """Make the data set; see `prepare`."""
+        if self.json_list is None:
+            sources, inputs = self._video_sources(), [*self.videos, *self.poses, *self.mattes]
+        else:
+            sources = read_list(self.json_list, self.identity, self.size)
+            inputs = [self.json_list]
+            inputs += [
+                path for source in sources for line in source.lines for path in line.values()
+            ]
+        options: dict[str, Any] = asdict(self)
+        for name in ("videos", "poses", "mattes", "json_list"):
+            options[name] = None  # they count with their names and sizes, wherever they lie
+        options["counts"] = [len(self.videos), len(self.poses), len(self.mattes)]
+        return prepare(
+            sources,
+            out,
+            inputs=inputs,
+            options=options,
+            fps=self.fps,
+            processes=processes,
+            progress=progress,
+        )
+
+    def _check_videos(self) -> None:
+        if not self.videos:
+            raise AnchorError(
+                "there is nothing to prepare: name videos with their --poses, or a --list"
+            )
+        makers = [bool(self.mattes), self.green_screen, self.still_background]
+        if sum(makers) > 1:
+            raise AnchorError(
+                "--mattes, --green-screen and --still-background are three ways to one thing:"
+                " give one of them"
+            )
+        for name, paths in {"--poses": self.poses, "--mattes": self.mattes}.items():
+            one_for_all = name == "--poses" and self.loop_poses and len(paths) == 1
+            if (paths or name == "--poses") and len(paths) != len(self.videos) and not one_for_all:
+                raise AnchorError(
+                    f"{name} has {len(paths)} entries for {len(self.videos)} videos; expected one"
+                    " for each, in the same order"
+                )
+        if self.size is not None and self.size[0] != self.size[1]:
+            raise AnchorError(
+                f"--size {self.size[0]}x{self.size[1]}: frames of videos are cut to squares;"
+                " expected one number, such as 512"
+            )
+
+    def _video_sources(self) -> list[VideoSource]:
+        poses = self.poses * len(self.videos) if len(self.poses) == 1 else self.poses
+        made: Maker | None = "green screen" if self.green_screen else None
+        made = "still background" if self.still_background else made
+        made_mattes: list[Path | Maker | None] = [made for _ in self.videos]
+        mattes: Sequence[Path | Maker | None] = self.mattes or made_mattes
+        return [
+            VideoSource(
+                video,
+                pose,
+                name,
+                self.identity or name,
+                matte,
+                self.loop_poses,
+                self.fps,
+                LENGTH,
+                (self.size or SIZE)[0],
+                self.crop,
+            )
+            for video, pose, matte, name in zip(
+                self.videos, poses, mattes, _names(self.videos), strict=True
+            )
+        ]
+
+
+def _names(videos: tuple[Path, ...]) -> list[str]:
+    """The videos' names without suffix; a second one of the same name is `name.2`."""
+    names: list[str] = []
+    for video in videos:
+        name, number = video.stem, 1
+        while name in names:
+            number += 1
+            name = f"{video.stem}.{number}"
+        names.append(name)
+    return names
