@@ -25,5 +25,5 @@ def jit(function: Callable, **kwargs) -> Callable:
     def call(*args, **kwargs):
         return compiled()(*args, **kwargs)
 
-    call.cache_size = lambda: compiled()._cache_size()  # how many programs there are
+    call.cache_size = lambda: compiled()._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
     return call
