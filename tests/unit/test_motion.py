@@ -88,7 +88,9 @@ def same(a: Motion, b: Motion) -> None:
         x, y = getattr(a, field.name), getattr(b, field.name)
         if field.name == "camera" and x is not None:
             np.testing.assert_array_equal(x.translation, y.translation)
-            x, y = (x.focal_length, x.center, x.size), (y.focal_length, y.center, y.size)
+            for name in ("focal_length", "center", "size"):
+                assert getattr(x, name) == getattr(y, name), name
+            continue
         if field.name == "hand_pca" and x is not None:
             x, y = np.stack(x), np.stack(y)
         if isinstance(x, np.ndarray):
