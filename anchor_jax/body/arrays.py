@@ -68,7 +68,7 @@ class Archive:
             raise AnchorError(f"{self.path}: {name} cannot be read: {first_line(error)}") from None
 
 
-def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+def _read_array(file: IO[bytes] | io.BufferedIOBase, size: int) -> np.ndarray:
     """An array whose header and numbers take at most `size` bytes."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:

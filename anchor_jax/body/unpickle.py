@@ -26,6 +26,7 @@ TENSOR = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 PARAMETER = {"torch._utils._rebuild_parameter"}
 STORAGE = {"torch.storage._load_from_bytes"}
 BYTES = {"_codecs.encode"}  # bytes as protocols before 3 write them: text, and "latin1"
+NO_BYTES = {"__builtin__.bytes"}  # b"" as they write it: a call without arguments
 STORAGE_TYPES = {
     "torch.HalfStorage": "<f2",
     "torch.FloatStorage": "<f4",
@@ -35,7 +36,7 @@ STORAGE_TYPES = {
 }
 PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 NAMES = {
-    *(RECONSTRUCT | FROM_BUFFER | SCALAR | TENSOR | PARAMETER | STORAGE | BYTES),
+    *(RECONSTRUCT | FROM_BUFFER | SCALAR | TENSOR | PARAMETER | STORAGE | BYTES | NO_BYTES),
     *("numpy.ndarray", "numpy.dtype", "torch.Size", *STORAGE_TYPES),
 }
 
@@ -105,8 +106,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
             return {key: value for key, value in entries.items() if value is not _OTHER}
     except _Refused as error:
         raise AnchorError(
-            f"{path}: refused, the pickle asks for {' '.join(str(error).split())[:80]} and could"
-            " run code; expected numpy arrays and torch tensors alone"
+            f"{path}: refused, the pickle asks for {str(error)[:80]!r} and could run"
+            " code; expected numpy arrays and torch tensors alone"
         ) from None
     except Exception as error:  # damaged bytes raise whatever they happen to raise
         raise AnchorError(f"{path}: not a whole pickle: {first_line(error)}") from None
@@ -171,6 +172,8 @@ def _shaped(data: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
 
 
 def _bytes(data: Any) -> bytes | bytearray:
+    if isinstance(data, _Call) and data.name in NO_BYTES and not data.args:
+        return b""
     if isinstance(data, _Call) and data.name in BYTES:
         data = data.args[0]
     if isinstance(data, str):  # written by Python 2
