@@ -147,7 +147,7 @@ def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
                 _write_json(written, job)
                 yield
             finally:
-                if not _complete(folder) and not (folder / "data").is_dir():
+                if not _complete(folder):
                     shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
         raise AnchorError(f"another process is at work in {folder}; wait for it") from None
