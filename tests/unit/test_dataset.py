@@ -3,6 +3,7 @@
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def test_tensorflow_datasets_reads_it_without_our_code(made):
     """Catches metadata that only this library understands."""
     import tensorflow_datasets as tfds
 
-    frames = tfds.builder_from_directory(made.path).as_data_source("train")
+    builder: Any = tfds.builder_from_directory(made.path)
+    frames = builder.as_data_source("train")
     assert len(frames) == 2 * NUM_FRAMES
     pixels = datasets.decode("target", made.source()[5]["target"])
     np.testing.assert_array_equal(frames[5]["target"], pixels)
