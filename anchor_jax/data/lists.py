@@ -137,7 +137,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise AnchorError(f"cannot read the list {path}: {first_line(error)}") from error
 
 
-def _parse(text: str) -> tuple[dict[str, str], dict[str, str]]:
+def _parse(text: str) -> tuple[dict[str, object], dict[str, str]]:
     """The entries of a line, and how its pictures are called here."""
     try:
         entry = json.loads(text)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from anchor_jax.data import workers
 from anchor_jax.data.dataset import (
@@ -33,6 +33,7 @@ from anchor_jax.errors import AnchorError, first_line, shorten
 Progress = Callable[[str, int, str], workers.Advance]
 
 
+@runtime_checkable  # the tests check types as they run
 class Source(Protocol):
     """Clips to store; `pairing.VideoSource` and `lists.ListSource` are two."""
 
@@ -146,7 +147,7 @@ def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
                 _write_json(written, job)
                 yield
             finally:
-                if not _complete(folder) and not (folder / "data").is_dir():
+                if not _complete(folder):
                     shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
         raise AnchorError(f"another process is at work in {folder}; wait for it") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("convert", "export", "inspect", "render", "generate")
+COMMANDS = ("convert", "export", "inspect", "render", "prepare", "generate")
 
 pytestmark = pytest.mark.slow
 
