@@ -348,7 +348,7 @@ def test_damaged(tmp_path: Path):
     whole[whole.index(b"NUMPY") + 1000] ^= 0x40
     path.write_bytes(whole)
     refusal(path)
-    np.savez_compressed(path, **amass(165, 1000))
+    np.savez_compressed(path, **amass(165, 1000))  # type: ignore
     whole = bytearray(path.read_bytes())
     whole[whole.index(b"PK\x01\x02") + 16] ^= 1  # the checksum of the poses
     path.write_bytes(whole)

@@ -164,6 +164,14 @@ def test_declared_size_of_npy(tmp_path: Path, shape: str):
     refusal(read_motion, path)
 
 
+def test_largest_npy(tmp_path: Path):
+    """A whole file larger than what is allowed read all the same."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(100))
+    assert read_npy(path, 10_000).shape == (100,)
+    refusal(lambda p: read_npy(p, 500), path)
+
+
 def test_declared_size_of_npz(tmp_path: Path):
     """An archive of zeros, a thousand times smaller than what it unpacks to, unpacked."""
     path = tmp_path / "a.npz"
@@ -191,7 +199,8 @@ def test_declared_size_of_pickle(tmp_path: Path, opcodes: bytes):
     """Terabytes allocated for a length or a memo number that ten bytes declare."""
     path = tmp_path / "a.pkl"
     path.write_bytes(opcodes)
-    assert "not a whole pickle" in refusal(read_pickle, path)
+    text = refusal(read_pickle, path)
+    assert "not a whole pickle" in text and "MemoryError" not in text
 
 
 def test_declared_size_of_arrays(tmp_path: Path):
