@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
     except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted; {interrupt or 'nothing was written'}", EXIT_INTERRUPTED)
+        return _fail(f"interrupted; {str(interrupt) or 'nothing was written'}", EXIT_INTERRUPTED)
     return 0
 
 
