@@ -126,7 +126,6 @@ def test_fps_resamples_in_time(render, opengl, tmp_path):
         ({"out": "no/such/place.mp4"}, "there is no folder"),
         ({"out": "film.avi"}, ".mp4"),
         ({"motion": "nothing.npy"}, "nothing.npy"),
-        ({"model": "nothing.npz"}, "nothing.npz"),
     ],
 )
 def test_bad_input_is_told_in_one_line(render, tmp_path, monkeypatch, capsys, options, expected):
