@@ -16,6 +16,7 @@ import pytest
 from anchor_jax import cli
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
+from tests.programs.test_generate import one_error
 
 NUM_FRAMES = 330  # of the first video: clips of 300 and 30 frames
 
@@ -59,15 +60,6 @@ def made(inputs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made") / "data"
     assert cli.main(arguments(inputs, out)) == 0
     return out
-
-
-def one_error(capsys) -> str:
-    """The message of the one error line that was printed; fails on a traceback."""
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    (line,) = [line for line in err.splitlines() if line.startswith("anchor-jax: error: ")]
-    assert err.rstrip().endswith(line)
-    return line.removeprefix("anchor-jax: error: ")
 
 
 def test_videos_become_a_data_set_that_is_looked_at(inputs, tmp_path, capsys):
