@@ -7,18 +7,19 @@ from typing import Any
 import jax
 
 
-def jit(function: Callable, **kwargs) -> Callable:
+def jit(function: Callable, *, fusions: bool = False, **kwargs) -> Callable:
     """`jax.jit(function, **kwargs)`, its options chosen at the first call.
 
-    On a CPU the fusions of XLA's YNNPACK are left out: it splits output channels into blocks of 64,
-    so that 320 channels keep two threads busy for five sixths of the time, and its convolutions
-    take up to 1.4 times as long as Eigen's (`docs/benchmarks.md`).
+    On a CPU the fusions of XLA's YNNPACK are left out unless `fusions` asks for them: its
+    convolutions take up to 1.4 times as long as Eigen's, because it splits output channels into
+    blocks of 64, so that 320 channels keep two threads busy for five sixths of the time. But it
+    fuses what attention does, which is then almost twice as fast (`docs/benchmarks.md`).
     """
 
     @cache
     def compiled() -> Any:
-        on_cpu = jax.default_backend() == "cpu"
-        options = {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu else None
+        eigen = jax.default_backend() == "cpu" and not fusions
+        options = {"xla_cpu_experimental_ynn_fusion_type": ""} if eigen else None
         return jax.jit(function, compiler_options=options, **kwargs)
 
     @wraps(function)

@@ -7,6 +7,7 @@ The networks come in as one callable:
 
 with b = 2 (unconditional, conditional) or, where the guidance scale is 1, b = 1 (conditional
 alone). It must be hashable and equal to itself between calls, since compiled code is kept by it.
+An attribute `cpu_fusions` says whether it is faster with what `compiling.jit` leaves out.
 """
 
 import ctypes
@@ -115,7 +116,6 @@ def sample(
     return x
 
 
-@partial(jit, static_argnames=("denoise", "halves", "size", "stride"))
 def predict_group(
     denoise: Denoise,
     params,
@@ -130,13 +130,25 @@ def predict_group(
 ) -> Array:
     """Sum of the predictions of `WINDOWS_PER_CALL` windows over the frames they reach:
     (frames, h, w, c) -> (halves, frames, h, w, c). Only the first `num_frames` frames are real."""
+    compiled = fused_group if getattr(denoise, "cpu_fusions", False) else plain_group
+    sizes = {"halves": halves, "size": size, "stride": stride}
+    return compiled(denoise, params, latents, condition, timestep, num_frames, **sizes)
 
+
+def _predict_group(
+    denoise, params, latents, condition, timestep, num_frames, *, halves, size, stride
+):
     def predict(start: Array, mask: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         return denoise(params, cut(latents), cut(condition), timestep, mask)
 
     shape = (halves, *latents.shape)
     return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)
+
+
+STATIC = ("denoise", "halves", "size", "stride")
+plain_group = jit(_predict_group, static_argnames=STATIC)
+fused_group = jit(_predict_group, static_argnames=STATIC, fusions=True)
 
 
 @partial(jax.jit, static_argnames="prediction_type", donate_argnames="latents")
