@@ -1,5 +1,8 @@
 """Scaled dot-product attention, computed so that no score matrix is ever held whole."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -36,7 +39,8 @@ def chunked_attention(
 ) -> Float[Array, "b s m d"]:
     """`attention` one block of queries and keys at a time, with the softmax kept running over the
     blocks (Milakov and Gimelshein 2018): on a CPU several times faster than one large softmax,
-    because a block of scores stays in the cache. Heads with few tokens share a block."""
+    because a block of scores stays in the cache. Heads with few tokens share a block. The backward
+    pass computes the scores again (Dao et al. 2022), so nothing of their size is ever kept."""
     b, s, m, d = query.shape
     # The norm is mixed like one more value, of ones. A masked key repeats the first one, so that it
     # moves no maximum, and its values are zero.
@@ -44,29 +48,96 @@ def chunked_attention(
     if key_mask is not None:
         real = key_mask[:, :, None, None]
         key, value = jnp.where(real, key, key[:, :1]), jnp.where(real, value, 0)
-    query, key, value = (
+    out = _mix(
         _chunks(query * d**-0.5, chunk),
         _chunks(key, chunk, "edge"),
         _chunks(value, chunk),
     )
+    out = out.reshape(b, m, -1, d)[:, :, :s]
+    return out.transpose(0, 2, 1, 3).astype(value.dtype)
+
+
+@jax.custom_vjp
+def _mix(
+    queries: Float[Array, "n j s d"], keys: Float[Array, "n k t d"], values: Float[Array, "n k t e"]
+) -> Float[Array, "n j s d"]:
+    """Attention of n independent heads in chunks, float32. Queries are scaled; the last of the
+    e = d + 1 columns of the values is each key's share of the norm."""
+    return _forward(queries, keys, values)[0]
+
+
+def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
+    """What `_mix` gives, and the logarithm of each query's norm (n, j, s, 1)."""
 
     def one_head(head):
         queries, keys, values = head
         return lax.map(lambda chunk: _running_softmax(chunk, keys, values), queries)
 
-    at_once = max(1, chunk**2 // (query.shape[2] * key.shape[2]))
-    while b * m % at_once:
+    return _over_heads(one_head, (queries, keys, values))
+
+
+def _keep(queries: Array, keys: Array, values: Array):
+    out, log_norm = _forward(queries, keys, values)
+    return out, (queries, keys, values, out, log_norm)
+
+
+def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    queries, keys, values, out, log_norm = kept
+    # With P the weights, dP = dO V^T and dS = P (dP - rowsum(dO O)): what is taken away is one more
+    # column of dO, against the values' column of ones.
+    gradient = gradient.astype(jnp.float32)
+    taken = (gradient * out).sum(-1, keepdims=True)
+    gradient = jnp.concatenate([gradient, -taken], -1).astype(values.dtype)
+    grads = _over_heads(_head_gradients, (queries, keys, values, gradient, log_norm))
+    return tuple(g.astype(x.dtype) for g, x in zip(grads, (queries, keys, values), strict=True))
+
+
+_mix.defvjp(_keep, _backward)
+
+
+def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    """Gradients of one head's queries (j, s, d), keys (k, t, d) and values (k, t, e), float32."""
+    queries, keys, values, gradients, log_norms = head
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+    def add_keys(query_gradients, block):
+        keys, values = block
+
+        def add_queries(carry, chunk):
+            queries, gradient, log_norm = chunk
+            weights = jnp.exp(product("sd,td->st", queries, keys) - log_norm)
+            inner = weights * product("se,te->st", gradient, values)
+            weights, inner = weights.astype(values.dtype), inner.astype(values.dtype)
+            key_gradient, value_gradient = carry
+            carry = (
+                key_gradient + product("st,sd->td", inner, queries),
+                value_gradient + product("st,se->te", weights, gradient),
+            )
+            return carry, product("st,td->sd", inner, keys)
+
+        start = (jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32))
+        grads, parts = lax.scan(add_queries, start, (queries, gradients, log_norms))
+        return query_gradients + parts, grads
+
+    start = jnp.zeros(queries.shape, jnp.float32)
+    query_gradients, (key_gradients, value_gradients) = lax.scan(add_keys, start, (keys, values))
+    return query_gradients, key_gradients, value_gradients
+
+
+def _over_heads(function: Callable, arrays: tuple[Array, ...]):
+    """Map over the leading axis, several heads at once where their blocks are small."""
+    (n, _, s, _), t = arrays[0].shape, arrays[1].shape[2]
+    at_once = max(1, CHUNK**2 // (s * t))
+    while n % at_once:
         at_once -= 1
-    out = lax.map(one_head, (query, key, value), batch_size=at_once if at_once > 1 else None)
-    out = out.reshape(b, m, -1, d)[:, :, :s]
-    return out.transpose(0, 2, 1, 3).astype(value.dtype)
+    return lax.map(function, arrays, batch_size=at_once if at_once > 1 else None)
 
 
 def _running_softmax(
     queries: Float[Array, "s d"], keys: Float[Array, "k t d"], values: Float[Array, "k t d+1"]
-) -> Float[Array, "s d"]:
-    """Attention to k chunks of keys and values, float32; the values' last column is the keys'
-    share of the norm."""
+) -> tuple[Float[Array, "s d"], Float[Array, "s 1"]]:
+    """Attention to k chunks of keys and values, float32, and the logarithm of the norm; the
+    values' last column is the keys' share of the norm."""
 
     def add(carry, block):
         mixed, top = carry
@@ -82,8 +153,9 @@ def _running_softmax(
     s, width = len(queries), values.shape[-1]
     lowest = jnp.finfo(jnp.float32).min
     start = (jnp.zeros((s, width), jnp.float32), jnp.full((s, 1), lowest))
-    (mixed, _), _ = lax.scan(add, start, (keys, values))
-    return mixed[:, :-1] / mixed[:, -1:]
+    (mixed, top), _ = lax.scan(add, start, (keys, values))
+    norm = mixed[:, -1:]
+    return mixed[:, :-1] / norm, top + jnp.log(norm)
 
 
 def _chunks(
