@@ -1,4 +1,5 @@
-"""The `anchor-jax` command: `convert`, `export`, `inspect`, `render`, `prepare` and `generate`.
+"""The `anchor-jax` command: `convert`, `export`, `inspect`, `render`, `prepare`,
+`train` and `generate`.
 
 Heavy imports happen inside functions, so that `--help` answers at once.
 """
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
@@ -41,7 +43,7 @@ AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 only when the output is complete."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    commands = {f.__name__: f for f in (convert, export, inspect, render, prepare, generate)}
+    commands = {f.__name__: f for f in (convert, export, inspect, render, prepare, train, generate)}
     try:
         if name in {"-h", "--help"}:
             print(_overview(commands))
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             command = commands[name]
             with _interruptible():
+                if name == "train":
+                    return _train(rest)
                 tyro.cli(
                     command, prog=f"anchor-jax {name}", description=_teaching(command), args=rest
                 )
@@ -336,6 +340,35 @@ def prepare(
         print(f"{out}: every file is what was written and every picture can be decoded")
     if preview:
         print(f"{out / 'preview'}: a contact sheet of each clip; look whether bodies and poses fit")
+
+
+def train(stage: Literal["autoencoder", "pretrain", "finetune", "face"]) -> None:
+    """Train an anchor on data sets: many people first, then the one.
+
+        anchor-jax train pretrain --anchor anchors/fresh --data data/many --out runs/many
+        anchor-jax train finetune --anchor runs/many/anchor --data data/seth --out runs/seth
+        anchor-jax train face --anchor runs/seth/anchor --data data/seth --out runs/face
+
+    `anchor-jax train autoencoder` makes a small anchor of one's own to begin with. Each of the
+    four explains its settings: anchor-jax train finetune --help.
+    """
+
+
+def _train(words: Sequence[str]) -> int:
+    """`train` has commands of its own, whose defaults hang on their --preset."""
+    stages = ("autoencoder", "pretrain", "finetune", "face")
+    stage, *rest = [*words, "--help"]
+    if stage in {"-h", "--help"}:
+        print(f"usage: anchor-jax train {{{','.join(stages)}}} ...\n\n{_teaching(train)}")
+        return 0
+    if stage not in stages:
+        raise AnchorError(f"unknown stage {stage}; expected one of {', '.join(stages)}")
+    _need_extra("train", "grain", "optax", "tensorboardX", "matplotlib", "tensorflow_datasets")
+    use_compile_cache()
+    program = import_module(f"anchor_jax.train.{stage}")
+    with _without_logs():
+        program.main(rest if len(rest) == 1 else rest[:-1])
+    return 0
 
 
 def generate(

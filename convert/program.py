@@ -15,6 +15,7 @@ from tqdm import tqdm
 from anchor_jax.checkpoint import NETWORKS, TOKENIZER_FILES, Anchor, check_new, save
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.fresh import fresh_control, fresh_control_config
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -24,7 +25,6 @@ from anchor_jax.parameters import Lazy
 from anchor_jax.shapes import Params
 
 from . import configs, ldm, names
-from .fresh import fresh_control, fresh_control_config
 from .sources import Weights, find_weights, open_weights, sha256
 from .text import begin_and_end, empty_text
 

@@ -2,14 +2,15 @@
 
 import atexit
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.errors import AnchorError, shorten
+
+Span = tuple[int, int]
 
 REFERENCES = {"target": "reference", "matte": "reference_matte", "face": "face_reference"}
 
@@ -30,7 +31,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     as the paper says. Pictures are uint8 (b, h, w, 3), mattes and masks (b, h, w): `target`,
     `pose`, `matte`, `face`, `face_pose` and `face_mask` as far as the data set has them, and of
     the other frame `reference`, `reference_matte` and `face_reference`. `index` and
-    `reference_index`, int64 (b,), are the frames' numbers in the data set.
+    `reference_index`, int64 (b,), are the frames' numbers in the data set; `position`, int32 (b,),
+    are the examples' places in the batch of all processes together.
 
     Batches run across epochs; frames that fill no whole batch at the very end are left out. Use it
     in a `with`, or call `close`: worker processes end then. A program that has workers needs
@@ -44,7 +46,13 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         flip: how often all pictures of an example are mirrored together, 0 to 1. Published: 0;
             text, a parting and the lights of the pose images change sides.
         workers: processes that read and decode; 0 does it in threads of this one.
-        process: this process's index and how many share the data; each gets frames of its own.
+        process: this process's index and how many share the data; together they get the batches
+            that one process with their common batch size would get.
+        spans: the frames to draw from, a (first, end) for each clip; default: all. References come
+            from the same span.
+        pictures: the names to read and decode, of those above; default: all there are.
+        more: called with the numbers of a frame and its reference, gives further arrays of the
+            example. Worker processes get a copy.
 
     Raises:
         AnchorError: a clip of one frame, which has no reference, or less than one batch.
@@ -60,13 +68,18 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         flip: float = 0.0,
         workers: int = 0,
         process: tuple[int, int] = (0, 1),
+        spans: Sequence[Span] | None = None,
+        pictures: Sequence[str] | None = None,
+        more: Callable[[int, int], dict[str, np.ndarray]] | None = None,
     ):
         import grain
 
-        _check(dataset, batch_size, seed, num_epochs, flip, workers, process)
+        spans = clip_spans(dataset) if spans is None else tuple(spans)
+        _check(dataset, spans, batch_size, seed, num_epochs, flip, workers, process)
         index, count = process
-        frames = grain.MapDataset.range(len(dataset)).seed(seed).shuffle().repeat(num_epochs)
-        examples = frames[index::count].random_map(Draw(dataset.starts, flip)).map(Load(dataset))
+        frames = grain.MapDataset.range(sum(end - start for start, end in spans))
+        drawn = frames.seed(seed).shuffle().repeat(num_epochs).random_map(Draw(spans, flip))
+        examples = drawn[index::count].map(Load(dataset, pictures, more))
         self._batches = examples.batch(batch_size, drop_remainder=True)
         if not len(self._batches):
             raise AnchorError(
@@ -74,13 +87,13 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             )
         self._workers = workers
         self._order = {
-            "frames": len(dataset),
-            "batch_size": batch_size,
+            "spans": [list(span) for span in spans],
+            "batch_size": batch_size * count,
             "seed": seed,
             "num_epochs": num_epochs,
             "flip": flip,
-            "process": list(process),
         }
+        self._positions = np.arange(index, batch_size * count, count, dtype=np.int32)
         self._next = 0
         self._running: Any = None
         _open.add(self)
@@ -92,10 +105,10 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self._next += 1
         if self._workers:  # their memory goes when they end
             batch = {name: np.array(values) for name, values in batch.items()}
-        return batch
+        return {**batch, "position": self._positions}
 
     def get_state(self) -> dict[str, Any]:
-        """Where it is, as JSON has it. It does not depend on the number of workers."""
+        """Where it is, as JSON has it. It does not depend on the number of workers or processes."""
         return {"next_batch": self._next, **self._order}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -136,41 +149,67 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         return iter(loader)
 
 
-@dataclass(frozen=True)
+def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[Span, ...]:
+    """The same part of every clip, from share `start` to share `end` of its frames: (first, end)
+    as numbers in the data set."""
+    bounds = zip(dataset.starts, dataset.starts[1:], strict=False)
+    return tuple(
+        (first + round(start * (last - first)), first + round(end * (last - first)))
+        for first, last in bounds
+    )
+
+
 class Draw:
     """Draws all that is random in an example: its reference and whether it is mirrored."""
 
-    starts: tuple[int, ...]  # where each clip begins, and the end
-    flip: float
+    def __init__(self, spans: Sequence[Span], flip: float):
+        self.spans, self.flip = tuple(spans), flip
+        self.starts = np.cumsum([0, *(end - start for start, end in spans)])
 
-    def __call__(self, index: int, rng: np.random.Generator) -> tuple[int, int, bool]:
-        clip = int(np.searchsorted(self.starts, index, side="right"))
-        start, end = self.starts[clip - 1], self.starts[clip]
+    def __call__(self, number: int, rng: np.random.Generator) -> tuple[int, int, bool]:
+        span = int(np.searchsorted(self.starts, number, side="right")) - 1
+        start, end = self.spans[span]
+        index = start + int(number - self.starts[span])
         other = start + int(rng.integers(end - start - 1))
-        return int(index), other + (other >= index), bool(rng.random() < self.flip)
+        return index, other + (other >= index), bool(rng.random() < self.flip)
 
 
 class Load:
     """Reads and decodes the frames of an example."""
 
-    def __init__(self, dataset: Dataset):
-        self.pictures = tuple(dataset.pictures)
-        self.source = dataset.source()
+    def __init__(
+        self,
+        dataset: Dataset,
+        pictures: Sequence[str] | None = None,
+        more: Callable[[int, int], dict[str, np.ndarray]] | None = None,
+    ):
+        stored = dataset.pictures
+        there = {name: name for name in stored}
+        there |= {REFERENCES[name]: name for name in stored if name in REFERENCES}
+        names = list(there) if pictures is None else list(pictures)
+        if missing := [name for name in names if name not in there]:
+            raise AnchorError(f"{dataset.path} has no {', '.join(missing)}: prepare it with them")
+        others = set(REFERENCES.values())
+        self.own = {name: there[name] for name in names if name not in others}
+        self.others = {name: there[name] for name in names if name in others}
+        self.source, self.more = dataset.source(), more
 
     def __call__(self, drawn: tuple[int, int, bool]) -> dict[str, Any]:
         index, other, mirrored = drawn
-        frame, reference = self.source[index], self.source[other]
-        example = {name: decode(name, frame[name]) for name in self.pictures}
-        for name in self.pictures:
-            if name in REFERENCES:
-                example[REFERENCES[name]] = decode(name, reference[name])
+        example = {}
+        for names, number in ((self.own, index), (self.others, other)):
+            frame = self.source[number] if names else {}
+            example |= {name: decode(stored, frame[stored]) for name, stored in names.items()}
         if mirrored:
             example = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in example.items()}
+        if self.more is not None:
+            example |= self.more(index, other)
         return {**example, "index": np.int64(index), "reference_index": np.int64(other)}
 
 
 def _check(
     dataset: Dataset,
+    spans: Sequence[Span],
     batch_size: int,
     seed: int,
     num_epochs: int | None,
@@ -192,9 +231,10 @@ def _check(
         if not good
     ]
     wrong += [
-        f"clip {clip.name} of {dataset.path} has one frame: expected a target and a reference"
-        for clip in dataset.clips
-        if clip.frames < 2
+        f"clip {clip.name} of {dataset.path} has {end - start} frames to draw from: expected two,"
+        " a target and a reference"
+        for clip, (start, end) in zip(dataset.clips, spans, strict=True)
+        if end - start < 2
     ]
     if wrong:
         raise AnchorError(shorten(wrong, separator="; "))

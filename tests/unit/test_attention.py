@@ -1,5 +1,7 @@
 """Attention in blocks equals attention in one piece."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +83,7 @@ def test_gradients_across_many_chunks():
         loss = lambda *args: (weights * function(*args)).sum()
         return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
 
-    ours = gradients(lambda *args: chunked_attention(*args, mask, chunk=4))
+    ours = gradients(lambda *args: chunked_attention(*args, key_mask=mask, chunk=4))
     for gradient, expected in zip(ours, gradients(whole), strict=True):
         np.testing.assert_allclose(gradient, expected, atol=2e-5)
 
@@ -93,5 +95,5 @@ def test_the_backward_pass_keeps_no_scores():
     loss = lambda *args: chunked_attention(*args).sum()
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     lowered = step.lower(*[jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
-    memory = lowered.compile().memory_analysis()
+    memory: Any = lowered.compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4096 * 4096 * 4 / 2

@@ -26,9 +26,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "description": {"models"},
     "checkpoint": {"models", "diffusion", "parameters", "description"},
     "pipeline": {"diffusion", "models", "body", "face", "checkpoint"},
+    "fresh": {"models", "parameters"},
     "training": {"diffusion", "models"},
-    "convert": {"checkpoint", "parameters", "description", "models", "diffusion", "data"},
-    "train": {"checkpoint", "models", "diffusion", "data", "training", "body", "face", "pipeline"},
+    "convert": {"checkpoint", "parameters", "description", "models", "diffusion", "data", "fresh"},
+    "train": {
+        *("checkpoint", "parameters", "models", "diffusion", "data", "training", "body", "face"),
+        *("evaluation", "fresh", "pipeline"),
+    },
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}
 ORACLES = {"torch", "diffusers", "transformers"}  # named so because tests hold us against them

@@ -1,0 +1,1 @@
+"""How close generated frames are to true ones: one file a metric."""

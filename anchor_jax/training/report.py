@@ -1,0 +1,88 @@
+"""One page that shows how a run went."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PANELS = {  # title: (prefixes of the metrics, logarithmic)
+    "loss": (("loss",), True),
+    "gradient norm before clipping": (("gradient_norm/",), True),
+    "learning rate": (("learning_rate",), False),
+    "PSNR of validation frames, dB": (("validation/psnr",), False),
+    "SSIM of validation frames": (("validation/ssim",), False),
+    "frames per second": (("frames_per_second",), False),
+}
+MOST_GRIDS = 4
+
+
+def write_report(
+    path: Path, settings: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]
+) -> None:
+    """Write `path`, a self-contained HTML page, from what a run logged.
+
+    Args:
+        path: in the run's folder, beside `grids/`.
+        settings: of the run.
+        metrics: one mapping a logged step.
+    """
+    parts = [f"<h1>{html.escape(path.absolute().parent.name)}</h1>"]
+    if metrics:
+        last = {name: value for line in metrics for name, value in line.items()}
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{value:.5g}</td></tr>"
+            for name, value in last.items()
+        )
+        parts += ["<h2>Curves</h2>", _curves(metrics), f"<h2>Last values</h2><table>{rows}</table>"]
+    grids = sorted((path.parent / "grids").glob("*.png"))
+    if grids:
+        parts.append("<h2>Validation: pose, generated, truth</h2>")
+    for grid in _spread(grids):
+        data = base64.b64encode(grid.read_bytes()).decode()
+        parts.append(
+            f"<figure><figcaption>step {int(grid.stem):,}</figcaption>"
+            f'<img src="data:image/png;base64,{data}"></figure>'
+        )
+    told = html.escape(json.dumps(dict(settings), indent=1))
+    parts.append(f"<h2>Settings</h2><pre>{told}</pre>")
+    style = (
+        "body{font-family:sans-serif;margin:2em}figure{display:inline-block;vertical-align:top}"
+        "td{padding:0 1em 0 0}img{max-width:48em}"
+    )
+    path.write_text(
+        f'<!doctype html><meta charset="utf-8"><style>{style}</style>{"".join(parts)}', "utf-8"
+    )
+
+
+def _spread(grids: list[Path]) -> list[Path]:
+    """A few of them: the first, the last and some between."""
+    count = min(MOST_GRIDS, len(grids))
+    return [grids[round(i * (len(grids) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _curves(metrics: Sequence[Mapping[str, float]]) -> str:
+    from matplotlib.figure import Figure
+
+    names = dict.fromkeys(name for line in metrics for name in line)
+    panels = {}
+    for title, (prefixes, logarithmic) in PANELS.items():
+        if shown := [name for name in names if name.startswith(prefixes)]:
+            panels[title] = shown, logarithmic
+    figure = Figure(figsize=(11, 2.6 * ((len(panels) + 1) // 2)), layout="constrained")
+    for i, (title, (shown, logarithmic)) in enumerate(panels.items()):
+        axes = figure.add_subplot((len(panels) + 1) // 2, 2, i + 1)
+        for name in shown:
+            points = [(line["step"], line[name]) for line in metrics if name in line]
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        if logarithmic:
+            axes.set_yscale("log")
+        if len(shown) > 1:
+            axes.legend(fontsize=7)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]

@@ -1,0 +1,183 @@
+"""The folder of a run: what it was told, what it did, and how it stops.
+
+config.json     every setting and the versions of what ran
+metrics.jsonl   one line a logged step
+events/         the same for TensorBoard
+grids/          pictures of validation, by step
+checkpoints/    see `checkpoints`
+anchor/         the result
+report.html     curves and grids on one page
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+import numpy as np
+
+from anchor_jax.errors import AnchorError, first_line, shorten
+
+PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Run:
+    """A run's folder, new or gone on with.
+
+    Args:
+        folder: made if it is not there; its parent must be.
+        settings: everything that decides the result, as JSON has it.
+        free: settings that may differ when a run goes on.
+
+    Raises:
+        AnchorError: the folder is something else, in use, cannot be written, or is of a run with
+            other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], free: frozenset[str]):
+        self.folder = folder
+        self.is_main = jax.process_index() == 0
+        if not folder.absolute().parent.is_dir():
+            raise AnchorError(f"{folder}: there is no folder {folder.absolute().parent}")
+        try:
+            is_run = (folder / "config.json").is_file()
+            if folder.exists() and not is_run and not _is_empty(folder):
+                raise AnchorError(f"{folder}: exists and is no run; choose a new folder for --out")
+            folder.mkdir(exist_ok=True)
+            self._lock = filelock.FileLock(folder / f".lock-{jax.process_index()}")
+            self._lock.acquire(timeout=0)
+            if (folder / "config.json").is_file():
+                self._check(settings, free)
+            if self.is_main:
+                self._write_config(settings)
+        except filelock.Timeout:
+            raise AnchorError(f"{folder}: another process trains in this folder") from None
+        except OSError as error:
+            raise AnchorError(f"{folder}: cannot be written: {first_line(error)}") from None
+        self._events: Any = None
+
+    def _check(self, settings: Mapping[str, Any], free: frozenset[str]) -> None:
+        try:
+            old = json.loads((self.folder / "config.json").read_text("utf-8"))["settings"]
+            changed = [
+                f"{name} was {old.get(name)!r} and is {settings.get(name)!r}"
+                for name in sorted(set(old) | set(settings))
+                if name not in free and old.get(name) != json.loads(json.dumps(settings.get(name)))
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AnchorError(
+                f"{self.folder / 'config.json'}: cannot be read: {first_line(error)}"
+            ) from None
+        if changed:
+            raise AnchorError(
+                f"{self.folder} is a run with other settings: {shorten(changed, separator='; ')};"
+                " give the same ones to go on, or a new --out"
+            )
+
+    def _write_config(self, settings: Mapping[str, Any]) -> None:
+        content = {
+            "settings": dict(settings),
+            "versions": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "devices": [str(device) for device in jax.devices()],
+            "command": sys.argv,
+        }
+        path = self.folder / "config.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        os.replace(partial, path)
+
+    def begin(self, step: int) -> None:
+        """Open the logs to go on after `step`; what they tell of later steps is forgotten."""
+        if not self.is_main:
+            return
+        import tensorboardX
+
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        (self.folder / "metrics.jsonl").write_text(text, "utf-8")
+        self._events = tensorboardX.SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars of a step."""
+        if not self.is_main:
+            return
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def log_grid(self, step: int, grid: np.ndarray) -> Path:
+        """A picture uint8 (h, w, 3) of a step."""
+        from PIL import Image
+
+        path = self.folder / "grids" / f"{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(grid).save(path)
+        self._events.add_image("validation", grid, step, dataformats="HWC")
+        return path
+
+    def metrics(self) -> list[dict[str, float]]:
+        """What was logged, in order."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = []
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # the last one, of a killed process
+                break
+        return lines
+
+    def close(self) -> None:
+        """Flush the logs and leave the folder to others."""
+        if self._events is not None:
+            self._events.close()
+        self._lock.release()
+
+
+def _is_empty(folder: Path) -> bool:
+    """But for the lock of a process that came no further."""
+    return folder.is_dir() and all(path.name.startswith(".lock") for path in folder.iterdir())
+
+
+class Stop:
+    """Whether SIGTERM or Ctrl-C asked to stop. A second Ctrl-C does not wait."""
+
+    asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+    def ask(self, *_: object) -> None:
+        """The signals' handler."""
+        if self.asked:
+            raise KeyboardInterrupt("the last complete checkpoint is kept")
+        self.asked = True
+        print("\nstopping after this step and saving ...", file=sys.stderr)
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Within it, SIGTERM and Ctrl-C only set what it gives."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, stop.ask) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,137 @@
+"""Three optimiser steps of the published training programs (golden F)."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from anchor_jax.checkpoint import load
+from anchor_jax.convert import convert, names
+from anchor_jax.parameters import flatten
+from anchor_jax.training.loss import Draw, Model, losses
+from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
+
+NETWORKS = {"controlnet": "control", "unet": "unet"}
+
+
+@pytest.fixture(scope="module")
+def anchor(tiny_dir, tmp_path_factory):
+    """With body and face, float32."""
+    out = tmp_path_factory.mktemp("golden") / "anchor"
+    convert(
+        base=tiny_dir / "sd",
+        image_encoder=tiny_dir / "clip-vision",
+        body=tiny_dir / "body",
+        face=tiny_dir / "head",
+        out=out,
+        progress=False,
+    )
+    return load(out, networks=["body/unet", "body/control", "face/unet", "face/control"])
+
+
+def last(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+
+
+def drawn(golden, step: int) -> Draw:
+    array = lambda name: golden[f"step{step}_{name}"]
+    inpainting = None
+    if f"step{step}_unet_sample_9ch" in golden:
+        inpainting = last(array("unet_sample_9ch"))[..., 4:]
+    fields = {
+        "latents": last(array("latents")),
+        "noise": last(array("noise")),
+        "timesteps": array("timesteps"),
+        "tokens": array("encoder_hidden_states"),
+        "poses": last(array("controlnet_cond")),
+        "inpainting": inpainting,
+    }
+    return Draw(**jax.tree.map(jnp.asarray, fields))
+
+
+@pytest.fixture(scope="module", params=["F_train_body", "F_train_body_clip0.1", "F_train_head"])
+def run(request, anchor, golden_dir):
+    """The recorded run, and ours."""
+    golden = np.load(golden_dir / f"{request.param}.npz")
+    report = json.loads((golden_dir / f"{request.param}.json").read_text("utf-8"))
+    part = "face" if "head" in request.param else "body"
+    model = Model(
+        anchor.networks[f"{part}/unet"],
+        anchor.networks[f"{part}/control"],
+        anchor.schedule,
+        anchor.networks["vae"].scaling_factor,
+    )
+    optimizer = make_optimizer(OptimizerConfig(max_norm=report["max_grad_norm"]), 3)
+
+    @jax.jit
+    def step(params, moments, draw):
+        loss = lambda params: losses(model, params, draw).mean()
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, moments = optimizer.update(grads, moments, params)
+        return optax.apply_updates(params, updates), moments, value, grads
+
+    params = {name: anchor.params[f"{part}/{name}"] for name in ("unet", "control")}
+    moments = optimizer.init(params)
+    values, gradients = [], []
+    for i in range(3):
+        params, moments, value, grads = step(params, moments, drawn(golden, i))
+        values.append(float(value))
+        gradients.append(grads)
+    return golden, report, values, gradients, params
+
+
+def torch_names(tree, network: str):
+    """{published name: array in its layout}."""
+    return {
+        names.torch_key(path): (path, np.asarray(leaf))
+        for path, leaf in flatten(tree[NETWORKS[network]]).items()
+    }
+
+
+def test_losses(run):
+    """Catches joint attention, pooled norms or the aliased residual in training, another noise
+    schedule, a sum for a mean, and an optimizer that does not take the published steps."""
+    golden, _, values, _, _ = run
+    for i, value in enumerate(values):
+        assert value == pytest.approx(float(golden[f"step{i}_loss"][0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_gradient_norms(run, network):
+    """Catches a gradient that does not flow into one of the tensors, and by its name says where."""
+    _, report, _, gradients, _ = run
+    expected = report["per_tensor"][network]
+    ours = torch_names(gradients[0], network)
+    assert set(ours) == set(expected)
+    # Some are zero but for rounding.
+    floor = 1e-6 * max(entry["grad0_norm"] for entry in expected.values())
+    for name, (_, gradient) in ours.items():
+        norm = np.linalg.norm(gradient.astype(np.float64))
+        assert norm == pytest.approx(expected[name]["grad0_norm"], rel=1e-4, abs=floor), name
+
+
+def test_clipping_norms(run):
+    """Catches clipping of the UNet, and a norm taken over both networks."""
+    _, report, _, gradients, _ = run
+    for grads, step in zip(gradients, report["report"]["steps"], strict=True):
+        for network, ours in NETWORKS.items():
+            assert float(optax.tree.norm(grads[ours])) == pytest.approx(
+                step[f"gnorm_{network}"], rel=1e-4
+            )
+
+
+def test_parameters_after_three_steps(run):
+    """Catches coupled weight decay, another epsilon, clipping of the UNet or of nothing."""
+    golden, _, _, gradients, params = run
+    for network in NETWORKS:
+        ours = torch_names(params, network)
+        for name in golden.files:
+            if not name.startswith(f"param3_{network}."):
+                continue
+            path, leaf = ours[name.removeprefix(f"param3_{network}.")]
+            expected = golden[name]
+            expected = names.from_torch(path, expected, leaf.shape)
+            assert np.abs(leaf - expected).max() < 1e-6, name

@@ -1,0 +1,1 @@
+"""Programs that train: `autoencoder`, `pretrain`, `finetune` and `face` (`anchor_jax.train`)."""

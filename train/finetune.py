@@ -1,0 +1,29 @@
+"""Stage two: one identity, with its background (paper, section 3.1).
+
+python -m train.finetune --anchor runs/pretrain/anchor --data seth --out runs/seth
+"""
+
+import sys
+from collections.abc import Sequence
+
+from .configs import parse
+from .frozen import Pictures
+from .stage import Stage, train
+
+STAGE = Stage("finetune", "body", Pictures())
+
+TEXT = """Train on one person, with the background: stage two.
+
+    anchor-jax train finetune --anchor runs/pretrain/anchor --data data/seth --out runs/seth
+
+Killed or interrupted, the same command goes on where the last checkpoint is. The result is
+RUN/anchor; RUN/report.html shows curves and pictures, and TensorBoard reads RUN/events.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    train(STAGE, parse(STAGE.name, TEXT, sys.argv[1:] if args is None else args))
+
+
+if __name__ == "__main__":
+    main()

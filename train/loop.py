@@ -1,0 +1,179 @@
+"""State, steps, logs and checkpoints: what the stages and the autoencoder have in common."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from anchor_jax.data.loader import Batches
+from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.shapes import Params
+from anchor_jax.training.checkpoints import Checkpoints
+from anchor_jax.training.optimizer import learning_rate
+from anchor_jax.training.report import write_report
+from anchor_jax.training.run import Run, stoppable
+from anchor_jax.training.sharding import put_batch, replicated, state_sharding
+from anchor_jax.training.step import Loss, init_state, make_step
+
+from .configs import LoopConfig, settings
+
+EXAMPLES = ("losses", "timesteps")  # what a step tells of each example
+
+
+class Validate(Protocol):
+    """Shows what the parameters can do by now."""
+
+    def __call__(self, params: Params) -> tuple[dict[str, float], np.ndarray, float]:
+        """Scalars, a picture uint8 (h, w, 3), and the score: more is better."""
+        ...
+
+
+def fit(
+    name: str,
+    job: LoopConfig,
+    run: Run,
+    mesh: Mesh,
+    *,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    batches: Batches,
+    inputs_of: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
+    validate: Validate | None,
+    tell: Callable[[Mapping[str, Any]], dict[str, float]] = lambda told: {},
+) -> Params:
+    """Train from the run's last checkpoint, or from `params`, to the last step.
+
+    Args:
+        name: shown with the progress.
+        job: settings.
+        run: its folder.
+        mesh: devices.
+        params: of the trained networks, {name: tree}.
+        optimizer: of their gradients.
+        loss: see `make_step`.
+        batches: the data; its state is part of the checkpoints.
+        inputs_of: a batch as the loss takes it.
+        validate: called from time to time and at the end, or None.
+        tell: further scalars, of what a step returned.
+
+    Returns:
+        The trained parameters or, where there is one, their moving average.
+
+    Raises:
+        AnchorError: a loss that is not finite, or a disk that is full; checkpoints stay.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
+    """
+    begin = lambda params: init_state(params, optimizer, job.seed, job.ema > 0)
+    start = jax.eval_shape(begin, params)
+    places = state_sharding(mesh, start, job.fsdp)
+    step = jax.jit(
+        make_step(loss, optimizer, accumulate=job.accumulate, ema=job.ema),
+        in_shardings=(places, None),
+        out_shardings=(places, replicated(mesh)),
+        donate_argnums=0,
+    )
+    rate = learning_rate(job.optimizer, job.steps)
+    checkpoints = Checkpoints(run.folder / "checkpoints", job.keep_last, job.keep_best)
+    if (latest := checkpoints.latest()) is not None:
+        wanted = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), start, places
+        )
+        state, data = checkpoints.restore(latest, wanted)
+        batches.set_state(data)
+    else:
+        state = jax.jit(begin, out_shardings=places)(params)
+    number, score = int(state.step), None
+    saved = number if latest is not None else -1
+    run.begin(number)
+    with (
+        stoppable() as stop,
+        tqdm(
+            desc=name,
+            total=job.steps,
+            initial=number,
+            unit="step",
+            smoothing=0.05,
+            disable=not run.is_main,
+        ) as bar,
+    ):
+        try:
+            began, since = time.perf_counter(), number
+            while number < job.steps and not stop:
+                batch = next(batches)
+                state, told = step(state, put_batch(mesh, inputs_of(batch)))
+                number += 1
+                check_finite(number, told, batch)
+                bar.update()
+                if due(number, job.log_every, job.steps):
+                    speed = (number - since) / (time.perf_counter() - began)
+                    values = {k: float(v) for k, v in told.items() if k not in EXAMPLES}
+                    values |= tell(told) | {
+                        "learning_rate": float(np.asarray(rate(number - 1))),
+                        "frames_per_second": job.batch_size * speed,
+                        "memory_mb": memory_mb(),
+                    }
+                    run.log(number, values)
+                    bar.set_postfix(loss=f"{values['loss']:.4f}")
+                    began, since = time.perf_counter(), number
+                if validate is not None and due(number, job.validate_every, job.steps):
+                    scalars, picture, score = validate(trained(state))
+                    run.log(number, scalars)
+                    run.log_grid(number, picture)
+                    began, since = time.perf_counter(), number
+                if due(number, job.save_every, job.steps):
+                    checkpoints.save(number, state, batches.get_state(), score)
+                    saved = number
+            if stop and saved < number:
+                checkpoints.save(number, state, batches.get_state(), score)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+    if run.is_main:
+        write_report(run.folder / "report.html", settings(job), run.metrics())
+    if number < job.steps:
+        raise KeyboardInterrupt(f"step {number} of {job.steps} is saved; the same command goes on")
+    return trained(state)
+
+
+def due(number: int, every: int, last: int) -> bool:
+    """Every so many steps (0: never) and at the last one."""
+    return number == last or (every > 0 and number % every == 0)
+
+
+def trained(state: Any) -> Params:
+    """What a state is worth keeping for."""
+    return state.params if state.average is None else state.average
+
+
+def check_finite(number: int, told: Mapping[str, jax.Array], batch: Mapping[str, Any]) -> None:
+    """Raise AnchorError, naming step and examples, where a loss or a gradient is not finite."""
+    norms = [value for name, value in told.items() if name.startswith("gradient_norm/")]
+    if all(math.isfinite(value) for value in (told["loss"], *norms)):
+        return
+    losses = np.asarray(told["losses"])
+    bad = batch["index"][~np.isfinite(losses[batch["position"]])]
+    blamed = (
+        f"frames {shorten([str(i) for i in bad])} of the data set"
+        if len(bad)
+        else ("every example's loss is: it is the gradient")
+    )
+    raise AnchorError(
+        f"step {number}: the loss or its gradient is not finite ({blamed}); the last checkpoint"
+        " is kept: check those frames, or lower the learning rate"
+    )
+
+
+def memory_mb() -> float:
+    """Peak memory of the first device, or of this process where the device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

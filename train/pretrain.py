@@ -1,0 +1,29 @@
+"""Stage one: many identities, with the background cut away (paper, section 3.1).
+
+python -m train.pretrain --anchor fresh --data many --out runs/pretrain
+"""
+
+import sys
+from collections.abc import Sequence
+
+from .configs import parse
+from .frozen import Pictures
+from .stage import Stage, train
+
+STAGE = Stage("pretrain", "body", Pictures(matte="matte"))
+
+TEXT = """Train on many people, their backgrounds cut away by mattes: stage one.
+
+    anchor-jax train pretrain --anchor anchors/fresh --data data/many --out runs/pretrain
+
+Killed or interrupted, the same command goes on where the last checkpoint is. The result is
+RUN/anchor; RUN/report.html shows curves and pictures, and TensorBoard reads RUN/events.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    train(STAGE, parse(STAGE.name, TEXT, sys.argv[1:] if args is None else args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The program that the three stages are: settings, devices, data, state, steps, anchor."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from anchor_jax import checkpoint
+from anchor_jax.checkpoint import Anchor
+from anchor_jax.data import dataset as datasets
+from anchor_jax.data.dataset import Dataset
+from anchor_jax.data.loader import Batches, Load, clip_spans
+from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
+from anchor_jax.training.loss import Model, by_quarter, draw, losses
+from anchor_jax.training.optimizer import make_optimizer
+from anchor_jax.training.run import Run
+from anchor_jax.training.sharding import make_mesh
+
+from . import validation
+from .configs import FREE, Job, note, settings
+from .frozen import Cached, Encoder, Pictures, cache
+from .loop import EXAMPLES, fit
+
+STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_posterior")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is particular to a stage: the anchor's part that it trains and the pictures it sees."""
+
+    name: str
+    part: str  # "body" or "face"
+    pictures: Pictures
+
+
+def train(stage: Stage, job: Job) -> None:
+    """Train until the last step, or go on with a run that is there.
+
+    Raises:
+        AnchorError: bad input, told in one line; nothing that was there is lost.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
+    """
+    join_processes(job.coordinator)
+    mesh = make_mesh()
+    if job.batch_size % (mesh.size * job.accumulate):
+        raise AnchorError(
+            f"batch_size is {job.batch_size}: expected a multiple of {mesh.size} devices times"
+            f" {job.accumulate} parts (accumulate)"
+        )
+    dataset = datasets.load(job.data)
+    check_data(stage, dataset, checkpoint.load(job.anchor, networks=()))
+    names = [f"{stage.part}/unet", f"{stage.part}/control"]
+    anchor = checkpoint.load(job.anchor, networks=[*names, "vae", "image_encoder"])
+    run = Run(job.out, {"stage": stage.name, **settings(job)}, FREE)
+    try:
+        if (job.out / "anchor").exists():
+            note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
+            return
+        pictures = replace(stage.pictures, background=job.background)
+        encoder = Encoder(anchor, pictures)
+        encodings = cache(encoder, dataset, job.encodings) if job.cached else None
+        more = None if encodings is None else Cached(encodings)
+        with make_batches(job, dataset, encoder, more) as batches:
+            _train(stage, job, run, mesh, dataset, anchor, encoder, batches)
+    finally:
+        run.close()
+
+
+def _train(
+    stage: Stage,
+    job: Job,
+    run: Run,
+    mesh: Mesh,
+    dataset: Dataset,
+    anchor: Anchor,
+    encoder: Encoder,
+    batches: Batches,
+) -> None:
+    model = make_model(stage, job, anchor)
+    empty_text = jnp.asarray(anchor.empty_text)
+    frames = validation_frames(job, dataset, encoder)
+
+    def loss(params, key, batch):
+        drawn = draw(model, key, batch, empty_text)
+        each = losses(model, params, drawn)
+        return each.mean(), {"losses": each, "timesteps": drawn.timesteps}
+
+    def validate(params):
+        assert frames is not None
+        generated = validation.generate(
+            model,
+            params,
+            (encoder.vae, encoder.params["vae"]),
+            frames,
+            anchor.empty_text,
+            num_steps=job.validation_steps,
+            guidance=job.guidance,
+            control_scale=job.control_scale,
+        )
+        found = validation.scores(frames, generated)
+        return found, validation.grid(frames, generated), found["validation/psnr"]
+
+    params = fit(
+        stage.name,
+        job,
+        run,
+        mesh,
+        params={name: anchor.params.pop(f"{stage.part}/{name}") for name in ("unet", "control")},
+        optimizer=make_optimizer(job.optimizer, job.steps),
+        loss=loss,
+        batches=batches,
+        inputs_of=lambda batch: step_inputs(encoder, batch),
+        validate=None if frames is None else validate,
+        tell=lambda told: by_quarter(model, *(np.asarray(told[name]) for name in EXAMPLES)),
+    )
+    save_anchor(stage, job, run, params)
+
+
+def join_processes(coordinator: str | None) -> None:
+    """Meet the other processes at HOST:PORT,COUNT,INDEX."""
+    if coordinator is None:
+        return
+    try:
+        address, count, index = coordinator.split(",")
+        numbers = int(count), int(index)
+    except ValueError:
+        raise AnchorError(
+            f"--coordinator {coordinator}: expected HOST:PORT,COUNT,INDEX, such as"
+            " 10.0.0.1:9876,2,0"
+        ) from None
+    jax.distributed.initialize(address, *numbers)
+
+
+def check_data(stage: Stage, dataset: Dataset, anchor: Anchor) -> None:
+    """Raise AnchorError unless the data set has what the stage needs, in sizes that fit."""
+    pictures = stage.pictures
+    if missing := [n for n in (f"{stage.part}/unet",) if n not in anchor.networks]:
+        raise AnchorError(
+            f"the ANCHOR has no {shorten(missing)}: convert it with --face, or make one with"
+            " anchor-jax train autoencoder"
+        )
+    wanted = [pictures.target, pictures.pose, pictures.matte, pictures.mask]
+    missing = [name for name in wanted if name and name not in dataset.pictures]
+    if missing:
+        raise AnchorError(
+            f"{dataset.path} has no {', '.join(missing)}, which {stage.name} needs; prepare it"
+            " with " + ("mattes (--mattes, --green-screen)" if "matte" in missing else "them")
+        )
+    vae = anchor.networks["vae"]
+    assert isinstance(vae, VAEConfig)
+    sizes = {name: dataset.pictures[name] for name in wanted if name}
+    first = sizes[pictures.target]
+    told = ", ".join(f"{name} {w}x{h}" for name, (w, h) in sizes.items())
+    if any(size != first for size in sizes.values()):
+        raise AnchorError(f"{dataset.path} has pictures of different sizes: {told}")
+    if any(side % vae.factor for side in first):
+        raise AnchorError(
+            f"{dataset.path} has pictures of {told}: expected multiples of {vae.factor}, the"
+            " autoencoder's factor; prepare it with another --size"
+        )
+
+
+def make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
+    """The trained networks of the anchor and how they are computed."""
+    unet, control = (anchor.networks[f"{stage.part}/{name}"] for name in ("unet", "control"))
+    vae = anchor.networks["vae"]
+    assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
+    assert isinstance(vae, VAEConfig)
+    return Model(
+        unet,
+        control,
+        anchor.schedule,
+        vae.scaling_factor,
+        dtype=job.dtype,
+        remat=job.remat,
+        drop_condition=job.drop_condition,
+        min_snr=job.min_snr or None,
+    )
+
+
+def make_batches(job: Job, dataset: Dataset, encoder: Encoder, more: Cached | None) -> Batches:
+    """This process's share of the batches, with what is cached where anything is."""
+    pictures = encoder.pictures
+    names = [pictures.pose, pictures.mask]
+    if more is None:
+        names += [pictures.target, pictures.reference, pictures.matte]
+        names += [pictures.matte and "reference_matte"]
+    return Batches(
+        dataset,
+        job.batch_size // jax.process_count(),
+        seed=job.seed,
+        flip=job.flip,
+        workers=job.workers,
+        process=(jax.process_index(), jax.process_count()),
+        spans=clip_spans(dataset, 0.0, 1 - job.held_out),
+        pictures=[name for name in names if name],
+        more=more,
+    )
+
+
+def step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch as the step takes it; what is not cached is encoded now."""
+    pictures = encoder.pictures
+    inputs: dict[str, Any] = dict(batch)
+    inputs["pose"] = batch[pictures.pose]
+    if "posterior" not in inputs:
+        names = [name for name in batch if name not in {"index", "reference_index", "position"}]
+        examples = [{name: batch[name][i] for name in names} for i in range(len(batch["index"]))]
+        inputs |= encoder.encode(*validation.compose(encoder, examples))
+    if pictures.mask is not None:
+        inputs["mask"] = validation.shrink(batch[pictures.mask], encoder.vae.factor)
+    return {name: np.asarray(inputs[name]) for name in STEP_INPUTS if name in inputs}
+
+
+def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> "validation.Frames | None":
+    """Held-out frames, or frames that are trained on where none are held out."""
+    if jax.process_count() > 1:  # parameters may lie on several hosts
+        return None
+    spans = clip_spans(dataset, 1 - job.held_out if job.held_out else 0.0, 1.0)
+    spans = [(start, end) for start, end in spans if end > start] or clip_spans(dataset)
+    numbers = validation.choose(spans, job.validation_frames)
+    starts = np.asarray(dataset.starts)
+    firsts = [int(starts[np.searchsorted(starts, number, "right") - 1]) for number in numbers]
+    return validation.load_frames(Load(dataset), encoder, numbers, firsts, job.seed)
+
+
+def save_anchor(stage: Stage, job: Job, run: Run, trained: dict[str, Any]) -> None:
+    """Write RUN/anchor: the anchor it began with, with the trained networks."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        trained = multihost_utils.process_allgather(trained, tiled=True)
+    if not run.is_main:
+        return
+    others = checkpoint.load(job.anchor, networks=(), dtype=None)
+    names = [name for name in others.networks if not name.startswith(f"{stage.part}/")]
+    anchor = checkpoint.load(job.anchor, networks=names, dtype=None)
+    for name in ("unet", "control"):
+        anchor.params[f"{stage.part}/{name}"] = trained[name]
+    provenance = {
+        **anchor.provenance,
+        f"trained {stage.part}": {"stage": stage.name, "steps": job.steps, "data": job.data.name},
+    }
+    checkpoint.save(run.folder / "anchor", replace(anchor, provenance=provenance))
+    print(f"{run.folder / 'anchor'}: complete; {run.folder / 'report.html'} shows the run")
