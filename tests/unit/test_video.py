@@ -318,3 +318,14 @@ def test_places_that_cannot_be_written(tmp_path):
         with pytest.raises(AnchorError):
             video.check_output(folder=path)
     video.check_output(file, folder)
+
+
+def test_the_same_frames_make_the_same_file(tmp_path):
+    """Catches an encoder whose threads decide the bytes: two runs of one command would differ."""
+    frames = np.random.default_rng(0).integers(0, 256, (60, 120, 160, 3), np.uint8)
+    frames[1::2] = frames[::2]  # something to predict from
+    made = set()
+    for _ in range(8):
+        video.write_video(tmp_path / "v.mp4", frames, Fraction(30))
+        made.add((tmp_path / "v.mp4").read_bytes())
+    assert len(made) == 1
