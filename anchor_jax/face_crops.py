@@ -1,4 +1,4 @@
-"""The face in the frames of a data set, found by what `anchor-jax render` wrote beside the poses."""
+"""The faces in the frames of a data set, by what `anchor-jax render` left beside the poses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,9 +72,10 @@ class FaceCrops:
         # The transform counts pixels from the middle of the first one, as OpenCV does.
         landmarks = (self.conditions.landmarks[number] - (left, top)) * len(target) / side - 0.5
         transforms = align.estimate_transforms(landmarks[None])
-        if not np.isfinite(transforms).all():
+        if not align.scales(transforms)[0] < align.SIZE:  # NaN, too
             raise AnchorError(
-                f"{self.conditions.folder / TABLE}: the landmarks of frame {number + 1} are one point"
+                f"{self.conditions.folder / TABLE}: the face of frame {number + 1} is smaller than"
+                " a pixel"
             )
         crops = align.crop(np.concatenate([target, pose], axis=-1)[None], transforms)[0]
         face = mask.from_renders((seen > 127)[None], transforms)

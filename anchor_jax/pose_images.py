@@ -117,7 +117,7 @@ def _save_mask(path: Path, mask: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What lies beside pose images that `anchor-jax render` drew; docs/render.md tells the layout."""
+    """What lies beside pose images that `anchor-jax render` drew (docs/render.md)."""
 
     folder: Path
     landmarks: np.ndarray  # float32 (n, 5, 2), pixels from the corner of the picture

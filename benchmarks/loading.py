@@ -5,9 +5,9 @@
 Both give batches of the same work: decode a frame, its pose image and a random other frame of the
 same clip, 512x512. Ours is `anchor_jax.data.loader.Batches` over a data set that is made here of
 the real clips; the plain reader is a PyTorch `DataLoader` over folders with the very same PNG
-bytes, as training code of the field has it. They take turns in one process; what counts is the ratio
-in each round, its median over the rounds. Where the machine has other work to do, the ratio of
-CPU times is the better guide.
+bytes, as training code has it. They take turns in one process; what counts is the ratio in each
+round, its median over the rounds. Where the machine has other work to do, the ratio of CPU times
+is the better guide.
 """
 
 import argparse
@@ -150,7 +150,8 @@ def compare(dataset: Dataset, folders: Folders, workers: int, rounds: int, count
 def table(cases: list[dict]) -> str:
     """The results as Markdown."""
     lines = [
-        "| workers | ours | PNG folders | speed ratio | CPU time ratio | cores used | first batch |",
+        "| workers | ours | PNG folders | speed ratio | CPU time ratio | cores used "
+        "| first batch |",
         "|---|---|---|---|---|---|---|",
     ]
     for case in cases:

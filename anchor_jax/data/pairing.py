@@ -138,8 +138,9 @@ class VideoSource:
 
     def pictures(self) -> dict[str, Size]:
         """The pictures of each frame and their sizes."""
-        names = ("target", "pose") if self.mattes is None else ("target", "pose", "matte")
-        pictures = dict.fromkeys(names, (self.size, self.size))
+        names: tuple[str, ...] = ("target", "pose")
+        names += () if self.mattes is None else ("matte",)
+        pictures: dict[str, Size] = dict.fromkeys(names, (self.size, self.size))
         if self.faces is not None:
             pictures |= dict.fromkeys(FACE, (self.faces.size, self.faces.size))
         return pictures

@@ -10,6 +10,7 @@ import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,9 +171,6 @@ def test_the_sound_is_kept_beside(prepare, tmp_path):
     assert not (tmp_path / "silent" / "audio").exists()
 
 
-COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
-
-
 def face_at(number: int) -> np.ndarray:
     """Continuous pixels (5, 2) of the landmarks in a picture of 320x240: turned, small, moving."""
     angle = 0.1 + 0.01 * number
@@ -181,13 +179,11 @@ def face_at(number: int) -> np.ndarray:
 
 
 def dots(number: int) -> np.ndarray:
-    """A picture of 320x240, uint8, with a soft disk of its own colour at each landmark."""
+    """A picture of 320x240, uint8, with a soft white disk at each landmark."""
     y, x = np.mgrid[:240, :320] + 0.5  # continuous: the middles of the pixels
-    picture = np.zeros((240, 320, 3))
-    for (at_x, at_y), colour in zip(face_at(number), COLOURS, strict=True):
-        disk = np.clip(4.5 - np.hypot(x - at_x, y - at_y), 0, 1)[..., None]
-        picture = picture * (1 - disk) + disk * colour
-    return to_bytes(picture)
+    far = [np.hypot(x - at_x, y - at_y) for at_x, at_y in face_at(number)]
+    disks = np.clip(4.5 - np.min(far, axis=0), 0, 1)
+    return to_bytes(disks * 255)[..., None].repeat(3, -1)
 
 
 def write_poses(folder: Path, count: int = COUNT, crop: tuple[int, int, int] | None = None) -> Path:
@@ -215,10 +211,12 @@ def write_poses(folder: Path, count: int = COUNT, crop: tuple[int, int, int] | N
 
 def centres(picture: np.ndarray) -> np.ndarray:
     """Where the disks are in a crop: x, y counted from the middle of the first pixel, (5, 2)."""
+    places = (TEMPLATE + 0.5) * len(picture) / 512 - 0.5  # the published 512 crop, resized
+    y, x = np.mgrid[: len(picture), : len(picture)]
     found = []
-    for colour in COLOURS:
-        weight = np.clip(150 - np.abs(picture.astype(int) - colour).max(-1), 0, None)
-        y, x = np.mgrid[: len(picture), : picture.shape[1]]
+    for at_x, at_y in places:
+        near = np.hypot(x - at_x, y - at_y) < len(picture) / 16
+        weight = near * np.clip(picture.mean(-1) - 40, 0, None)
         found.append([(x * weight).sum() / weight.sum(), (y * weight).sum() / weight.sum()])
     return np.array(found)
 
@@ -248,7 +246,8 @@ def test_faces_are_cut_out_where_the_renderer_says(prepare, tmp_path, crop):
         assert abs(radius - 40 / 0.28 / 2) < 1.5
     (sheet,) = (tmp_path / "data" / "preview").glob("*.png")
     rows = 7  # of frame, pose, overlay, face, face pose, overlay and mask
-    height = Image.open(sheet).height
+    with Image.open(sheet) as image:
+        height = image.height
     assert height == 2 * preview.HEADER + rows * (preview.SIDE + preview.GAP)
 
 
@@ -277,14 +276,18 @@ def test_faces_can_be_left_out(prepare, tmp_path):
 
 def damage_table(folder: Path, **arrays: np.ndarray) -> None:
     path = folder / "poses-conditions" / "conditions.npz"
-    table = dict(np.load(path)) | arrays
+    with np.load(path) as whole:
+        table: Any = dict(whole) | arrays
     np.savez(path, **table)
 
 
 DAMAGE = {
-    "other count": (lambda p: damage_table(p, landmarks=np.zeros((3, 5, 2), "f4")), "3 pose images"),
+    "other count": (
+        lambda p: damage_table(p, landmarks=np.zeros((3, 5, 2), "f4")),
+        "3 pose images",
+    ),
     "nan": (lambda p: damage_table(p, landmarks=np.full((COUNT, 5, 2), np.nan, "f4")), "finite"),
-    "one point": (lambda p: damage_table(p, landmarks=np.ones((COUNT, 5, 2), "f4")), "one point"),
+    "one point": (lambda p: damage_table(p, landmarks=np.ones((COUNT, 5, 2), "f4")), "smaller"),
     "flat": (lambda p: damage_table(p, landmarks=np.zeros((COUNT, 10), "f4")), "(n, 5, 2)"),
     "other size": (lambda p: damage_table(p, size=np.array([9, 9])), "9x9"),
     "size of words": (lambda p: damage_table(p, size=np.array("big")), "size is"),

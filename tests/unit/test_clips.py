@@ -6,7 +6,7 @@ import wave
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -405,7 +405,7 @@ def tone(path: Path, codec: str = "aac", rate: int = 44100, late: float = 0.0) -
         stream = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=30)
         stream.width = stream.height = 32
         stream.pix_fmt = "yuv420p"
-        sound = container.add_stream(codec, rate=rate)
+        sound: Any = container.add_stream(codec, rate=rate)
         sound.layout = "stereo"
         for number in range(30):
             pixels = np.full((32, 32, 3), 8 * number, np.uint8)
