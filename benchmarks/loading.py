@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with video/*.mkv and poses/")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=100, help="in each measurement")
-    parser.add_argument("--out", type=Path, help="JSON file; the table goes beside it")
+    parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     videos = tuple(sorted((args.data / "video").glob("*.mkv")))
     with tempfile.TemporaryDirectory() as temporary:
@@ -193,7 +193,6 @@ def main() -> None:
             "cases": cases,
         }
         args.out.write_text(json.dumps(result, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text(table(cases) + "\n")
 
 
 if __name__ == "__main__":
