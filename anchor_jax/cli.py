@@ -238,10 +238,16 @@ def prepare(
     ] = (),
     green_screen: bool = False,
     still_background: bool = False,
+    plate: Annotated[
+        tuple[Path, ...], arg(metavar="FILE ...", help_behavior_hint="(default: the median)")
+    ] = (),
     json_list: Annotated[
         Path | None, arg(name="list", metavar="JSON", help_behavior_hint="(default: none)")
     ] = None,
     loop_poses: bool = False,
+    no_face: bool = False,
+    face_size: Annotated[int, arg(metavar="PX")] = 256,
+    no_audio: bool = False,
     crop: Annotated[
         str | None,
         arg(metavar="X,Y,SIDE", help_behavior_hint="(default: the person, or the middle)"),
@@ -280,14 +286,19 @@ def prepare(
         videos: of people, in any format; cut into clips of 300 frames.
         out: the data set, a new folder.
         poses: for each video a folder or video with one pose image a frame, squares or of the
-            video's own size.
+            video's own size; with what `render` writes beside them the faces are cut out, too.
         identity: who is seen, where all videos show one person.
         mattes: for each video a folder or video with a matte for every frame.
         green_screen: make the mattes: the person is before a green or blue screen.
         still_background: make the mattes: neither camera nor background moves.
+        plate: the same, with the scene without the person: a picture or video for each video, or
+            one for all.
         json_list: instead of videos: {"source": pose, "target": frame, "reference": other} a
             line, and "mask" for the head.
         loop_poses: repeat or cut poses of another motion to the video's length, to try things.
+        no_face: leave the faces out.
+        face_size: side of the face crops; a multiple of 8.
+        no_audio: leave the sound of the videos out of DATASET/audio.
         crop: the square of the videos to keep: its left, top and side in pixels.
         size: of the stored frames.
         fps: frames per second of the data set and of pose folders.
@@ -297,11 +308,13 @@ def prepare(
     """
     _need_extra("train", "tensorflow_datasets", "array_record")
     from anchor_jax.data import dataset as datasets
+    from anchor_jax.data import workers
     from anchor_jax.data.prepare import hidden_folder
     from anchor_jax.data.preview import write_sheets
     from anchor_jax.data.request import Request
+    from anchor_jax.face_crops import find_faces
 
-    count = _num_cores() if processes is None else processes
+    count = workers.num_cores() if processes is None else processes
     if count < 1:
         raise AnchorError(f"--processes {count}: expected at least 1")
     if not videos and json_list is None and (preview or verify):
@@ -310,12 +323,15 @@ def prepare(
         request = Request(
             videos=videos,
             poses=poses,
+            faces=() if no_face else find_faces(poses, face_size),
             identity=identity,
             mattes=mattes,
             green_screen=green_screen,
             still_background=still_background,
+            plates=plate,
             json_list=json_list,
             loop_poses=loop_poses,
+            audio=not no_audio,
             crop=None if crop is None else _parse_crop(crop),
             size=None if size is None else _parse_size(size),
             fps=_parse_fps(fps),
@@ -539,13 +555,6 @@ def _bars() -> Iterator["Progress"]:
 def _need_extra(extra: str, *modules: str) -> None:
     if any(find_spec(module) is None for module in modules):
         raise AnchorError(f"this needs more packages: pip install 'anchor-jax[{extra}]'")
-
-
-def _num_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

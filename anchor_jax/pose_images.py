@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anchor_jax.body.arrays import Archive
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data import video
@@ -17,6 +19,7 @@ from anchor_jax.errors import AnchorError
 MASKS = "face", "foreground"
 TABLE = "conditions.npz"
 LANDMARK_NAMES = "left_eye", "right_eye", "nose", "left_mouth", "right_mouth"
+LARGEST_ARRAY = 1 << 28  # bytes
 
 
 def conditions_beside(out: Path) -> Path:
@@ -110,3 +113,51 @@ def _save_mask(path: Path, mask: np.ndarray) -> None:
     from PIL import Image
 
     Image.fromarray(mask.astype(np.uint8) * 255).save(path, compress_level=1)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What lies beside pose images that `anchor-jax render` drew (docs/render.md)."""
+
+    folder: Path
+    landmarks: np.ndarray  # float32 (n, 5, 2), pixels from the corner of the picture
+    size: video.Size  # of the pose images
+
+    def face(self, number: int) -> np.ndarray:
+        """Where the face is seen in frame `number`, from 0: uint8 (h, w), 255 or 0.
+
+        Raises:
+            AnchorError: missing, unreadable or of another size.
+        """
+        path = self.folder / "face" / f"{number + 1:06d}.png"
+        with video.open_picture(path) as image:
+            mask = np.asarray(image.convert("L"))
+        if mask.shape[::-1] != self.size:
+            raise AnchorError(
+                f"{path} is {mask.shape[1]}x{mask.shape[0]}; expected the size of the pose images,"
+                f" {self.size[0]}x{self.size[1]}"
+            )
+        return mask
+
+
+def read_conditions(folder: Path) -> Conditions:
+    """What `write_pose_images` put into `folder`.
+
+    Raises:
+        AnchorError: no such folder, or a table that is damaged or holds something else.
+    """
+    if not (folder / TABLE).is_file():
+        raise AnchorError(f"{folder} has no {TABLE}; expected what `anchor-jax render` writes")
+    table = Archive(folder / TABLE, LARGEST_ARRAY)
+    landmarks, size = table["landmarks"], table["size"]
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2) or landmarks.dtype.kind != "f":
+        raise AnchorError(
+            f"{folder / TABLE}: landmarks are {landmarks.dtype} {landmarks.shape}; expected float32"
+            " (n, 5, 2)"
+        )
+    if not np.isfinite(landmarks).all():
+        raise AnchorError(f"{folder / TABLE}: landmarks hold values that are not finite")
+    if size.shape != (2,) or size.dtype.kind not in "iu" or size.min() < 1:
+        raise AnchorError(f"{folder / TABLE}: size is {size!r}; expected a width and a height")
+    width, height = (int(side) for side in size)
+    return Conditions(folder, landmarks.astype(np.float32), (width, height))

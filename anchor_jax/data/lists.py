@@ -27,6 +27,7 @@ class ListSource:
     lines: tuple[dict[str, Path], ...]  # picture -> file, in the order of the list
     size: Size | None = None  # of all pictures; found by `examine` where it is not given
     resized: bool = False  # whether pictures of other sizes are resized, or refused
+    sound: None = None  # a list names none
 
     def lengths(self) -> list[tuple[str, int]]:
         """Name and number of frames of the clip."""

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
+from anchor_jax.data.workers import num_cores
 from anchor_jax.errors import AnchorError, shorten
 
 Span = tuple[int, int]
 
 REFERENCES = {"target": "reference", "matte": "reference_matte", "face": "face_reference"}
+MAX_THREADS = 16
+READY = 2  # batches, besides those that threads are at; grain keeps 500, that is gigabytes
 
 _open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 
@@ -142,7 +145,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     def _start(self):
         import grain
 
-        loader = self._batches[self._next :].to_iter_dataset()
+        threads = _num_threads(self._workers)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + READY)
+        loader = self._batches[self._next :].to_iter_dataset(options)
         if self._workers:
             _parse_flags()
             loader = loader.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
@@ -238,6 +243,11 @@ def _check(
     ]
     if wrong:
         raise AnchorError(shorten(wrong, separator="; "))
+
+
+def _num_threads(num_workers: int) -> int:
+    """Threads of each process, so that all together are one a core."""
+    return max(1, min(MAX_THREADS, num_cores() // max(1, num_workers)))
 
 
 def _parse_flags() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from anchor_jax.data import workers
+from anchor_jax.data.audio import write_audio
 from anchor_jax.data.dataset import (
     FORMAT,
     ClipRecord,
@@ -39,6 +40,8 @@ class Source(Protocol):
 
     @property
     def identity(self) -> str: ...
+    @property
+    def sound(self) -> tuple[str, Path] | None: ...
     def examine(self) -> "Source": ...
     def lengths(self) -> list[tuple[str, int]]: ...
     def pictures(self) -> dict[str, Size]: ...
@@ -198,6 +201,7 @@ def _make(
     dataset = Dataset(folder / "data", pictures, fps, clips, digest)
     for name in ("data", "clips", "scratch"):
         (folder / name).mkdir(exist_ok=True)
+    _keep_sounds(sources, dataset.path / "audio", progress)
     done = {number: record for number in range(len(clips)) if (record := _record(dataset, number))}
     advance = progress("preparing", len(dataset), "frame")
     advance(sum(record.frames for record in done.values()))
@@ -217,6 +221,23 @@ def _make(
     complete = Dataset(dataset.path, pictures, fps, tuple(done[i] for i in range(first)), digest)
     write_metadata(complete)
     return complete
+
+
+def _keep_sounds(sources: Sequence[Source], folder: Path, progress: Progress) -> None:
+    """Write the sound of each video that has any, unless an earlier run did; before the frames, as
+    a sound that cannot be read should not be found after hours."""
+    sounds = [source.sound for source in sources if source.sound is not None]
+    if not sounds:
+        return
+    folder.mkdir(exist_ok=True)
+    advance = progress("sound", len(sounds), "video")
+    for name, video in sounds:
+        path = folder / f"{name}.wav"
+        if not path.exists():
+            write_audio(video, path)
+        advance(1)
+    if not os.listdir(folder):
+        folder.rmdir()
 
 
 def _write_share(share: Share, advance: workers.Advance) -> dict[int, ClipRecord]:

@@ -75,7 +75,8 @@ def _rows(frame: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     rows = []
     for picture, pose, extra in (("target", "pose", "matte"), ("face", "face_pose", "face_mask")):
         if picture in small:
-            rows += [("frame", small[picture]), ("pose", small[pose])]
+            name = "frame" if picture == "target" else picture
+            rows += [(name, small[picture]), (pose.replace("_", " "), small[pose])]
             rows.append(("overlay", _overlay(small[picture], small[pose])))
             rows += [(extra.removeprefix("face_"), small[extra])] if extra in small else []
     return rows

@@ -1,7 +1,7 @@
 """What a user asks to be prepared, checked before the work begins."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 from anchor_jax.data.clips import LENGTH, Box
 from anchor_jax.data.dataset import Dataset, Size
 from anchor_jax.data.lists import read_list
-from anchor_jax.data.pairing import Maker, VideoSource
+from anchor_jax.data.pairing import Faces, Maker, VideoSource
 from anchor_jax.data.prepare import Progress, prepare
 from anchor_jax.errors import AnchorError
 
 SIZE = 512, 512
+# Files and folders: they count with their names and sizes, wherever they lie.
+PLACES = "videos", "poses", "faces", "mattes", "plates", "json_list"
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class Request:
 
     videos: tuple[Path, ...] = ()
     poses: tuple[Path, ...] = ()
+    faces: tuple[Faces, ...] = ()  # one for each of `poses`, or none
     identity: str | None = None
     mattes: tuple[Path, ...] = ()
     green_screen: bool = False
     still_background: bool = False
+    plates: tuple[Path, ...] = ()
     json_list: Path | None = None
     loop_poses: bool = False
+    audio: bool = True
     crop: Box | None = None
     size: Size | None = None
     fps: Fraction = Fraction(30)
@@ -52,6 +57,7 @@ class Request:
             "--mattes": self.mattes,
             "--green-screen": self.green_screen,
             "--still-background": self.still_background,
+            "--plate": self.plates,
             "--loop-poses": self.loop_poses,
             "--crop": self.crop,
         }
@@ -61,17 +67,22 @@ class Request:
     def make(self, out: Path, processes: int, progress: Progress) -> Dataset:
         """Make the data set; see `prepare`."""
         if self.json_list is None:
-            sources, inputs = self._video_sources(), [*self.videos, *self.poses, *self.mattes]
+            sources = self._video_sources()
+            inputs = [*self.videos, *self.poses, *self.mattes, *self.plates]
+            inputs += [path for faces in self.faces for path in faces.inputs]
         else:
             sources = read_list(self.json_list, self.identity, self.size)
             inputs = [self.json_list]
             inputs += [
                 path for source in sources for line in source.lines for path in line.values()
             ]
-        options: dict[str, Any] = asdict(self)
-        for name in ("videos", "poses", "mattes", "json_list"):
-            options[name] = None  # they count with their names and sizes, wherever they lie
-        options["counts"] = [len(self.videos), len(self.poses), len(self.mattes)]
+        options: dict[str, Any] = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in PLACES
+        }
+        options["counts"] = [len(getattr(self, name) or ()) for name in PLACES[:-1]]
+        options["face_sizes"] = [faces.size for faces in self.faces]
         return prepare(
             sources,
             out,
@@ -87,14 +98,17 @@ class Request:
             raise AnchorError(
                 "there is nothing to prepare: name videos with their --poses, or a --list"
             )
-        makers = [bool(self.mattes), self.green_screen, self.still_background]
+        makers = [bool(self.mattes), self.green_screen, self.still_background or bool(self.plates)]
         if sum(makers) > 1:
             raise AnchorError(
-                "--mattes, --green-screen and --still-background are three ways to one thing:"
-                " give one of them"
+                "--mattes, --green-screen and --still-background (--plate) are three ways to one"
+                " thing: give one of them"
             )
-        for name, paths in {"--poses": self.poses, "--mattes": self.mattes}.items():
-            one_for_all = name == "--poses" and self.loop_poses and len(paths) == 1
+        named = {"--poses": self.poses, "--mattes": self.mattes, "--plate": self.plates}
+        for name, paths in named.items():
+            one_for_all = len(paths) == 1 and (
+                name == "--plate" or (name == "--poses" and self.loop_poses)
+            )
             if (paths or name == "--poses") and len(paths) != len(self.videos) and not one_for_all:
                 raise AnchorError(
                     f"{name} has {len(paths)} entries for {len(self.videos)} videos; expected one"
@@ -107,28 +121,42 @@ class Request:
             )
 
     def _video_sources(self) -> list[VideoSource]:
-        poses = self.poses * len(self.videos) if len(self.poses) == 1 else self.poses
+        count = len(self.videos)
         made: Maker | None = "green screen" if self.green_screen else None
-        made = "still background" if self.still_background else made
-        made_mattes: list[Path | Maker | None] = [made for _ in self.videos]
-        mattes: Sequence[Path | Maker | None] = self.mattes or made_mattes
+        made = "still background" if self.still_background or self.plates else made
+        mattes: Sequence[Path | Maker | None] = self.mattes or (made,)
+        columns = zip(
+            self.videos,
+            _names(self.videos),
+            _for_each(self.poses, count),
+            _for_each(self.faces or (None,), count),
+            _for_each(mattes, count),
+            _for_each(self.plates or (None,), count),
+            strict=True,
+        )
         return [
             VideoSource(
-                video,
-                pose,
-                name,
-                self.identity or name,
-                matte,
-                self.loop_poses,
-                self.fps,
-                LENGTH,
-                (self.size or SIZE)[0],
-                self.crop,
+                path=video,
+                poses=poses,
+                name=name,
+                identity=self.identity or name,
+                mattes=matte,
+                plate=plate,
+                faces=faces,
+                audio=self.audio,
+                loop_poses=self.loop_poses,
+                fps=self.fps,
+                length=LENGTH,
+                size=(self.size or SIZE)[0],
+                crop=self.crop,
             )
-            for video, pose, matte, name in zip(
-                self.videos, poses, mattes, _names(self.videos), strict=True
-            )
+            for video, name, poses, faces, matte, plate in columns
         ]
+
+
+def _for_each(values: Sequence[Any], count: int) -> Sequence[Any]:
+    """One value for each of `count` videos, where a single one is for all."""
+    return values if len(values) == count else tuple(values) * count
 
 
 def _names(videos: tuple[Path, ...]) -> list[str]:

@@ -91,7 +91,7 @@ def _check_still(samples: np.ndarray, scene: np.ndarray, video: Path, plate: Pat
         raise AnchorError(
             f"the background of {video} does not hold still: {moving:.0%} of the border differs "
             f"from {plate or 'its median'}, expected at most {MOVING:.0%}; a camera that moves "
-            "needs mattes made by another tool"
+            "needs mattes made by another tool (--mattes)"
         )
 
 
@@ -103,7 +103,8 @@ def _check_empty(samples: np.ndarray, scene: np.ndarray, video: Path) -> None:
         raise AnchorError(
             f"the median of {video} shows the person, who hardly leaves their place: only "
             f"{share:.0%} of a frame differs from it, expected at least {PRESENT:.0%}; film the "
-            "scene without the person and give that as the plate"
+            "scene without the person and give that (--plate), or make mattes with another tool "
+            "(--mattes)"
         )
 
 

@@ -5,6 +5,7 @@ renamed when complete, so an older file survives every failure.
 """
 
 import os
+import platform
 import re
 import shutil
 from collections.abc import Generator, Iterable, Iterator
@@ -328,7 +329,7 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
 
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+            stream = container.add_stream("libx264", rate=fps, options=_encoder_options())
             stream.pix_fmt = "yuv420p"
             # Say which YUV this is: players guess by the picture's size otherwise.
             codec = stream.codec_context
@@ -349,6 +350,19 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
             container.mux(stream.encode(None))
     except (FFmpegError, OSError) as error:
         raise AnchorError(f"cannot write the video: {_reason(error)}") from error
+
+
+def _encoder_options() -> dict[str, str]:
+    """Nearly lossless to the eye, and the same bytes for the same frames.
+
+    x264's macroblock trees came out differently from run to run with its AVX-512 code (seen at
+    160x120, not at 512x512), so it gets by with what every x86-64 has. That costs a tenth of the
+    encoder's time.
+    """
+    options = {"crf": "18"}
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        options["x264-params"] = "asm=sse2"
+    return options
 
 
 def _saving(folder: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

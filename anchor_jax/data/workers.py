@@ -22,6 +22,13 @@ class _Stopped(Exception):
     """The work is no longer wanted."""
 
 
+def num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run(
     work: Callable[[Task, Advance], Result],
     tasks: Sequence[Task],

@@ -1,6 +1,7 @@
 """The denoising loss of the structure-guided diffusion model: equation (1) of the paper."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
 import jax
@@ -128,7 +129,7 @@ def apply_networks(
     )
     if inpainting is not None:
         latents = jnp.concatenate([latents, inpainting[:, None].astype(dtype)], -1)
-    out = build(model.unet, dtype, model.remat).apply(
+    out: Any = build(model.unet, dtype, model.remat).apply(
         {"params": params["unet"]}, latents, timesteps, tokens, residuals, inflation=PER_FRAME
     )
     return out[:, 0].astype(jnp.float32)

@@ -3,14 +3,18 @@
 import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from anchor_jax import cli
@@ -111,17 +115,22 @@ def test_a_killed_run_goes_on_to_the_same_bytes(inputs, made, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import os, sys
 from anchor_jax import cli
 from anchor_jax.data import dataset
 pictures, encode = iter(range(int(sys.argv[1]))), dataset.encode
 def encode_or_die(pixels):
     if next(pictures, None) is None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(sys.argv[2]))
     return encode(pixels)
 dataset.encode = encode_or_die
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(cli.main(sys.argv[3:]))
 """
+
+
+def stopped(pictures: int, number: int, *words: str) -> list[str]:
+    """The command line that gets a signal once it has encoded so many pictures."""
+    return [sys.executable, "-c", KILLED, str(pictures), str(int(number)), *words]
 
 
 @pytest.mark.parametrize("pictures", [0, 599, 610, 700])
@@ -129,7 +138,7 @@ def test_what_is_complete_when_a_run_is_killed_is_kept(inputs, made, tmp_path, p
     """Catches a second run that makes complete clips anew, or takes over one that is cut short.
     Two pictures a frame: the first clip is complete after 600, the second after 660."""
     words = arguments(inputs, tmp_path / "data")
-    killed = [sys.executable, "-c", KILLED, str(pictures), *words]
+    killed = stopped(pictures, signal.SIGKILL, *words)
     assert subprocess.run(killed, capture_output=True).returncode == -signal.SIGKILL
     hidden = tmp_path / ".data.partial"
     assert os.listdir(tmp_path) == [hidden.name]
@@ -141,10 +150,97 @@ def test_what_is_complete_when_a_run_is_killed_is_kept(inputs, made, tmp_path, p
     assert os.listdir(tmp_path) == ["data"]
 
 
+@pytest.mark.parametrize("pictures", [10, 610])
+def test_ctrl_c_keeps_what_is_complete_and_says_so(inputs, made, tmp_path, pictures):
+    """Catches a traceback, a wrong exit code, complete clips thrown away, and half a clip or a
+    folder that is left where nothing is complete."""
+    words = arguments(inputs, tmp_path / "data")
+    run = subprocess.run(stopped(pictures, signal.SIGINT, *words), capture_output=True, text=True)
+    assert run.returncode == 130
+    assert "Traceback" not in run.stderr
+    hidden = tmp_path / ".data.partial"
+    if pictures < 600:
+        assert run.stderr.endswith("anchor-jax: error: interrupted; nothing was written\n")
+        assert os.listdir(tmp_path) == []
+    else:
+        assert f"interrupted; complete clips are kept in {hidden}" in run.stderr.splitlines()[-1]
+        assert os.listdir(tmp_path) == [hidden.name]
+        assert len(list((hidden / "data").glob("anchor*"))) == 1
+        assert not os.listdir(hidden / "scratch")
+    assert cli.main(words) == 0
+    assert digests(tmp_path / "data") == digests(made)
+
+
+def test_ctrl_c_ends_every_process(inputs, tmp_path):
+    """Catches processes that go on after Ctrl-C, and their tracebacks."""
+    words = [*arguments(inputs, tmp_path / "data")[:6], "--out", str(tmp_path / "data")]
+    words += ["--size", "256", "--processes", "2"]  # so large that it takes seconds
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anchor_jax.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not list((tmp_path / ".data.partial" / "scratch").glob(".*")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert len(helpers) >= 2
+    _, alive = psutil.wait_procs(helpers, timeout=20)
+    assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_clip(inputs, made, tmp_path, capsys):
+    """Catches a write error that is swallowed or becomes a traceback, half a clip taken for a whole
+    one, and the clips before it thrown away."""
+    sizes = [clip.bytes for clip in datasets.load(made).clips]
+    words = arguments(inputs, tmp_path / "data")
+    with largest_file(sizes[0] // 2):
+        assert cli.main(words) == 2
+    told = one_error(capsys)
+    assert "cannot write" in told
+    assert "kept in" not in told
+    assert os.listdir(tmp_path) == []
+    # The long video comes last: by then the short one is complete.
+    names = ("b", "a")
+    swapped = [
+        *("prepare", *(str(inputs / f"{name}.mp4") for name in names)),
+        *("--poses", *(str(inputs / f"{name}-poses") for name in names), *words[6:]),
+    ]
+    with largest_file(sizes[0] // 2):
+        assert cli.main(swapped) == 2
+    assert "complete clips are kept in" in one_error(capsys)
+    hidden = tmp_path / ".data.partial"
+    assert len(list((hidden / "data").glob("anchor*"))) == 1
+    assert not os.listdir(hidden / "scratch")
+    assert cli.main([*swapped, "--verify"]) == 0
+    assert os.listdir(tmp_path) == ["data"]
+
+
 def test_a_beginning_is_not_mixed_with_other_inputs(inputs, tmp_path, capsys):
     """Catches clips of an earlier, other run that end up in this data set."""
     words = arguments(inputs, tmp_path / "data")
-    killed = [sys.executable, "-c", KILLED, "610", *words]
+    killed = stopped(610, signal.SIGKILL, *words)
     assert subprocess.run(killed, capture_output=True).returncode == -signal.SIGKILL
     told = refuse(capsys, tmp_path, *words[1:], "--identity", "seth")
     assert "the beginning of a data set of other inputs or options" in told

@@ -6,7 +6,7 @@ import wave
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -397,3 +397,51 @@ def test_places_where_sound_cannot_be_written(tmp_path, name):
     with pytest.raises(AnchorError, match="cannot write"):
         write_audio(path, tmp_path / name)
     assert os.listdir(tmp_path) == ["v.mkv"]
+
+
+def tone(path: Path, codec: str = "aac", rate: int = 44100, late: float = 0.0) -> Path:
+    """A second of video, 32x32, with a tone from 0.4 to 0.45 s; its sound begins `late` seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=30)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        sound: Any = container.add_stream(codec, rate=rate)
+        sound.layout = "stereo"
+        for number in range(30):
+            pixels = np.full((32, 32, 3), 8 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+        times = np.arange(round((1 - late) * rate)) / rate + late
+        level = np.where((times >= 0.4) & (times < 0.45), np.sin(2764.6 * times), 0) * 16_000
+        samples = np.repeat(level.astype(np.int16), 2)[None]
+        convert = av.AudioResampler(sound.format, "stereo", rate, sound.frame_size or 1024)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = rate, round(late * rate), Fraction(1, rate)
+        for part in (*convert.resample(frame), *convert.resample(None)):
+            container.mux(sound.encode(part))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate", "late"),
+    [
+        ("mp4", "aac", 44100, 0.0),
+        ("mp4", "aac", 48000, 0.2),
+        ("mov", "pcm_s16le", 22050, 0.0),
+        ("mkv", "libmp3lame", 44100, 0.0),
+        ("webm", "libopus", 48000, 0.0),
+        ("mkv", "flac", 44100, 0.0),
+    ],
+)
+def test_sound_of_every_codec_is_in_time(tmp_path, suffix, codec, rate, late):
+    """Catches the lead-in of a codec (1024 samples of AAC and more) that shifts the sound, a
+    track that begins late, and noise from samples of another format."""
+    path = tone(tmp_path / f"v.{suffix}", codec, rate, late)
+    assert write_audio(path, tmp_path / "v.wav")
+    with wave.open(str(tmp_path / "v.wav")) as file:
+        assert (file.getframerate(), file.getnchannels()) == (rate, 2)
+        data = np.frombuffer(file.readframes(1 << 20), "<i2").reshape(-1, 2).astype(int)
+    assert abs(len(data) / rate - 1) < 0.06
+    loud = np.flatnonzero(np.abs(data[:, 0]) > 6000) / rate
+    np.testing.assert_allclose([loud[0], loud[-1]], [0.4, 0.45], atol=0.005)

@@ -227,6 +227,26 @@ def test_the_state_of_another_order_is_refused(made):
         batches.set_state(other.get_state())
 
 
+def test_workers_change_nothing_but_the_speed(made):
+    """Catches batches out of order, lost or doubled with several processes, and a state that only
+    fits the number of workers it came from."""
+    with Batches(made, 5, seed=7) as plain, Batches(made, 5, seed=7, workers=2) as many:
+        state, kept = {}, []
+        for number in range(20):  # across an epoch's end
+            if number == 13:
+                state = many.get_state()
+                assert state == plain.get_state()
+            expected, batch = next(plain), next(many)
+            assert expected.keys() == batch.keys()
+            kept.append((expected, batch))
+        many.set_state(state)
+        for expected, _ in kept[13:16]:
+            np.testing.assert_array_equal(next(many)["target"], expected["target"])
+    for expected, batch in kept:
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
 def test_processes_share_the_frames(made):
     """Catches two processes that train on the same frames, or frames that none gets."""
     taken: list[int] = []

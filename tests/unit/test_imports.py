@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "evaluation": set(),
     "pose_images": {"body", "data"},
+    "face_crops": {"data", "face", "pose_images"},
     "parameters": {"models"},
     "description": {"models"},
     "checkpoint": {"models", "diffusion", "parameters", "description"},
