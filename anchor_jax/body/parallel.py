@@ -97,9 +97,7 @@ def draw_clip(
         pool.shutdown(cancel_futures=True)
 
 
-def _geometry(
-    body: Body, motion: Motion, view: View
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _geometry(body: Body, motion: Motion, view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Vertices and landmarks in the world of the frames of each task, checked."""
     for start in range(0, len(motion.poses), FRAMES_AT_ONCE):
         part = slice(start, start + FRAMES_AT_ONCE)

@@ -25,7 +25,9 @@ LEFT_EYE, RIGHT_EYE = slice(19, 25), slice(25, 31)  # six around each
 NOSE_TIP, LEFT_MOUTH, RIGHT_MOUTH = 13, 31, 37
 
 HEAD = [15, 22, 23, 24]  # with jaw and eyes
-CHIN, HAIRLINE, EARS = 0.8, 1.0, 1.2  # below the mouth, above and behind the eyes, in heights between eyes and mouth
+# The face's borders below the mouth, above the eyes and behind them, in heights of the eyes above
+# the mouth; chosen on the mesh of SMPL-X's topology.
+CHIN, HAIRLINE, EARS = 0.65, 1.0, 1.05
 
 
 class Arrays(NamedTuple):
@@ -193,9 +195,7 @@ def _vertices(arrays: Arrays, poses: Array, coefficients: Array, translation: Ar
     return jnp.einsum("fvde,fve->fvd", turn, posed) + shift + translation[:, None]
 
 
-def _skeleton(
-    arrays: Arrays, rotations: Array, coefficients: Array
-) -> tuple[Array, Array, Array]:
+def _skeleton(arrays: Arrays, rotations: Array, coefficients: Array) -> tuple[Array, Array, Array]:
     """Of every joint: how it is turned in the world (f, 55, 3, 3), where it is, and where it is
     before it is posed (f, 55, 3)."""
     rest = arrays.joints + jnp.einsum("fk,jdk->fjd", coefficients, arrays.joint_directions)

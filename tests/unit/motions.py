@@ -43,7 +43,6 @@ def moving(
     return Motion(**(motion | fields))
 
 
-
 def standing(num_frames: int = 1, **fields) -> Motion:
     """A person with hanging arms who faces z, y up; fields replace or add."""
     poses = np.zeros((num_frames, 55, 3), np.float32)

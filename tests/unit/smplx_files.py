@@ -33,8 +33,8 @@ def rest_joints() -> np.ndarray:
     for finger, (x, z) in enumerate(fingers):  # index, middle, pinky, ring, thumb
         for part in range(3):
             joints[25 + 3 * finger + part] = joints[20] + [x + 0.028 * part, -0.01, z]
-    right = np.setdiff1d(np.flatnonzero(MIRRORED_JOINTS > np.arange(55)), [])
-    joints[MIRRORED_JOINTS[right]] = joints[right] * [-1, 1, 1]
+    left = np.flatnonzero(np.arange(55) < MIRRORED_JOINTS)
+    joints[MIRRORED_JOINTS[left]] = joints[left] * [-1, 1, 1]
     return joints
 
 
@@ -53,7 +53,7 @@ def face_points() -> np.ndarray:
         [
             *(brow, brow[::-1] * [-1, 1], bridge, nostrils),
             *(around(x, 0.02, 0.014, 0.006, 6) for x in (-0.031, 0.031)),
-            *(around(0, -0.05, width, height, n) for width, height, n in ((0.026, 0.01, 12), (0.018, 0.004, 8))),
+            *(around(0, -0.05, *lips) for lips in ((0.026, 0.01, 12), (0.018, 0.004, 8))),
         ]
     )
 
@@ -92,7 +92,7 @@ def smplx_arrays(coefficients: int = 400, seed: int = 0) -> dict[str, np.ndarray
         "hands_componentsr": rng.normal(0, 0.3, (45, 45)),
         "hands_meanl": rng.normal(0, 0.3, 45),
         "hands_meanr": rng.normal(0, 0.3, 45),
-        **landmarks(vertices, faces),
+        **landmarks(vertices, faces, HEAD_CENTRE),
     }
 
 
@@ -106,10 +106,10 @@ def regressor(vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
     return rows
 
 
-def landmarks(vertices: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
-    """The triangles of the head's front that are nearest to the face's points, and places in
+def landmarks(vertices: np.ndarray, faces: np.ndarray, middle: np.ndarray) -> dict[str, np.ndarray]:
+    """The triangles before the head's middle that are nearest to the face's points, and places in
     them."""
-    middles = vertices[faces].mean(1) - HEAD_CENTRE
+    middles = vertices[faces].mean(1) - middle
     front = np.flatnonzero((middles[:, 2] > 0.03) & (np.abs(middles[:, 1]) < 0.12))
     distance = np.linalg.norm(middles[front, None, :2] - face_points(), axis=2)
     return {

@@ -1,6 +1,7 @@
 """SMPL-X from a model file: its numbers against the authors' package, its landmarks and face, and
 files that are none."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 
 from anchor_jax.body.smplx import FRAMES_AT_ONCE, Smplx
 from anchor_jax.errors import AnchorError
-from tests.unit.motions import moving, standing
-from tests.unit.smplx_files import oracle, smplx_arrays, write_smplx
+from tests.unit.motions import moving, read_obj, standing
+from tests.unit.smplx_files import landmarks, oracle, smplx_arrays, write_smplx
 
 pytest.importorskip("trimesh", reason="needs the render extra: trimesh")
 
@@ -117,13 +118,32 @@ def test_the_face_is_the_front_of_the_head(body):
 
 
 def test_the_face_on_the_mesh_of_smplx(data_dir, tmp_path):
-    """Catches borders of the face that fit the made-up head alone: on the real mesh ears, scalp, neck
-    or what is inside the mouth's back in it, eyeballs or lips left out, or one side more than the
-    other."""
+    """Catches borders that fit the made-up head alone: on a mesh of SMPL-X's topology the scalp,
+    the neck or the ears in the face, eyeballs left out of it, or one side more than the other."""
     vertices, faces = read_obj(data_dir / "body" / "SMPLX-female.obj")
     parts = json.loads((data_dir / "body" / "smplx_vert_segmentation.json").read_text())
-    eyes = [vertices[parts[name]].mean(0) for name in ("rightEye", "leftEye")]
-    print(eyes)
+    head = np.union1d(parts["head"], parts["eyeballs"])
+    eyes = np.stack([vertices[parts[name]].mean(0) for name in ("rightEye", "leftEye")])
+    weights = np.zeros((len(vertices), 55))
+    weights[:, 9] = 1
+    weights[head] = np.eye(55)[15]
+    arrays = {
+        **landmarks(vertices, faces, eyes.mean(0) - [0, 0.02, 0.03]),
+        "v_template": vertices,
+        "f": faces,
+        "weights": weights,
+        "shapedirs": np.zeros((len(vertices), 3, 20), np.float32),
+        "posedirs": np.zeros((len(vertices), 3, 486), np.float32),
+        "J_regressor": np.full((55, len(vertices)), 1 / len(vertices)),
+    }
+    face = Smplx(write_smplx(tmp_path / "SMPLX_MESH.npz", **arrays)).groups["face"]
+    places = vertices[face]
+    assert np.isin(face, head).all() and np.isin(parts["eyeballs"], face).mean() > 0.95
+    assert not np.isin(face, parts["neck"]).any()
+    assert abs((places[:, 0] > 0).mean() - 0.5) < 0.01
+    chin_to_crown = vertices[:, 1].max() - places[:, 1].min()
+    assert 0.20 < chin_to_crown < 0.25 and 0.15 < np.ptp(places[:, 1]) < 0.2
+    assert np.ptp(places[:, 0]) < 0.17  # ears reach 0.18
 
 
 ARRAYS = smplx_arrays(20)
