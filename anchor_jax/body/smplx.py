@@ -64,15 +64,14 @@ class Smplx:
         self._shares = file.lmk_bary_coords
         self.groups = {"face": _face(path, file, self.landmarks(file.v_template[None])[0])}
         regressor = file.J_regressor.astype(np.float64)
-        self._arrays = jax.device_put(
-            Arrays(
-                template=file.v_template,  # type: ignore[arg-type]
-                directions=file.shapedirs,  # type: ignore[arg-type]
-                pose_directions=file.posedirs,  # type: ignore[arg-type]
-                joints=(regressor @ file.v_template).astype(np.float32),
-                joint_directions=np.tensordot(regressor, file.shapedirs, 1).astype(np.float32),
-                weights=file.weights,  # type: ignore[arg-type]
-            )
+        joints = regressor @ file.v_template, np.tensordot(regressor, file.shapedirs, 1)
+        self._arrays = Arrays(
+            template=jnp.asarray(file.v_template),
+            directions=jnp.asarray(file.shapedirs),
+            pose_directions=jnp.asarray(file.posedirs),
+            joints=jnp.asarray(joints[0], jnp.float32),
+            joint_directions=jnp.asarray(joints[1], jnp.float32),
+            weights=jnp.asarray(file.weights),
         )
 
     def notes(self, motion: Motion) -> list[str]:
