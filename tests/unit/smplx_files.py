@@ -10,7 +10,15 @@ import pytest
 
 from anchor_jax.body.edit import MIRRORED_JOINTS
 from anchor_jax.body.motion import LEFT_HAND, RIGHT_HAND, Motion
-from anchor_jax.body.smplx_file import PARENTS
+
+# The joint that each follows (none for the root), told apart from the library's own table.
+BODY_PARENTS = [4294967295, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19]
+FINGERS = [
+    [wrist, first, first + 1]
+    for wrist, base in ((20, 25), (21, 40))
+    for first in range(base, base + 15, 3)
+]
+SKELETON = [*BODY_PARENTS, 15, 15, 15, *np.ravel(FINGERS)]
 
 HEAD_CENTRE, HEAD_RADII = np.array([0, 0.24, 0.01]), np.array([0.075, 0.115, 0.095])
 
@@ -86,7 +94,7 @@ def smplx_arrays(coefficients: int = 400, seed: int = 0) -> dict[str, np.ndarray
         "posedirs": rng.normal(0, 0.001, (count, 3, 486)),
         "J_regressor": regressor(vertices, joints),
         "weights": closeness / closeness.sum(1, keepdims=True),
-        "kintree_table": np.array([PARENTS, range(55)], np.int64).astype(np.uint32),
+        "kintree_table": np.array([SKELETON, range(55)], np.uint32),
         "f": faces.astype(np.uint32),
         "hands_componentsl": rng.normal(0, 0.3, (45, 45)),
         "hands_componentsr": rng.normal(0, 0.3, (45, 45)),
