@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from anchor_jax.body.motion import Motion
+    from anchor_jax.body.parallel import Body
     from anchor_jax.data.prepare import Progress
 
 EXIT_BAD_INPUT = 2
@@ -154,6 +155,9 @@ def render(
     motion: Positional[Annotated[Path, arg(metavar="MOTION")]],
     *,
     out: Annotated[Path, arg(metavar="DIR|VIDEO")],
+    model: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: the free mannequin)")
+    ] = None,
     conditions: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside, OUT-conditions)")
     ] = None,
@@ -169,9 +173,13 @@ def render(
         int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")
     ] = None,
 ) -> None:
-    """Draw a motion file as pose images, with a free mannequin as the body.
+    """Draw a motion file as pose images, of SMPL-X or a free mannequin.
 
         anchor-jax render talk.npy --out poses.mp4
+
+    With your licensed model file, which published weights expect:
+
+        anchor-jax render talk.npy --model SMPLX_NEUTRAL.npz --out poses.mp4
 
     As PNG, and only a part:
 
@@ -183,6 +191,7 @@ def render(
     Args:
         motion: body motion, recognised by what the file holds.
         out: an .mp4 (H.264), or a folder for 000001.png, ...
+        model: of the body: SMPL-X, the .npz file of its authors.
         conditions: folder for face landmarks, face masks and foreground masks.
         size: of the pictures: a square's side, or WxH.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
@@ -204,7 +213,7 @@ def render(
     if processes is not None and processes < 1:
         raise AnchorError(f"--processes {processes}: expected at least 1")
     whole, clip = _read_motion(motion, rate, start, end)
-    body = _make_body(whole)
+    body = _make_body(model, whole)
     view = make_view(whole, body.joints(whole), pixels)  # the same for every part of a motion
     if whole.camera is not None and view.crops(whole.camera):
         _note(
@@ -654,11 +663,17 @@ def _read_motion(
     return whole, edit.crop(whole, start, end)
 
 
-def _make_body(motion: "Motion"):
-    """The free body, with a word about what it is."""
-    from anchor_jax.body.mannequin import Mannequin
+def _make_body(model: Path | None, motion: "Motion") -> "Body":
+    """SMPL-X of a model file, or the free body; with a word about what it is."""
+    if model is not None:
+        use_compile_cache()
+        from anchor_jax.body.smplx import Smplx
 
-    body = Mannequin()
+        body = Smplx(model)
+    else:
+        from anchor_jax.body.mannequin import Mannequin
+
+        body = Mannequin()
     for note in body.notes(motion):
         _note(note)
     return body

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ from anchor_jax.body.motion import Motion
 from anchor_jax.body.view import View
 from anchor_jax.errors import AnchorError
 
-FRAMES_PER_TASK = 4
+FRAMES_AT_ONCE = 16  # whose vertices are computed together, as many as SMPL-X wants
+FRAMES_PER_TASK = 4  # of these, to one process
 
 
 @runtime_checkable
@@ -39,6 +40,7 @@ class Body(Protocol):
     def vertices(self, motion: Motion) -> np.ndarray: ...
     def joints(self, motion: Motion) -> np.ndarray: ...
     def landmarks(self, vertices: np.ndarray) -> np.ndarray: ...
+    def notes(self, motion: Motion) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,13 @@ def draw_clip(
         AnchorError: vertices that are not finite, or no OpenGL to draw with.
     """
     processes = processes or len(os.sched_getaffinity(0))
-    count = len(motion.poses)
-    tasks = range(0, count, FRAMES_PER_TASK)
-    pool = _start(min(processes, len(tasks)), body, view)
+    num_tasks = -(-len(motion.poses) // FRAMES_PER_TASK)
+    pool = _start(min(processes, num_tasks), body, view)
     try:
         pending: deque[Future[list[PoseImage]]] = deque()
-        for start in tasks:
-            vertices, landmarks = _geometry(body, motion, start)
-            places = view.place(vertices), view.place(landmarks)
-            pending.append(_submit(pool, _draw, *places))
-            last = start + FRAMES_PER_TASK >= count
-            while len(pending) > (0 if last else 2 * processes):
+        for number, geometry in enumerate(_geometry(body, motion, view), 1):
+            pending.append(_submit(pool, _draw, *geometry))
+            while len(pending) > (0 if number == num_tasks else 2 * processes):
                 images = pending.popleft().result()
                 if advance is not None:
                     advance(len(images))
@@ -99,23 +97,27 @@ def draw_clip(
         pool.shutdown(cancel_futures=True)
 
 
-def _geometry(body: Body, motion: Motion, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and landmarks of the frames of one task, checked."""
-    part = slice(start, start + FRAMES_PER_TASK)
-    vertices = body.vertices(
-        dataclasses.replace(
-            motion,
-            poses=motion.poses[part],
-            translation=motion.translation[part],
-            expression=motion.expression[part],
-            hand_pca=motion.hand_pca and (motion.hand_pca[0][part], motion.hand_pca[1][part]),
+def _geometry(body: Body, motion: Motion, view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Vertices and landmarks in the world of the frames of each task, checked."""
+    for start in range(0, len(motion.poses), FRAMES_AT_ONCE):
+        part = slice(start, start + FRAMES_AT_ONCE)
+        vertices = body.vertices(
+            dataclasses.replace(
+                motion,
+                poses=motion.poses[part],
+                translation=motion.translation[part],
+                expression=motion.expression[part],
+                hand_pca=motion.hand_pca and (motion.hand_pca[0][part], motion.hand_pca[1][part]),
+            )
         )
-    )
-    finite = np.isfinite(vertices).all((1, 2))
-    if not finite.all():
-        frame = start + int(np.argmin(finite))
-        raise AnchorError(f"frame {frame} of the motion gives vertices that are not finite")
-    return vertices, body.landmarks(vertices)
+        finite = np.isfinite(vertices).all((1, 2))
+        if not finite.all():
+            frame = start + int(np.argmin(finite))
+            raise AnchorError(f"frame {frame} of the motion gives vertices that are not finite")
+        places = view.place(vertices), view.place(body.landmarks(vertices))
+        for first in range(0, len(vertices), FRAMES_PER_TASK):
+            task = slice(first, first + FRAMES_PER_TASK)
+            yield places[0][task], places[1][task]
 
 
 def _start(processes: int, body: Body, view: View) -> ProcessPoolExecutor:

@@ -1,6 +1,7 @@
 """`anchor-jax render` as a user runs it: what it makes, and how it refuses bad input."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pytest
 from PIL import Image
 
 from anchor_jax import cli
+from anchor_jax.body.motion import Camera
 from anchor_jax.data import video
 from tests.programs.test_generate import one_error, probe
-from tests.unit.motions import talkshow
+from tests.unit.motions import moving, show_form, talkshow
+from tests.unit.smplx_files import oracle, write_smplx
+from tests.unit.test_view import expected_pixels
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 6
@@ -110,6 +114,47 @@ def test_fps_resamples_in_time(render, opengl, tmp_path):
     """Catches a video that plays faster or slower than the motion."""
     assert render(fps=15) == 0
     assert probe(tmp_path / "out.mp4") == (COUNT // 2, (64, 64), 15, "yuv420p")
+
+
+def test_a_model_file_is_drawn_through_shows_camera(render, opengl, tmp_path, capsys):
+    """Catches, from the files to the picture: another body than the model file's, hands or face
+    that do not follow, landmarks of other points, a camera lost or changed, and a word about the
+    mannequin. The pixels are those of the authors' package, projected by hand."""
+    model = write_smplx(tmp_path / "SMPLX_MADE_UP.npz")
+    camera = Camera(1100.0, (60.0, 66.0), np.array([0.02, -0.92, 2.5], np.float32), (128, 128))
+    motion = moving(3, betas=300, expression=100, pca=12, camera=camera)
+    motion.poses[:] *= 0.2
+    motion.poses[:, 0] = np.pi, 0, 0
+    motion.translation[:] *= 0.1
+    (tmp_path / "show.pkl").write_bytes(pickle.dumps(show_form(motion)))
+    assert render(motion=tmp_path / "show.pkl", model=model, size=128) == 0
+    printed = capsys.readouterr()
+    assert "note" not in printed.err
+    assert "out.mp4: 3 frames, 128x128, 30 fps" in printed.out
+    table = np.load(tmp_path / "out-conditions" / "conditions.npz")
+    points = oracle(model, motion)[1][:, 76:]
+    eyes = [points[:, 19:25].mean(1), points[:, 25:31].mean(1)]
+    expected = expected_pixels(
+        camera, np.stack([*eyes, *points[:, [13, 31, 37]].swapaxes(0, 1)], 1)
+    )
+    np.testing.assert_allclose(table["landmarks"], expected, atol=0.05)
+    assert table["visible"][:, 2].all()  # the nose; a turned head hides others
+    for number, (landmarks, visible) in enumerate(zip(expected, table["visible"], strict=True), 1):
+        face, foreground = (
+            np.asarray(Image.open(tmp_path / "out-conditions" / mask / f"{number:06d}.png"))
+            for mask in ("face", "foreground")
+        )
+        assert all(face[int(y), int(x)] == 255 for x, y in landmarks[visible])
+        assert (face <= foreground).all() and face.mean() < foreground.mean() < 255
+
+
+def test_a_model_file_that_is_none_is_told(render, tmp_path, capsys):
+    """Catches a traceback, and a place found missing only after the work."""
+    before = os.listdir(tmp_path)
+    assert render(model=tmp_path / "SMPLX_NEUTRAL.npz") == 2
+    error = one_error(capsys)
+    assert "SMPLX_NEUTRAL.npz" in error and "no such file" in error
+    assert os.listdir(tmp_path) == before
 
 
 @pytest.mark.parametrize(

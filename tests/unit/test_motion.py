@@ -12,12 +12,9 @@ from scipy.spatial.transform import Rotation
 from anchor_jax.body.formats import NO_BETAS, OWN_FORMAT, read_motion, save_motion
 from anchor_jax.body.motion import Camera, Motion
 from anchor_jax.errors import AnchorError
+from tests.unit.motions import moving, numbers
 
 LEFT_WRIST, RIGHT_WRIST = 20, 21
-
-
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
 
 
 def amass(width: int, n: int = 4) -> dict[str, np.ndarray]:
@@ -47,19 +44,9 @@ def show(hands: int, n: int = 5) -> dict:
 
 
 def own(n: int = 3) -> Motion:
-    poses = numbers(n, 55, 3)
-    poses[:, 25:] = 0
-    return Motion(
-        poses=poses,
-        translation=numbers(n, 3, seed=1),
-        betas=numbers(300, seed=2),
-        expression=numbers(n, 100, seed=3),
-        fps=Fraction(30000, 1001),
-        frame="camera",
-        mean_hands=True,
-        camera=Camera(1234.567, (320.1, 239.9), numbers(3, seed=4), (640, 480)),
-        hand_pca=(numbers(n, 12, seed=5), numbers(n, 12, seed=6)),
-    )
+    """Every field there, at its widest, and numbers that float32 would round."""
+    camera = Camera(1234.567, (320.1, 239.9), numbers(3, seed=4), (640, 480))
+    return moving(n, Fraction(30000, 1001), betas=300, expression=100, pca=12, camera=camera)
 
 
 def written(folder: Path, name: str, content: object) -> Path:

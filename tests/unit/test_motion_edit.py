@@ -11,29 +11,9 @@ from anchor_jax.body.edit import crop, join, mirror, resample, smooth
 from anchor_jax.body.motion import Camera, Motion
 from anchor_jax.body.perturb import perturb
 from anchor_jax.errors import AnchorError
+from tests.unit.motions import moving, numbers
 
 SPEED = np.array([0.3, -0.5, 0.4])  # radians a second
-
-
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
-
-
-def motion(n: int = 30, fps: int | Fraction = 30, pca: bool = False) -> Motion:
-    poses = numbers(n, 55, 3)
-    if pca:
-        poses[:, 25:] = 0
-    return Motion(
-        poses=poses,
-        translation=numbers(n, 3, seed=1),
-        betas=numbers(10, seed=2),
-        expression=numbers(n, 10, seed=3),
-        fps=Fraction(fps),
-        frame="camera",
-        mean_hands=True,
-        camera=Camera(1000.0, (310.0, 250.0), np.array([0.2, -0.1, 2], np.float32), (640, 480)),
-        hand_pca=(numbers(n, 12, seed=4), numbers(n, 12, seed=5)) if pca else None,
-    )
 
 
 def turning(n: int, fps: int) -> Motion:
@@ -41,7 +21,7 @@ def turning(n: int, fps: int) -> Motion:
     seconds = np.arange(n)[:, None] / fps
     poses = np.repeat((seconds * SPEED)[:, None], 55, axis=1).astype(np.float32)
     walk = (seconds * [1, 2, 3]).astype(np.float32)
-    return replace(motion(n, fps), poses=poses, translation=walk)
+    return replace(moving(n, fps), poses=poses, translation=walk)
 
 
 def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -60,10 +40,10 @@ def equal(a: Motion, b: Motion) -> bool:
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("pca", [False, True])
-def test_crop(pca: bool):
+@pytest.mark.parametrize("pca", [0, 12])
+def test_crop(pca: int):
     """A cut that is a frame off, includes its end, or forgets an array."""
-    whole = motion(pca=pca)
+    whole = moving(pca=pca)
     part = crop(whole, 0.1, 0.5)
     assert part.fps == whole.fps and part.camera is whole.camera
     for before, after in zip(arrays(whole), arrays(part), strict=True):
@@ -78,13 +58,13 @@ def test_crop(pca: bool):
 def test_crop_refuses(start: float, end: float):
     """Times that count from the end as Python's slices do, or a motion without frames."""
     with pytest.raises(AnchorError) as caught:
-        crop(motion(), start, end)
+        crop(moving(), start, end)
     assert " s" in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_join():
     """Another order, the second's rate kept, or a shorter expression cut from the longer."""
-    first, slow = motion(pca=True), motion(15, 15, pca=True)
+    first, slow = moving(pca=12), moving(15, 15, pca=12)
     slow = replace(slow, expression=numbers(15, 4), betas=numbers(5), camera=None)
     joined = join([first, slow])
     assert len(joined.poses) == 60 and joined.fps == 30
@@ -102,16 +82,16 @@ def test_join():
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("frame", replace(motion(), frame="y_up")),
-        ("mean_hands", replace(motion(), mean_hands=False)),
-        ("hand_pca", motion(pca=True)),
+        ("frame", replace(moving(), frame="y_up")),
+        ("mean_hands", replace(moving(), mean_hands=False)),
+        ("hand_pca", moving(pca=12)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_join_refuses(name: str, other: Motion):
     """A body that turns upside down, or hands that clench, where one clip ends."""
     with pytest.raises(AnchorError, match=f"motions 1 and 3 cannot be joined, their {name}"):
-        join([motion(), motion(), other])
+        join([moving(), moving(), other])
     with pytest.raises(AnchorError, match="no motions"):
         join([])
 
@@ -138,7 +118,7 @@ def test_smooth_past_half_a_turn():
     turn = np.linspace(np.pi - 0.3, np.pi + 0.3, 31)
     poses = np.zeros((31, 55, 3))
     poses[..., 0] = np.where(turn > np.pi, turn - 2 * np.pi, turn)[:, None]
-    jumps = replace(motion(31), poses=poses.astype(np.float32))
+    jumps = replace(moving(31), poses=poses.astype(np.float32))
     calm = smooth(jumps, 0.1)
     assert angles(jumps.poses, calm.poses).max() < 0.1
     inside = slice(13, 18)
@@ -149,13 +129,13 @@ def test_smooth_past_half_a_turn():
 def test_smooth_refuses(seconds: float):
     """A width that is none handed to scipy, which would fail or fill the memory."""
     with pytest.raises(AnchorError, match="smoothing is"):
-        smooth(motion(), seconds)
+        smooth(moving(), seconds)
 
 
-@pytest.mark.parametrize("pca", [False, True])
-def test_mirror(pca: bool):
+@pytest.mark.parametrize("pca", [0, 12])
+def test_mirror(pca: int):
     """A hand that stays on its side, or turns mirrored like vectors rather than rotations."""
-    whole = motion(pca=pca)
+    whole = moving(pca=pca)
     other = mirror(whole)
     pairs = [(0, 0), (1, 2), (16, 17), (20, 21), (22, 22), (23, 24), (25, 40), (39, 54)]
     for left, right in pairs:
@@ -179,7 +159,7 @@ def test_mirror(pca: bool):
 
 def test_mirror_picture():
     """A mirrored point that the camera does not see at the mirrored place of its picture."""
-    whole = motion()
+    whole = moving()
     point = np.array([0.3, 0.2, 0.5])
 
     def column(camera: Camera | None, x: np.ndarray) -> float:
@@ -206,7 +186,7 @@ def test_resample(fps: int | Fraction):
 
 def test_resample_keeps_frames():
     """Every second frame of a doubled rate not the frame that was there, PCA hands forgotten."""
-    whole = motion(pca=True)
+    whole = moving(pca=12)
     double = resample(whole, Fraction(60))
     for before, after in zip(arrays(whole), arrays(double), strict=True):
         np.testing.assert_allclose(after[::2], before, atol=1e-5)
@@ -218,7 +198,7 @@ def test_resample_takes_the_short_way():
     """Axis-angles interpolated as numbers: from pi - 0.1 to -(pi - 0.1) the body spins."""
     poses = np.zeros((2, 55, 3), np.float32)
     poses[:, :, 1] = np.array([[np.pi - 0.1], [-np.pi + 0.1]])
-    double = resample(replace(motion(2), poses=poses), Fraction(60))
+    double = resample(replace(moving(2), poses=poses), Fraction(60))
     assert angles(double.poses[1], np.full((55, 3), [0, np.pi, 0])).max() < 1e-5
 
 
@@ -226,13 +206,13 @@ def test_resample_takes_the_short_way():
 def test_resample_refuses(fps: int):
     """A rate of none divided by."""
     with pytest.raises(AnchorError, match="fps is"):
-        resample(motion(), Fraction(fps))
+        resample(moving(), Fraction(fps))
 
 
 @pytest.mark.parametrize("smoothed", [0.0, 0.2])
 def test_perturb_strengths(smoothed: float):
     """Noise of another strength than asked for: a variance, or one that smoothing shrinks."""
-    whole = motion(3000, pca=True)
+    whole = moving(3000, pca=12)
     other = perturb(whole, 1, pose=0.05, expression=0.2, shape=0.0, smooth=smoothed)
     first, second = (Rotation.from_rotvec(m.poses[:, :25].reshape(-1, 3)) for m in (whole, other))
     turns = (first.inv() * second).as_rotvec()
@@ -249,14 +229,14 @@ def test_perturb_strengths(smoothed: float):
 
 def test_perturb_shape():
     """A body whose shape has noise of another strength than asked for."""
-    whole = replace(motion(), betas=np.zeros(300, np.float32))
+    whole = replace(moving(), betas=np.zeros(300, np.float32))
     draws = [perturb(whole, seed, shape=0.3).betas for seed in range(20)]
     assert np.std(draws) == pytest.approx(0.3, rel=0.1)
 
 
 def test_perturb_seeds():
     """Noise that changes from run to run, is the same for every seed, or hangs together."""
-    whole = motion(pca=True)
+    whole = moving(pca=12)
     assert equal(perturb(whole, 5), perturb(whole, 5))
     one, two = perturb(whole, 5), perturb(whole, 6)
     changed = zip([*arrays(one), one.betas], [*arrays(two), two.betas], strict=True)
@@ -269,7 +249,7 @@ def test_perturb_seeds():
 
 def test_perturb_smooth():
     """Noise that is to wander slowly and shakes from frame to frame instead."""
-    whole = replace(motion(600), poses=np.zeros((600, 55, 3), np.float32))
+    whole = replace(moving(600), poses=np.zeros((600, 55, 3), np.float32))
     shaking = np.diff(perturb(whole, 0).poses, axis=0).std()
     assert shaking == pytest.approx(0.03 * np.sqrt(2), rel=0.1)
     calm = perturb(whole, 0, smooth=0.5).poses
@@ -295,4 +275,4 @@ def test_perturb_smooth():
 def test_perturb_refuses(change: dict):
     """A strength or a seed that is none, let through to numpy."""
     with pytest.raises(AnchorError, match=r"expected 0 to"):
-        perturb(motion(), **{"seed": 0} | change)
+        perturb(moving(), **{"seed": 0} | change)

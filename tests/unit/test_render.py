@@ -13,7 +13,7 @@ from anchor_jax.body.motion import Camera
 from anchor_jax.body.render import Renderer, use_platform, vertex_normals
 from anchor_jax.body.view import make_view
 from anchor_jax.errors import AnchorError
-from tests.unit.motions import HEAD, gesturing, read_obj, standing
+from tests.unit.motions import HEAD, gesturing, read_obj, show_form, standing
 from tests.unit.test_view import expected_pixels
 
 SIZE = 256, 256
@@ -92,30 +92,22 @@ def test_a_show_file_of_real_motion_is_drawn_where_it_projects(body, data_dir, t
     frames = slice(300, 900, 200)
     poses = beat["poses"][frames].astype(np.float32)
     count = len(poses)
-    shift = np.array([0.08, -0.4, 11], np.float32)
-    fields = {
-        "global_orient": np.tile(np.array([np.pi, 0, 0], np.float32), (count, 1)),
-        "body_pose_axis": poses[:, 3:66],
-        "jaw_pose": poses[:, 66:69],
-        "leye_pose": poses[:, 69:72],
-        "reye_pose": poses[:, 72:75],
-        "left_hand_pose": np.zeros((count, 12), np.float32),
-        "right_hand_pose": np.zeros((count, 12), np.float32),
-        "expression": np.zeros((count, 100), np.float32),
-        "betas": np.zeros((1, 300), np.float32),
-        "transl": np.tile(np.array([0.1, 0.2, 0], np.float32), (count, 1)),
-        "camera_transl": shift,
-        "focal_length": 5000.0,
-        "center": [250.0, 262.0],
-        "width": 512,
-        "height": 512,
-        "batch_size": count,
-    }
-    (tmp_path / "show.pkl").write_bytes(pickle.dumps(fields))
+    poses[:, :3] = np.pi, 0, 0
+    poses[:, 75:] = 0
+    hands = np.zeros((count, 12), np.float32)
+    camera = Camera(5000.0, (250.0, 262.0), np.array([0.08, -0.4, 11], np.float32), (512, 512))
+    fit = standing(
+        count,
+        poses=poses.reshape(count, 55, 3),
+        translation=np.tile(np.array([0.1, 0.2, 0], np.float32), (count, 1)),
+        frame="camera",
+        camera=camera,
+        hand_pca=(hands, hands),
+    )
+    (tmp_path / "show.pkl").write_bytes(pickle.dumps(show_form(fit)))
     motion = read_motion(tmp_path / "show.pkl")
     joints = body.joints(motion)
     view = make_view(motion, joints, (512, 512))
-    camera = Camera(5000.0, (250.0, 262.0), shift, (512, 512))
     expected = expected_pixels(camera, joints)
     ball = trimesh.creation.icosphere(subdivisions=2, radius=0.008)
     with Renderer(ball.faces, NOBODY, view) as renderer:
