@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Every part of the package, and the other parts it may import. Inside a part everything goes.
 COMMON = {"compiling", "errors", "shapes"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"checkpoint", "pipeline"},
+    "__init__": {"checkpoint", "face_inputs", "pipeline", "repaint"},
     "compiling": set(),
     "errors": set(),
     "shapes": set(),
@@ -25,10 +25,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parameters": {"models"},
     "description": {"models"},
     "checkpoint": {"models", "diffusion", "parameters", "description"},
-    "pipeline": {"diffusion", "models", "body", "face", "checkpoint"},
+    "inference": {"models", "checkpoint"},
+    "repaint": {"diffusion", "models", "face", "checkpoint", "inference"},
+    "face_inputs": {"body", "data", "face", "pose_images"},
+    "pipeline": {"diffusion", "models", "face", "checkpoint", "inference", "repaint"},
     "training": {"diffusion", "models"},
     "convert": {"checkpoint", "parameters", "description", "models", "diffusion", "data"},
-    "train": {"checkpoint", "models", "diffusion", "data", "training", "body", "face", "pipeline"},
+    "train": {
+        "checkpoint",
+        "models",
+        "diffusion",
+        "data",
+        "training",
+        "body",
+        "face",
+        "inference",
+        "pipeline",
+    },
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}
 ORACLES = {"torch", "diffusers", "transformers"}  # named so because tests hold us against them
