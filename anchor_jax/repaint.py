@@ -200,7 +200,7 @@ def prepare(
     dtype: str,
     advance: Callable[[int], object],
 ) -> dict[str, np.ndarray]:
-    """What usable frames are conditioned on: "poses" uint8 (k, size, size, 3), their pose crops, and
+    """What usable frames are conditioned on: "poses" uint8 (k, size, size, 3), the pose crops, and
     "known" float32 (k, size/8, size/8, 5), the masks and the latents of the masked crops."""
     vae = anchor.networks["vae"]
     assert isinstance(vae, VAEConfig)

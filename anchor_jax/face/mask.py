@@ -19,7 +19,7 @@ NUM_CLASSES = 19
 OVAL_CENTRE, OVAL_RADII = (256.0, 290.0), (140.0, 185.0)
 
 
-def from_parsing(parsing: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, "n h w"]:
+def from_parsing(parsing: UInt8[np.ndarray, "*n h w"]) -> Bool[np.ndarray, "*n h w"]:
     """The face in parsing images, whose pixels are class numbers 0 to 18."""
     return ~np.isin(parsing, NOT_FACE)
 
