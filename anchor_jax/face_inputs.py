@@ -67,8 +67,8 @@ def read_face(
         points, visible = np.stack([find(frame) for frame in bar]), None
     regions = None if masks is None else read_masks(masks, (n, height, width))
     if regions is not None:
-        seen = regions.any((1, 2))[:, None]
-        visible = np.broadcast_to(seen, (n, 5)) if visible is None else visible & seen
+        seen = np.repeat(regions.reshape(n, -1).any(1, keepdims=True), 5, 1)
+        visible = seen if visible is None else visible & seen
     return follow(points, (width, height), visible, smoothing), regions
 
 

@@ -164,7 +164,7 @@ def check_arguments(
 
 def numbered_bars(
     show: bool, count: int
-) -> Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]:
+) -> Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]:
     """What makes the bars of a run's stages one after the other: `1/5 denoising`, ... ."""
     numbers = itertools.count(1)
     return lambda what, total, unit: progress_bar(

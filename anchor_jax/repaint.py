@@ -37,7 +37,7 @@ ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual
 
 LANCZOS = Image.Resampling.LANCZOS
 
-Stage = Callable[[str, int, str], AbstractContextManager[Callable[[int], object]]]
+Stage = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def prepare(
     face: Face,
     seed: int,
     dtype: str,
-    advance: Callable[[int], object],
+    advance: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """What usable frames are conditioned on: "poses" uint8 (k, size, size, 3), the pose crops, and
     "known" float32 (k, size/8, size/8, 5), the masks and the latents of the masked crops."""
@@ -241,7 +241,7 @@ def resize(images: Images, size: int) -> Images:
     for image, out in zip(images.astype(np.float32), larger, strict=True):
         factors = size / side, size / side, 1
         values = ndimage.zoom(image, factors, order=1, mode="nearest", grid_mode=True)
-        out[...] = np.floor(values + 0.5)
+        out[...] = np.floor(np.asarray(values) + 0.5)
     return larger
 
 

@@ -110,7 +110,7 @@ def _warp(image: np.ndarray, back: np.ndarray, out: np.ndarray) -> None:
             weight = (weight_x * weight_y).reshape(height, width, *[1] * (out.ndim - 2))
             total += image[y + dy, x + dx] * weight.astype(total.dtype)
     if out.dtype == np.uint8:
-        out[...] = (total + one * one // 2) >> 2 * FRACTION_BITS
+        out[...] = (total + one * one // 2) // (one * one)
     else:
         out[...] = total / (one * one)
 

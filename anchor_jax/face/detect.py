@@ -21,7 +21,7 @@ FINDER, MESH = "face_detection_short_range.tflite", "face_landmark.tflite"
 FINDER_SIDE, MESH_SIDE = 128, 192  # pixels of the models' inputs
 # Cells along a side of the finder's two grids, and its anchors in each cell.
 GRIDS = (16, 2), (8, 6)
-MIN_SCORE = 0.5
+MIN_LOGIT = 0.0  # of a face: a probability of one half
 MARGIN = 1.5  # of the found box, that the mesh model wants to see
 # Points of the mesh: both corners of image-left's and of image-right's eye, nose, mouth corners.
 POINTS = (33, 133), (362, 263), (1,), (61,), (291,)
@@ -73,7 +73,7 @@ class Detector:
             return np.full((5, 2), np.nan)
         cut = warp(picture[None], region[None], (MESH_SIDE, MESH_SIDE))[0]
         points, presence = self._mesh(cut[None].astype(np.float32) / 255)
-        if _sigmoid(presence.item()) < MIN_SCORE:
+        if presence.item() < MIN_LOGIT:
             return np.full((5, 2), np.nan)
         mesh = points.reshape(-1, 3)[:, :2]
         five = np.stack([mesh[list(indices)].mean(0) for indices in POINTS])
@@ -86,10 +86,12 @@ class Detector:
         side = max(height, width)
         square = np.zeros((side, side, 3), np.uint8)
         square[:height, :width] = picture
-        small = Image.fromarray(square).resize((FINDER_SIDE,) * 2, Image.Resampling.BILINEAR)
+        small = Image.fromarray(square).resize(
+            (FINDER_SIDE, FINDER_SIDE), Image.Resampling.BILINEAR
+        )
         boxes, scores = self._finder(np.asarray(small, np.float32)[None] / 127.5 - 1)
         best = int(scores.argmax())
-        if _sigmoid(scores.ravel()[best]) < MIN_SCORE:
+        if scores.ravel()[best] < MIN_LOGIT:
             return None
         numbers = boxes[0, best] / FINDER_SIDE
         anchor = self._anchors[best]
@@ -136,7 +138,3 @@ def _anchors() -> np.ndarray:
         grid = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
         parts.append(np.repeat(grid, repeats, 0))
     return np.concatenate(parts)
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + np.exp(-np.clip(x, -80, 80)))

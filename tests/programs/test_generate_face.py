@@ -142,10 +142,11 @@ def test_two_frames(faces, poses, tmp_path, capsys):
     folder.mkdir()
     for path in sorted(poses.iterdir())[:2]:
         shutil.copy(path, folder)
-    assert faces(poses=folder, points=[SMALL] * 2) == 0
-    assert faces(poses=folder, points=[SMALL, None]) == 0
+    short = {"poses": folder, "window": 1, "overlap": 0}  # one program for one face and for two
+    assert faces(**short, points=[SMALL] * 2) == 0
+    assert faces(**short, points=[SMALL, None]) == 0
     assert "left as it is in 1 of 2 frames: 2 (missing)" in capsys.readouterr().err
-    assert faces(poses=folder, points=[None] * 2) == 2
+    assert faces(**short, points=[None] * 2) == 2
 
 
 def test_options_change_faces_and_nothing_else(faces, tmp_path):
@@ -191,7 +192,7 @@ def broken(path: Path, text: str) -> Path:
     return path
 
 
-def table(path: Path, **arrays: object) -> Path:
+def table(path: Path, **arrays) -> Path:
     np.savez(path, allow_pickle=True, **arrays)
     return path
 
