@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anchor_jax.checkpoint import Anchor, load
     from anchor_jax.errors import AnchorError
+    from anchor_jax.face_inputs import read_face
     from anchor_jax.pipeline import generate
+    from anchor_jax.repaint import Face
 
     __version__: str
 
-__all__ = ["Anchor", "AnchorError", "__version__", "generate", "load"]
+__all__ = ["Anchor", "AnchorError", "Face", "__version__", "generate", "load", "read_face"]
 
 _HOME = {
     "Anchor": "anchor_jax.checkpoint",
     "AnchorError": "anchor_jax.errors",
+    "Face": "anchor_jax.repaint",
     "generate": "anchor_jax.pipeline",
     "load": "anchor_jax.checkpoint",
+    "read_face": "anchor_jax.face_inputs",
 }
 
 

@@ -422,6 +422,25 @@ def generate(
         arg(metavar="FPS", help_behavior_hint="(default: the pose video's own, or 30)"),
     ] = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    face: bool = True,
+    face_landmarks: Annotated[
+        Path | None, arg(metavar="FILE|DIR", help_behavior_hint="(default: beside the poses)")
+    ] = None,
+    face_masks: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the landmarks)")
+    ] = None,
+    face_detector: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the cache folder)")
+    ] = None,
+    face_appearance: Annotated[
+        Path | None, arg(metavar="IMAGE", help_behavior_hint="(default: the appearance)")
+    ] = None,
+    face_guidance: float = 3.5,
+    face_control_scale: float = 1.0,
+    face_windows: FlagCreatePairsOff[bool] = False,
+    face_smoothing: float = 0.0,
+    face_blend: Literal["square", "face"] = "square",
+    face_size: Annotated[int, arg(metavar="PX")] = 256,
 ) -> None:
     """Generate a video: the person of the picture moves as the poses say.
 
@@ -449,6 +468,17 @@ def generate(
         seed: the same seed gives the same video on the same machine.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
         dtype: what the networks compute in.
+        face: repaint faces, where the anchor has a face part.
+        face_landmarks: .npz, .json, or what `render` wrote beside the poses.
+        face_masks: the face's region in each frame: white, or a parser's class numbers.
+        face_detector: folder with models to find landmarks with, see docs/face.md.
+        face_appearance: a picture of the face, upright and cropped.
+        face_guidance: how strongly the picture of the face counts.
+        face_control_scale: how strongly the poses count for the face.
+        face_windows: denoise faces in overlapping windows, too, against flicker.
+        face_smoothing: smooth the landmarks over time, by that many frames.
+        face_blend: what is pasted: the whole square (published), or the face alone.
+        face_size: of the repainted crop; published models were trained at 256.
     """
     from anchor_jax.data import video
 
@@ -463,9 +493,41 @@ def generate(
 
     use_compile_cache()
     from anchor_jax import checkpoint, pipeline
+    from anchor_jax.face_inputs import read_face
+    from anchor_jax.repaint import Face
 
+    header = checkpoint.load(anchor, networks=())
+    networks = ["body/unet", "body/control", "vae", "image_encoder"]
+    has_face = face and "face/unet" in header.networks
+    files = {
+        "landmarks": face_landmarks,
+        "masks": face_masks,
+        "detector": face_detector,
+        "appearance": face_appearance,
+    }
+    for name, path in files.items():
+        if path is not None and not has_face:
+            reason = "the anchor has no face part" if face else "--no-face leaves faces alone"
+            raise AnchorError(f"--face-{name} {path}: {reason}")
+    request = None
+    if has_face:
+        networks += ["face/unet", "face/control"]
+        settings = face_landmarks, face_masks, face_detector, face_smoothing
+        track, masks = read_face(poses, pose_frames, *settings, progress=True)
+        for note in track.notes():
+            _note(note)
+        request = Face(
+            track,
+            masks,
+            appearance=None if face_appearance is None else video.read_image(face_appearance),
+            guidance=face_guidance,
+            control_scale=face_control_scale,
+            all_frames=face_windows,
+            blend=face_blend,
+            size=face_size,
+        )
     pipeline.check_arguments(  # before the long loading
-        checkpoint.load(anchor, networks=()),
+        header,
         pose_frames.shape,
         steps=steps,
         guidance=guidance,
@@ -474,9 +536,10 @@ def generate(
         overlap=overlap,
         seed=seed,
         dtype=dtype,
+        face=request,
     )
     frames = pipeline.generate(
-        checkpoint.load(anchor, networks=("body/unet", "body/control", "vae", "image_encoder")),
+        checkpoint.load(anchor, networks=networks),
         pose_frames,
         picture,
         steps=steps,
@@ -487,6 +550,7 @@ def generate(
         noise=start,
         seed=seed,
         dtype=dtype,
+        face=request,
         progress=True,
     )
     rate = rate or own_rate or Fraction(30)

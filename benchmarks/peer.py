@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -34,11 +34,13 @@ from pathlib import Path
 import numpy as np
 
 TIMESTEP, CONTROL_SCALE = 481, 2.0
+KNOWN_CHANNELS = 5  # the mask and four of the masked image
 
 
 @dataclass(frozen=True)
 class Case:
-    """One computation: "window" (control branch and UNet, both halves of guidance) or "decode"."""
+    """One computation: "window" (control branch and UNet, both halves of guidance), "face" (the
+    same of the inpainting networks, each frame alone) or "decode"."""
 
     what: str
     work: str
@@ -51,19 +53,32 @@ CASES = {
     "50m-window": Case("50M model, 16 frames, 32x32 latents", "window", "50m", 16, 32),
     "sd15-window": Case("SD1.5, 4 frames, 32x32 latents", "window", "sd15", 4, 32),
     "sd15-frame": Case("SD1.5, 1 frame, 64x64 latents", "window", "sd15", 1, 64),
+    "50m-face": Case("50M face model, 16 frames, 32x32 latents", "face", "50m", 16, 32),
+    "sd15-face": Case("SD1.5 face model, 4 frames, 32x32 latents", "face", "sd15", 4, 32),
     "decode-frame": Case("SD1.5 decoder, 1 frame, 64x64 latents", "decode", "sd15", 1, 64),
     "decode-4": Case("SD1.5 decoder, 4 frames, 32x32 latents", "decode", "sd15", 4, 32),
 }
 
 
-def inputs(case: Case, context_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents (f, h, w, 4), tokens (2, 50, c) and uint8 poses (f, 8h, 8w, 3)."""
+def inputs(case: Case, context_dim: int) -> tuple[np.ndarray, ...]:
+    """Latents (f, h, w, 4), tokens (2, 50, c), uint8 poses (f, 8h, 8w, 3), and what inpainting
+    knows (f, h, w, 5)."""
     rng = np.random.default_rng(7)
     latents = rng.standard_normal((case.frames, case.side, case.side, 4), dtype=np.float32)
     tokens = rng.standard_normal((2, 50, context_dim), dtype=np.float32)
     pixels = 8 * case.side
     poses = rng.integers(0, 256, (case.frames, pixels, pixels, 3), dtype=np.uint8)
-    return latents, tokens, poses
+    known = rng.standard_normal((*latents.shape[:3], KNOWN_CHANNELS), dtype=np.float32)
+    return latents, tokens, poses, known
+
+
+def unet_config(case: Case):
+    """Of the case's UNet: inpainting's has more channels."""
+    from benchmarks.random_checkpoint import SIZES
+
+    config = SIZES[case.size].unet
+    more = KNOWN_CHANNELS if case.work == "face" else 0
+    return replace(config, in_channels=config.in_channels + more)
 
 
 def build_ours(case: Case):
@@ -72,36 +87,41 @@ def build_ours(case: Case):
     import jax.numpy as jnp
 
     from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group, return_freed_memory
-    from anchor_jax.pipeline import NoisePredictor, decode_images
+    from anchor_jax.inference import NoisePredictor, decode_images
+    from anchor_jax.models import PER_FRAME
+    from anchor_jax.repaint import FacePredictor
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    configs = SIZES[case.size]
-    latents, tokens, poses = map(jnp.asarray, inputs(case, configs.unet.context_dim))
+    configs, unet = SIZES[case.size], unet_config(case)
+    latents, tokens, poses, known = map(jnp.asarray, inputs(case, unet.context_dim))
     if case.work == "decode":
         params = random_params(configs.vae, SEEDS["vae"])
         return lambda: np.asarray(decode_images(configs.vae, params, latents, "float32"))
     params = {
-        "unet": random_params(configs.unet, SEEDS["unet"]),
+        "unet": random_params(unet, SEEDS["unet"]),
         "control": random_params(configs.control, SEEDS["control"]),
         "context": tokens,
         "control_scale": jnp.float32(CONTROL_SCALE),
     }
     # As `sample` calls it: one window of a group, the others past the end of the video.
-    predictor = NoisePredictor(configs.unet, configs.control)
+    predictor, condition = NoisePredictor(unet, configs.control), poses
+    if case.work == "face":
+        predictor = FacePredictor(NoisePredictor(unet, configs.control, inflation=PER_FRAME))
+        condition = {"poses": poses, "known": known}
     sizes = {"halves": 2, "size": case.frames, "stride": case.frames}
     group = partial(predict_group, predictor, params, **sizes)
     rest = ((0, (WINDOWS_PER_CALL - 1) * case.frames), (0, 0), (0, 0), (0, 0))
-    latents, poses = jnp.pad(latents, rest), jnp.pad(poses, rest)
+    latents, condition = jax.tree.map(lambda x: jnp.pad(x, rest), (latents, condition))
     compiled = False
 
     def step():
         nonlocal compiled
         if not compiled:
-            group(latents, poses, TIMESTEP, 0).block_until_ready()
+            group(latents, condition, TIMESTEP, 0).block_until_ready()
             return_freed_memory()
             compiled = True
-        return np.asarray(group(latents, poses, TIMESTEP, case.frames)[:, : case.frames])
+        return np.asarray(group(latents, condition, TIMESTEP, case.frames)[:, : case.frames])
 
     return step
 
@@ -114,9 +134,9 @@ def build_torch(case: Case):
     from benchmarks.random_checkpoint import SEEDS, SIZES
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    configs = SIZES[case.size]
-    latents, tokens, poses = map(torch.from_numpy, inputs(case, configs.unet.context_dim))
-    latents, poses = latents.permute(0, 3, 1, 2), poses.permute(0, 3, 1, 2)
+    configs, config = SIZES[case.size], unet_config(case)
+    latents, tokens, poses, known = map(torch.from_numpy, inputs(case, config.context_dim))
+    latents, poses, known = (x.permute(0, 3, 1, 2) for x in (latents, poses, known))
     if case.work == "decode":
         vae = torch_peer.random_network(configs.vae, SEEDS["vae"])
 
@@ -125,14 +145,16 @@ def build_torch(case: Case):
             return (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous().numpy()
 
         return torch.inference_mode()(decode)
-    unet = torch_peer.random_network(configs.unet, SEEDS["unet"])
+    unet = torch_peer.random_network(config, SEEDS["unet"])
     control = torch_peer.random_network(configs.control, SEEDS["control"])
-    torch_peer.inflate(unet, control, case.frames)
+    face = case.work == "face"
+    torch_peer.inflate(unet, control, case.frames, per_frame=face)
 
     def step():
         both = torch.cat([latents, latents]).contiguous(memory_format=torch.channels_last)
+        more = torch.cat([known, known]) if face else None
         noise = torch_peer.window_step(
-            unet, control, both, TIMESTEP, tokens, poses.float() / 255, CONTROL_SCALE
+            unet, control, both, TIMESTEP, tokens, poses.float() / 255, CONTROL_SCALE, more
         )
         return noise.unflatten(0, (2, -1)).permute(0, 1, 3, 4, 2).contiguous().numpy()
 

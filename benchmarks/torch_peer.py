@@ -75,29 +75,39 @@ class PooledGroupNorm(nn.GroupNorm):
         return super().forward(x).transpose(1, 2).flatten(0, 1)
 
 
-def inflate(unet, control, num_frames: int) -> None:
-    """Turn per-frame diffusers networks into those of the published body video, in place."""
-    for network, joint in (unet, True), (control, False):
+def inflate(unet, control, num_frames: int, per_frame: bool = False) -> None:
+    """Turn diffusers networks into those of the published body video, in place; with `per_frame`
+    into those of the face stage, which see each frame alone and take the context once a window."""
+    for network, joint in (unet, not per_frame), (control, False):
         for name, module in network.named_modules():
             if name.endswith(("attn1", "attn2")):
                 module.set_processor(FoldFrames(num_frames, joint))
-            if name.endswith("conv_norm_out") or ("resnets" in name and "norm" in name):
+            pooled = name.endswith("conv_norm_out") or ("resnets" in name and "norm" in name)
+            if pooled and not per_frame:
                 module.__class__ = PooledGroupNorm
                 module.num_frames = num_frames
 
 
 def window_step(
-    unet, control, latents: Tensor, timestep: int, context: Tensor, poses: Tensor, scale: float
+    unet,
+    control,
+    latents: Tensor,
+    timestep: int,
+    context: Tensor,
+    poses: Tensor,
+    scale: float,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """The predicted noise of one window.
+    """The predicted noise of one window; of the face stage where channels are `known`.
 
     Args:
-        unet, control: inflated networks.
+        unet, control: networks, inflated for the body.
         latents: (b f) c h w.
         timestep: of all frames.
         context: b s c.
         poses: (b f) 3 H W in [0, 1], or f 3 H W to embed them once for both halves of guidance.
         scale: of the control residuals.
+        known: (b f) k h w, what the UNet is given behind the latents: mask and masked latents.
     """
     repeats = len(latents) // len(poses)
     share = control.controlnet_cond_embedding.register_forward_hook(
@@ -107,13 +117,13 @@ def window_step(
         down, mid = control(
             latents, timestep, context, poses, conditioning_scale=scale, return_dict=False
         )
-    # The last residual reaches the mid block as well as the skip.
+    # The last residual reaches the mid block as well as the skip, but not in the face stage.
     alias = unet.mid_block.register_forward_pre_hook(
-        lambda module, args: (args[0] + down[-1], *args[1:])
+        lambda module, args: (args[0] + down[-1], *args[1:]) if known is None else None
     )
     with _removing(alias):
         return unet(
-            latents,
+            latents if known is None else torch.cat([latents, known], 1),
             timestep,
             context,
             down_block_additional_residuals=down,

@@ -19,9 +19,9 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import jit
 from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.data.encodings import Encodings
+from anchor_jax.inference import clip_pixels
 from anchor_jax.models import CLIPVisionConfig, VAEConfig, apply
 from anchor_jax.parameters import flatten
-from anchor_jax.pipeline import clip_pixels
 from anchor_jax.shapes import Params
 
 BATCH = 4  # frames encoded together

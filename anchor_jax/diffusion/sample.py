@@ -14,6 +14,7 @@ import ctypes
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def sample(
     denoise: Denoise,
     params,
     latents: ArrayLike,
-    condition: np.ndarray,
+    condition: Any,
     schedule: ScheduleConfig,
     *,
     num_steps: int = 20,
@@ -56,8 +57,8 @@ def sample(
         denoise: see the module's docstring.
         params: its first argument, any pytree.
         latents: initial noise (n, h, w, c).
-        condition: what each frame is conditioned on (n, ...); it stays on the host, and one
-            group's share at a time is handed to the device.
+        condition: what each frame is conditioned on, a numpy array (n, ...) or a tree of such; it
+            stays on the host, and one group's share at a time is handed to the device.
         schedule: noise schedule.
         num_steps: denoising steps.
         guidance: scale g of classifier-free guidance, u + g (c - u).
@@ -120,7 +121,7 @@ def predict_group(
     denoise: Denoise,
     params,
     latents: Array,
-    condition: Array | np.ndarray,
+    condition: Any,
     timestep: ArrayLike,
     num_frames: ArrayLike,
     *,
@@ -140,7 +141,7 @@ def _predict_group(
 ):
     def predict(start: Array, mask: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        return denoise(params, cut(latents), cut(condition), timestep, mask)
+        return denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, mask)
 
     shape = (halves, *latents.shape)
     return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)
@@ -183,6 +184,9 @@ def _add_at(total: Array, part: Array, start: ArrayLike) -> Array:
     return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
 
 
-def _host_slice(x: np.ndarray, start: int, size: int) -> np.ndarray:
-    part = np.asarray(x[start : start + size])
-    return np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))
+def _host_slice(tree: Any, start: int, size: int) -> Any:
+    def cut(x: np.ndarray) -> np.ndarray:
+        part = np.asarray(x[start : start + size])
+        return np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))
+
+    return jax.tree.map(cut, tree)

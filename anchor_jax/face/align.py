@@ -11,7 +11,13 @@ from anchor_jax.shapes import Images
 SIZE = 512  # of the published crop, pixels
 # Where left eye, right eye, nose, left and right mouth corner (image-left first) come to lie.
 TEMPLATE = np.array(
-    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]]
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
 )
 FRACTION_BITS = 5  # OpenCV looks between pixels in steps of 1/32
 COEFFICIENT_BITS = 10
@@ -104,7 +110,7 @@ def _warp(image: np.ndarray, back: np.ndarray, out: np.ndarray) -> None:
             weight = (weight_x * weight_y).reshape(height, width, *[1] * (out.ndim - 2))
             total += image[y + dy, x + dx] * weight.astype(total.dtype)
     if out.dtype == np.uint8:
-        out[...] = (total + one * one // 2) >> 2 * FRACTION_BITS
+        out[...] = (total + one * one // 2) // (one * one)
     else:
         out[...] = total / (one * one)
 

@@ -19,9 +19,9 @@ NUM_CLASSES = 19
 OVAL_CENTRE, OVAL_RADII = (256.0, 290.0), (140.0, 185.0)
 
 
-def from_parsing(parsing: UInt8[np.ndarray, "n h w"]) -> Bool[np.ndarray, "n h w"]:
+def from_parsing(parsing: UInt8[np.ndarray, "*n h w"]) -> Bool[np.ndarray, "*n h w"]:
     """The face in parsing images, whose pixels are class numbers 0 to 18."""
-    return ~np.isin(parsing, NOT_FACE)
+    return np.isin(parsing, NOT_FACE, invert=True)
 
 
 def from_renders(
@@ -43,7 +43,7 @@ def oval(size: int = SIZE) -> Bool[np.ndarray, "size size"]:
 def repaint_mask(face: Bool[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h w 1"]:
     """The networks' mask, float32: 0 on the face widened by a pixel (dilated 3x3), 1 elsewhere."""
     wide = ndimage.binary_dilation(face, np.ones((1, 3, 3), bool))
-    return (~wide).astype(np.float32)[..., None]
+    return np.logical_not(wide).astype(np.float32)[..., None]
 
 
 def to_latents(mask: Float[np.ndarray, "n H W 1"], factor: int = 8) -> Float[np.ndarray, "n h w 1"]:

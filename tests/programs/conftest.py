@@ -66,11 +66,21 @@ def person(tmp_path_factory) -> Path:
 def generate(anchor, poses, person, tmp_path):
     """Run `anchor-jax generate` in 2 steps into `tmp_path/out.mp4`; options replace or add."""
 
-    def run(**options: object) -> int:
+    def run(*flags: str, **options: object) -> int:
         words = {"poses": poses, "appearance": person, "out": tmp_path / "out.mp4"}
         words |= {"steps": 2, "window": 3, "overlap": 1} | options
         source = str(words.pop("anchor", anchor))
-        flags = (f"--{name.replace('_', '-')}={value}" for name, value in words.items())
-        return cli.main(["generate", source, *flags])
+        named = (f"--{name.replace('_', '-')}={value}" for name, value in words.items())
+        return cli.main(["generate", source, *flags, *named])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def published(tiny_dir, tmp_path_factory) -> Path:
+    """The published system's folder layout (tiny random weights), converted, face part included."""
+    out = tmp_path_factory.mktemp("published") / "anchor"
+    words = ["convert", "--body", tiny_dir / "body", "--face", tiny_dir / "head"]
+    words += ["--base", tiny_dir / "sd", "--image-encoder", tiny_dir / "clip-vision", "--out", out]
+    assert cli.main(list(map(str, words))) == 0
+    return out

@@ -305,20 +305,10 @@ def test_bfloat16_is_close_to_float32(generate, tmp_path):
     assert 0 < difference < 12
 
 
-@pytest.fixture(scope="session")
-def published(tiny_dir, tmp_path_factory) -> Path:
-    """The published system's folder layout (tiny random weights), converted."""
-    out = tmp_path_factory.mktemp("published") / "anchor"
-    words = ["convert", "--body", tiny_dir / "body", "--face", tiny_dir / "head"]
-    words += ["--base", tiny_dir / "sd", "--image-encoder", tiny_dir / "clip-vision", "--out", out]
-    assert cli.main(list(map(str, words))) == 0
-    return out
-
-
 def test_real_renders_become_a_video(published, data_dir, generate, tmp_path):
     """Catches what only real poses show: a tail window, 119 frames, a resize from 512."""
     options = {"anchor": published, "size": 64, "steps": 1, "window": 16, "overlap": 4}
-    assert generate(**options, poses=data_dir / "poses") == 0
+    assert generate("--no-face", **options, poses=data_dir / "poses") == 0
     assert probe(tmp_path / "out.mp4") == (119, (64, 64), 30, "yuv420p")
 
 
@@ -327,7 +317,10 @@ def test_a_video_of_real_renders_becomes_a_video(published, data_dir, generate, 
     frames, _ = video.read_frames(data_dir / "poses")
     video.write_video(tmp_path / "poses.mp4", frames[:20], Fraction(30))
     options = {"anchor": published, "size": 64, "steps": 1, "window": 16, "overlap": 4}
-    assert generate(**options, poses=tmp_path / "poses.mp4", frames_dir=tmp_path / "f") == 0
+    assert (
+        generate("--no-face", **options, poses=tmp_path / "poses.mp4", frames_dir=tmp_path / "f")
+        == 0
+    )
     assert probe(tmp_path / "out.mp4") == (20, (64, 64), 30, "yuv420p")
 
 
@@ -341,7 +334,7 @@ def test_the_whole_real_sequence_at_128(published, data_dir, generate, tmp_path,
         poses = tmp_path / "poses.mp4"
         video.write_video(poses, frames, Fraction(30))
     options = {"size": 128, "steps": 20, "window": 16, "overlap": 4}
-    assert generate(anchor=published, poses=poses, **options) == 0
+    assert generate("--no-face", anchor=published, poses=poses, **options) == 0
     assert probe(tmp_path / "out.mp4") == (119, (128, 128), 30, "yuv420p")
 
 
@@ -352,5 +345,5 @@ def test_sixteen_real_renders_at_512(published, data_dir, generate, tmp_path):
     poses.mkdir()
     for path in sorted((data_dir / "poses").iterdir())[:16]:
         shutil.copy(path, poses)
-    assert generate(anchor=published, poses=poses, window=16, overlap=4) == 0
+    assert generate("--no-face", anchor=published, poses=poses, window=16, overlap=4) == 0
     assert probe(tmp_path / "out.mp4") == (16, (512, 512), 30, "yuv420p")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("convert", "export", "inspect", "render", "prepare", "generate")
+COMMANDS = ("convert", "export", "inspect", "render", "prepare", "train", "generate")
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,9 @@ def test_the_wheel_has_one_top_level_name_and_every_module(wheel):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"anchor_jax"}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "anchor_jax").rglob("*.py")} | {
-        "anchor_jax/" + str(path.relative_to(ROOT)) for path in (ROOT / "convert").rglob("*.py")
+        "anchor_jax/" + str(path.relative_to(ROOT))
+        for folder in ("convert", "train")
+        for path in (ROOT / folder).rglob("*.py")
     }
     assert sources == {name for name in names if name.endswith(".py")}
 

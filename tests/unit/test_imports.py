@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Every part of the package, and the other parts it may import. Inside a part everything goes.
 COMMON = {"compiling", "errors", "shapes"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"checkpoint", "pipeline"},
+    "__init__": {"checkpoint", "face_inputs", "pipeline", "repaint"},
     "compiling": set(),
     "errors": set(),
     "shapes": set(),
@@ -26,13 +26,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parameters": {"models"},
     "description": {"models"},
     "checkpoint": {"models", "diffusion", "parameters", "description"},
-    "pipeline": {"diffusion", "models", "body", "face", "checkpoint"},
     "fresh": {"models", "parameters"},
+    "inference": {"models", "checkpoint"},
+    "repaint": {"diffusion", "models", "face", "checkpoint", "inference"},
+    "face_inputs": {"body", "data", "face", "pose_images"},
+    "pipeline": {"diffusion", "models", "face", "checkpoint", "inference", "repaint"},
     "training": {"diffusion", "models"},
     "convert": {"checkpoint", "parameters", "description", "models", "diffusion", "data", "fresh"},
     "train": {
         *("checkpoint", "parameters", "models", "diffusion", "data", "training", "body", "face"),
-        *("evaluation", "fresh", "pipeline"),
+        *("evaluation", "fresh", "inference", "pipeline"),
     },
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import pipeline
+from anchor_jax import inference
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import ScheduleConfig
 from anchor_jax.errors import AnchorError
+from anchor_jax.inference import clip_pixels, initial_latents
 from anchor_jax.models import (
     CLIPVisionConfig,
     ControlConfig,
@@ -20,7 +21,7 @@ from anchor_jax.models import (
     VAEConfig,
     abstract_params,
 )
-from anchor_jax.pipeline import check_arguments, clip_pixels, generate, initial_latents
+from anchor_jax.pipeline import check_arguments, generate
 
 SIZES = {
     "channels": (8, 8),
@@ -125,8 +126,8 @@ def test_pictures_are_prepared_as_transformers_does(size: tuple[int, int]):
 def test_frames_are_truncated_not_rounded(anchor, monkeypatch):
     """Catches rounding: saved video frames of the published system are truncated."""
     images = jnp.asarray([0.0, 0.5, 254.9 / 255, 1.0]).reshape(1, 2, 2, 1).repeat(3, 3)
-    monkeypatch.setattr(pipeline, "decode_images", lambda *_: images)
-    frames = pipeline.decode(anchor, jnp.zeros((1, 1, 1, 4)))
+    monkeypatch.setattr(inference, "decode_images", lambda *_: images)
+    frames = inference.decode(anchor, jnp.zeros((1, 1, 1, 4)))
     assert frames[0, :, :, 0].tolist() == [[0, 127], [254, 255]]
 
 
