@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -161,12 +161,14 @@ PRESETS: dict[str, AutoencoderConfig] = {
 def parse(args: Sequence[str]) -> Job:
     """The job that a command line describes; `--help` and mistakes end the program."""
 
+    chosen = preset_of(args, PRESETS)
+
     def job(
         *,
         data: Annotated[Path, arg(metavar="DATASET")],
         out: Annotated[Path, arg(metavar="RUN")],
         preset: Literal["small", "debug"] = "small",
-        config: OmitArgPrefixes[Any] = None,
+        config: OmitArgPrefixes[AutoencoderConfig] = chosen,
     ) -> Job:
         """Args:
         data: the data set, from `anchor-jax prepare`.
@@ -176,9 +178,6 @@ def parse(args: Sequence[str]) -> Job:
         names = AutoencoderConfig.__dataclass_fields__
         return Job(**{name: getattr(config, name) for name in names}, data=data, out=out)
 
-    job.__annotations__["config"] = OmitArgPrefixes[AutoencoderConfig]
-    defaults: Any = job.__kwdefaults__
-    defaults["config"] = preset_of(args, PRESETS)
     return tyro.cli(job, prog="anchor-jax train autoencoder", description=TEXT, args=list(args))
 
 

@@ -205,6 +205,8 @@ def parse(stage: str, text: str, args: Sequence[str]) -> Job:
         args: the words after the command.
     """
 
+    chosen = preset_of(args, PRESETS[stage])
+
     def job(
         *,
         anchor: Annotated[Path, arg(metavar="ANCHOR")],
@@ -213,7 +215,7 @@ def parse(stage: str, text: str, args: Sequence[str]) -> Job:
         preset: Literal["sd15", "small", "debug"] = "sd15",
         encodings: Annotated[Path | None, arg(metavar="DIR")] = None,
         coordinator: Annotated[str | None, arg(metavar="HOST:PORT,COUNT,INDEX")] = None,
-        config: OmitArgPrefixes[Any] = None,
+        config: OmitArgPrefixes[Config] = chosen,
     ) -> Job:
         """Args:
         anchor: the ANCHOR to start from.
@@ -233,10 +235,6 @@ def parse(stage: str, text: str, args: Sequence[str]) -> Job:
             coordinator=coordinator,
         )
 
-    chosen = preset_of(args, PRESETS[stage])
-    job.__annotations__["config"] = OmitArgPrefixes[Config]
-    defaults: Any = job.__kwdefaults__
-    defaults["config"] = chosen
     return tyro.cli(job, prog=f"anchor-jax train {stage}", description=text, args=list(args))
 
 

@@ -4,7 +4,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,12 +27,9 @@ from .configs import LoopConfig, settings
 EXAMPLES = ("losses", "timesteps")  # what a step tells of each example
 
 
-class Validate(Protocol):
-    """Shows what the parameters can do by now."""
-
-    def __call__(self, params: Params) -> tuple[dict[str, float], np.ndarray, float]:
-        """Scalars, a picture uint8 (h, w, 3), and the score: more is better."""
-        ...
+# Shows what the parameters can do by now: scalars, a picture uint8 (h, w, 3), and the score: more
+# is better.
+Validate = Callable[[Params], tuple[dict[str, float], np.ndarray, float]]
 
 
 def fit(

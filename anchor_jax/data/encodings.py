@@ -38,7 +38,7 @@ class Encodings:
         self._key, self._open = key, {}
 
     def missing(self) -> list[int]:
-        """The clips whose arrays are not all there; others were checked for their shapes."""
+        """The clips whose arrays are not all there."""
         clips = range(len(self.starts) - 1)
         return [i for i in clips if not all(self._path(i, name).exists() for name in self.shapes)]
 

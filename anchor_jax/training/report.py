@@ -20,7 +20,7 @@ MOST_GRIDS = 4
 
 
 def write_report(
-    path: Path, settings: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]
+    path: Path, settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write `path`, a self-contained HTML page, from what a run logged.
 
@@ -63,7 +63,7 @@ def _spread(grids: list[Path]) -> list[Path]:
     return [grids[round(i * (len(grids) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def _curves(metrics: Sequence[Mapping[str, float]]) -> str:
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     names = dict.fromkeys(name for line in metrics for name in line)

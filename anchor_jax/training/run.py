@@ -126,7 +126,7 @@ class Run:
         self._events.add_image("validation", grid, step, dataformats="HWC")
         return path
 
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, Any]]:
         """What was logged, in order."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():

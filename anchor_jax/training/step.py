@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Int, UInt32
 
 from anchor_jax.shapes import Array, Params
 
@@ -17,21 +16,22 @@ Loss = Callable[[Params, Array, dict[str, Array]], tuple[Array, dict[str, Array]
 
 @flax.struct.dataclass
 class State:
-    """What a step changes, and what a checkpoint holds of it.
+    """What a step changes, and what a checkpoint holds of it. Leaves may be arrays, their shapes or
+    their shardings, so they have no types here.
 
     Attributes:
-        step: steps done.
-        seed: the run's PRNG key, as raw data; each step folds its number into it.
+        step: int32 (), steps done.
+        seed: uint32 (2,), the run's PRNG key as raw data; each step folds its number into it.
         params: of the trained networks, float32.
         moments: the optimizer's state.
         average: exponential moving average of the parameters, or None.
     """
 
-    step: Int[Array, ""]
-    seed: UInt32[Array, " 2"]
-    params: Params
+    step: Any
+    seed: Any
+    params: Any
     moments: Any
-    average: Params | None
+    average: Any
 
 
 def init_state(
