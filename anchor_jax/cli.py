@@ -382,7 +382,7 @@ def train(stage: Literal["autoencoder", "pretrain", "finetune", "face"]) -> None
 def _train(words: Sequence[str]) -> int:
     """`train` has commands of its own, whose defaults hang on their --preset."""
     stages = ("autoencoder", "pretrain", "finetune", "face")
-    stage, *rest = [*words, "--help"]
+    stage, *rest = words or ["--help"]
     if stage in {"-h", "--help"}:
         print(f"usage: anchor-jax train {{{','.join(stages)}}} ...\n\n{_teaching(train)}")
         return 0
@@ -392,7 +392,7 @@ def _train(words: Sequence[str]) -> int:
     use_compile_cache()
     program = import_module(f"anchor_jax.train.{stage}")
     with _without_logs():
-        program.main(rest if len(rest) == 1 else rest[:-1])
+        program.main(rest or ["--help"])
     return 0
 
 

@@ -152,11 +152,12 @@ def encode_appearance(anchor: Anchor, image: Images) -> Array:
     config = anchor.networks["image_encoder"]
     assert isinstance(config, CLIPVisionConfig)
     pixels = clip_pixels(image, config.image_size)
-    return _encode_image(config, anchor.params["image_encoder"], pixels)[0]
+    return encode_pixels(config, anchor.params["image_encoder"], pixels)[0]
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode_image(config: CLIPVisionConfig, params: Params, pixels: Array) -> Array:
+def encode_pixels(config: CLIPVisionConfig, params: Params, pixels: Array) -> Array:
+    """Appearance tokens (b, tokens, width) of what `clip_pixels` gave."""
     return apply(config, params, pixels)[0]
 
 

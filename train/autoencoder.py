@@ -42,11 +42,10 @@ from anchor_jax.models import (
 from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
 from anchor_jax.training.run import Run
-from anchor_jax.training.sharding import make_mesh
 
 from .configs import FREE, LoopConfig, note, preset_of, settings
-from .loop import fit
-from .validation import choose
+from .loop import fit, open_devices
+from .validation import choose, held_out_spans
 
 TEXT = """Train a small autoencoder, and make the anchor that the other stages start from.
 
@@ -189,12 +188,7 @@ def main(args: Sequence[str] | None = None) -> None:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
     job = parse(sys.argv[1:] if args is None else args)
-    mesh = make_mesh()
-    if job.batch_size % (mesh.size * job.accumulate):
-        raise AnchorError(
-            f"batch_size is {job.batch_size}: expected a multiple of {mesh.size} devices times"
-            f" {job.accumulate} parts (accumulate)"
-        )
+    mesh = open_devices(job)
     dataset = datasets.load(job.data)
     config = make_configs(job)["vae"]
     assert isinstance(config, VAEConfig)
@@ -394,8 +388,7 @@ def make_batches(job: Job, dataset: Dataset, pictures: Sequence[str]) -> Batches
 
 def validation_frames(job: Job, dataset: Dataset) -> np.ndarray:
     """Held-out frames, or frames that are trained on where none are held out."""
-    spans = clip_spans(dataset, 1 - job.held_out if job.held_out else 0.0, 1.0)
-    spans = [(start, end) for start, end in spans if end > start] or clip_spans(dataset)
+    spans = held_out_spans(dataset, job.held_out)
     name = next(name for name in ("target", "face") if name in dataset.pictures)
     load = Load(dataset, [name])
     return np.stack([load((i, i, False))[name] for i in choose(spans, job.validation_frames)])

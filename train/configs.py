@@ -193,8 +193,6 @@ PRESETS: dict[str, dict[str, Config]] = {
     },
 }
 
-_Place = Annotated[Path, arg(metavar="DIR")]
-
 
 def parse(stage: str, text: str, args: Sequence[str]) -> Job:
     """The job that a command line describes; `--help` and mistakes end the program.

@@ -19,7 +19,8 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import jit
 from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.data.encodings import Encodings
-from anchor_jax.inference import clip_pixels
+from anchor_jax.face import mask
+from anchor_jax.inference import clip_pixels, encode_pixels
 from anchor_jax.models import CLIPVisionConfig, VAEConfig, apply
 from anchor_jax.parameters import flatten
 from anchor_jax.shapes import Params
@@ -70,16 +71,17 @@ class Encoder:
 
     def posterior(self, images: np.ndarray) -> jax.Array:
         """Mean and log-variance (b, h, w, 2c) of images uint8 (b, H, W, 3)."""
-        return _posterior(self.vae, self.params["vae"], images)
+        return _posterior(self.vae, self.params["vae"], images / np.float32(127.5) - 1)
 
     def masked_posterior(self, images: np.ndarray, masks: np.ndarray) -> jax.Array:
         """The same with everything to be repainted at mid-grey."""
-        return _masked_posterior(self.vae, self.params["vae"], images, masks)
+        masked = mask.masked_images(images, keep_mask(masks))
+        return _posterior(self.vae, self.params["vae"], masked)
 
     def tokens(self, images: np.ndarray) -> jax.Array:
         """Appearance tokens (b, s, d) of images uint8 (b, H, W, 3)."""
         pixels = np.concatenate([clip_pixels(x, self.image_encoder.image_size) for x in images])
-        return _tokens(self.image_encoder, self.params["image_encoder"], pixels)
+        return encode_pixels(self.image_encoder, self.params["image_encoder"], pixels)
 
     def encode(self, target, reference, mask=None) -> dict[str, jax.Array]:
         """All that a step needs of these pictures."""
@@ -100,6 +102,11 @@ class Encoder:
                 digest.update("/".join(path).encode())
                 digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()
+
+
+def keep_mask(masks: np.ndarray) -> np.ndarray:
+    """Stored masks uint8 (b, H, W) as `face.mask` has them: float32 (b, H, W, 1), 1 keeps."""
+    return (masks > 127).astype(np.float32)[..., None]
 
 
 class Cached:
@@ -170,20 +177,4 @@ def _encode_frames(encoder: Encoder, frames: list[Mapping[str, Any]]) -> dict[st
 
 @partial(jit, static_argnums=0)
 def _posterior(config: VAEConfig, params: Params, images: jax.Array) -> jax.Array:
-    return _moments(config, params, images / 127.5 - 1)
-
-
-@partial(jit, static_argnums=0)
-def _masked_posterior(
-    config: VAEConfig, params: Params, images: jax.Array, masks: jax.Array
-) -> jax.Array:
-    return _moments(config, params, (images / 127.5 - 1) * (masks[..., None] > 127))
-
-
-def _moments(config: VAEConfig, params: Params, images: jax.Array) -> jax.Array:
     return jnp.concatenate(apply(config, params, images, method="encode"), -1)
-
-
-@partial(jit, static_argnums=0)
-def _tokens(config: CLIPVisionConfig, params: Params, pixels: jax.Array) -> jax.Array:
-    return apply(config, params, pixels)[0]

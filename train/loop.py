@@ -19,7 +19,7 @@ from anchor_jax.training.checkpoints import Checkpoints
 from anchor_jax.training.optimizer import learning_rate
 from anchor_jax.training.report import write_report
 from anchor_jax.training.run import Run, stoppable
-from anchor_jax.training.sharding import put_batch, replicated, state_sharding
+from anchor_jax.training.sharding import make_mesh, put_batch, replicated, state_sharding
 from anchor_jax.training.step import Loss, init_state, make_step
 
 from .configs import LoopConfig, settings
@@ -138,6 +138,21 @@ def fit(
     if number < job.steps:
         raise KeyboardInterrupt(f"step {number} of {job.steps} is saved; the same command goes on")
     return trained(state)
+
+
+def open_devices(job: LoopConfig) -> Mesh:
+    """All devices, which have to divide the batch.
+
+    Raises:
+        AnchorError: they do not.
+    """
+    mesh = make_mesh()
+    if job.batch_size % (mesh.size * job.accumulate):
+        raise AnchorError(
+            f"batch_size is {job.batch_size}: expected a multiple of {mesh.size} devices times"
+            f" {job.accumulate} parts (accumulate)"
+        )
+    return mesh
 
 
 def due(number: int, every: int, last: int) -> bool:

@@ -13,17 +13,17 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches, Load, clip_spans
-from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.errors import AnchorError
+from anchor_jax.face import mask
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 from anchor_jax.training.loss import Model, by_quarter, draw, losses
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
-from anchor_jax.training.sharding import make_mesh
 
 from . import validation
 from .configs import FREE, Job, note, settings
-from .frozen import Cached, Encoder, Pictures, cache
-from .loop import EXAMPLES, fit
+from .frozen import NETWORKS, Cached, Encoder, Pictures, cache, keep_mask
+from .loop import EXAMPLES, fit, open_devices
 
 STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_posterior")
 
@@ -45,21 +45,16 @@ def train(stage: Stage, job: Job) -> None:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
     join_processes(job.coordinator)
-    mesh = make_mesh()
-    if job.batch_size % (mesh.size * job.accumulate):
-        raise AnchorError(
-            f"batch_size is {job.batch_size}: expected a multiple of {mesh.size} devices times"
-            f" {job.accumulate} parts (accumulate)"
-        )
+    mesh = open_devices(job)
     dataset = datasets.load(job.data)
     check_data(stage, dataset, checkpoint.load(job.anchor, networks=()))
-    names = [f"{stage.part}/unet", f"{stage.part}/control"]
-    anchor = checkpoint.load(job.anchor, networks=[*names, "vae", "image_encoder"])
     run = Run(job.out, {"stage": stage.name, **settings(job)}, FREE)
     try:
         if (job.out / "anchor").exists():
             note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
             return
+        names = [f"{stage.part}/unet", f"{stage.part}/control"]
+        anchor = checkpoint.load(job.anchor, networks=[*names, *NETWORKS])
         pictures = replace(stage.pictures, background=job.background)
         encoder = Encoder(anchor, pictures)
         encodings = cache(encoder, dataset, job.encodings) if job.cached else None
@@ -138,9 +133,9 @@ def join_processes(coordinator: str | None) -> None:
 def check_data(stage: Stage, dataset: Dataset, anchor: Anchor) -> None:
     """Raise AnchorError unless the data set has what the stage needs, in sizes that fit."""
     pictures = stage.pictures
-    if missing := [n for n in (f"{stage.part}/unet",) if n not in anchor.networks]:
+    if f"{stage.part}/unet" not in anchor.networks:
         raise AnchorError(
-            f"the ANCHOR has no {shorten(missing)}: convert it with --face, or make one with"
+            f"the ANCHOR has no {stage.part}/unet: convert it with --face, or make one with"
             " anchor-jax train autoencoder"
         )
     wanted = [pictures.target, pictures.pose, pictures.matte, pictures.mask]
@@ -212,7 +207,7 @@ def step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.
         examples = [{name: batch[name][i] for name in names} for i in range(len(batch["index"]))]
         inputs |= encoder.encode(*validation.compose(encoder, examples))
     if pictures.mask is not None:
-        inputs["mask"] = validation.shrink(batch[pictures.mask], encoder.vae.factor)
+        inputs["mask"] = mask.to_latents(keep_mask(batch[pictures.mask]), encoder.vae.factor)
     return {name: np.asarray(inputs[name]) for name in STEP_INPUTS if name in inputs}
 
 
@@ -220,8 +215,7 @@ def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> "validati
     """Held-out frames, or frames that are trained on where none are held out."""
     if jax.process_count() > 1:  # parameters may lie on several hosts
         return None
-    spans = clip_spans(dataset, 1 - job.held_out if job.held_out else 0.0, 1.0)
-    spans = [(start, end) for start, end in spans if end > start] or clip_spans(dataset)
+    spans = validation.held_out_spans(dataset, job.held_out)
     numbers = validation.choose(spans, job.validation_frames)
     starts = np.asarray(dataset.starts)
     firsts = [int(starts[np.searchsorted(starts, number, "right") - 1]) for number in numbers]

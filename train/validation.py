@@ -11,17 +11,19 @@ import numpy as np
 from jax import lax
 
 from anchor_jax.compiling import jit
-from anchor_jax.data.loader import Load
+from anchor_jax.data.dataset import Dataset
+from anchor_jax.data.loader import Load, clip_spans
 from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.schedule import sampling_steps
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
+from anchor_jax.face import mask
 from anchor_jax.inference import decode_images
 from anchor_jax.models import VAEConfig
 from anchor_jax.shapes import Array, Params
 from anchor_jax.training.loss import Model, apply_networks
 
-from .frozen import Encoder
+from .frozen import Encoder, keep_mask
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Frames:
     inpainting: Array | None
     noise: Array
     ceiling: np.ndarray  # uint8 (n, h, w, 3): the truth through the autoencoder
+
+
+def held_out_spans(dataset: Dataset, share: float) -> tuple[tuple[int, int], ...]:
+    """The last share of every clip or, where that is nothing, all frames."""
+    spans = clip_spans(dataset, 1 - share if share else 0.0, 1.0)
+    return tuple((start, end) for start, end in spans if end > start) or clip_spans(dataset)
 
 
 def choose(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
@@ -66,7 +74,7 @@ def load_frames(
     inpainting = None
     if masks is not None:
         masked, _ = jnp.split(arrays["masked_posterior"], 2, -1)
-        small = shrink(masks, config.factor)
+        small = mask.to_latents(keep_mask(masks), config.factor)
         inpainting = jnp.concatenate([small, masked * config.scaling_factor], -1)
     noise = jax.random.normal(jax.random.key(seed), mean.shape[1:])
     return Frames(
@@ -98,11 +106,6 @@ def compose(
     if pictures.mask is None:
         return target, reference, None
     return target, reference, np.stack([example[pictures.mask] for example in examples])
-
-
-def shrink(masks: np.ndarray, factor: int) -> np.ndarray:
-    """Masks uint8 (b, H, W) to the latents' size by nearest, float32 (b, h, w, 1): 1 keeps."""
-    return (masks[:, ::factor, ::factor, None] > 127).astype(np.float32)
 
 
 def generate(

@@ -8,28 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from anchor_jax.checkpoint import load
-from anchor_jax.convert import convert, names
+from anchor_jax.convert import names
 from anchor_jax.parameters import flatten
 from anchor_jax.training.loss import Draw, Model, losses
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 NETWORKS = {"controlnet": "control", "unet": "unet"}
-
-
-@pytest.fixture(scope="module")
-def anchor(tiny_dir, tmp_path_factory):
-    """With body and face, float32."""
-    out = tmp_path_factory.mktemp("golden") / "anchor"
-    convert(
-        base=tiny_dir / "sd",
-        image_encoder=tiny_dir / "clip-vision",
-        body=tiny_dir / "body",
-        face=tiny_dir / "head",
-        out=out,
-        progress=False,
-    )
-    return load(out, networks=["body/unet", "body/control", "face/unet", "face/control"])
 
 
 def last(array: np.ndarray) -> np.ndarray:
@@ -53,11 +37,11 @@ def drawn(golden, step: int) -> Draw:
 
 
 @pytest.fixture(scope="module", params=["F_train_body", "F_train_body_clip0.1", "F_train_head"])
-def run(request, anchor, golden_dir):
+def run(request, anchor, face_anchor, golden_dir):
     """The recorded run, and ours."""
     golden = np.load(golden_dir / f"{request.param}.npz")
     report = json.loads((golden_dir / f"{request.param}.json").read_text("utf-8"))
-    part = "face" if "head" in request.param else "body"
+    part, anchor = ("face", face_anchor) if "head" in request.param else ("body", anchor)
     model = Model(
         anchor.networks[f"{part}/unet"],
         anchor.networks[f"{part}/control"],
