@@ -14,12 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from anchor_jax import cli
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
+from tests.programs.interrupts import interrupt
 from tests.programs.test_generate import one_error
 
 NUM_FRAMES = 330  # of the first video: clips of 300 and 30 frames
@@ -175,28 +175,8 @@ def test_ctrl_c_ends_every_process(inputs, tmp_path):
     """Catches processes that go on after Ctrl-C, and their tracebacks."""
     words = [*arguments(inputs, tmp_path / "data")[:6], "--out", str(tmp_path / "data")]
     words += ["--size", "256", "--processes", "2"]  # so large that it takes seconds
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anchor_jax.cli", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        while not list((tmp_path / ".data.partial" / "scratch").glob(".*")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        helpers = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
-        _, err = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert len(helpers) >= 2
-    _, alive = psutil.wait_procs(helpers, timeout=20)
-    assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
+    scratch = tmp_path / ".data.partial" / "scratch"
+    interrupt(words, lambda _: list(scratch.glob(".*")))
 
 
 @contextmanager

@@ -2,27 +2,22 @@
 
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
 from anchor_jax import cli
 from anchor_jax.body.motion import Camera
 from anchor_jax.data import video
+from tests.programs.interrupts import interrupt
 from tests.programs.test_generate import one_error, probe
 from tests.unit.motions import moving, show_form, talkshow
 from tests.unit.smplx_files import oracle, write_smplx
 from tests.unit.test_view import expected_pixels
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 6
 
 
@@ -232,35 +227,15 @@ def test_without_opengl_the_debian_packages_are_named(render, tmp_path, monkeypa
 def test_an_interrupt_leaves_nothing(opengl, tmp_path):
     """Catches half a video, tracebacks of the processes that draw, and such processes left over."""
     np.save(tmp_path / "long.npy", talkshow(3000))
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "anchor_jax.cli", "render", str(tmp_path / "long.npy")),
-            *("--out", str(tmp_path / "out.mp4"), "--size", "64", "--processes", "2"),
-        ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        masks = f".out-conditions.partial-{process.pid}/face/000004.png"
-        while not (tmp_path / masks).exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        helpers = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
-        _, err = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    words = ["render", str(tmp_path / "long.npy"), "--out", str(tmp_path / "out.mp4")]
+
+    def drawing(process: int) -> bool:
+        masks = tmp_path / f".out-conditions.partial-{process}" / "face"
+        return (masks / "000004.png").exists()
+
+    err = interrupt([*words, "--size", "64", "--processes", "2"], drawing)
     assert err.rstrip().endswith("anchor-jax: error: interrupted; nothing was written")
     assert os.listdir(tmp_path) == ["long.npy"]
-    assert len(helpers) >= 2
-    _, alive = psutil.wait_procs(helpers, timeout=20)
-    assert all(helper.status() == psutil.STATUS_ZOMBIE for helper in alive)
 
 
 @pytest.mark.slow
