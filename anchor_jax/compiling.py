@@ -13,7 +13,7 @@ def jit(function: Callable, *, fusions: bool = False, **kwargs) -> Callable:
     On a CPU the fusions of XLA's YNNPACK are left out unless `fusions` asks for them: its
     convolutions take up to 1.4 times as long as Eigen's, because it splits output channels into
     blocks of 64, so that 320 channels keep two threads busy for five sixths of the time. But it
-    fuses what attention does, which is then almost twice as fast (`docs/benchmarks.md`).
+    fuses what attention does, which makes narrow networks almost twice as fast.
     """
 
     @cache
