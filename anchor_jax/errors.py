@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 
+LONGEST = 400  # characters of another library's message: room for two long paths and a reason
+
+
 class AnchorError(Exception):
     """Bad input, told in one line: what was wrong, where, what was expected, what to do.
 
@@ -23,4 +26,4 @@ def first_line(error: BaseException) -> str:
         return text
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}"
