@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-
 LONGEST = 400  # characters of another library's message: room for two long paths and a reason
 
 
