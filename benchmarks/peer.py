@@ -14,6 +14,7 @@ is the one that is timed. What the PyTorch side does is told in `torch_peer.py`.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -161,11 +163,11 @@ def build_torch(case: Case):
     return torch.inference_mode()(step)
 
 
-def work(side: str, case: Case, threads: int, cache: str, pipe) -> None:
+def work(module: str, side: str, case: Case, threads: int, cache: str, pipe) -> None:
     """A side's process: build, then do as the pipe says until it closes."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-    step = {"ours": build_ours, "torch": build_torch}[side](case)
+    step = getattr(importlib.import_module(module), f"build_{side}")(case)
     pipe.send({"ready_mb": _resident_mb()})
     while (command := pipe.recv()) != "stop":
         start, busy = time.perf_counter(), time.process_time()
@@ -182,12 +184,14 @@ def work(side: str, case: Case, threads: int, cache: str, pipe) -> None:
 
 
 @contextmanager
-def worker(side: str, case: Case, threads: int, cache: str):
+def worker(module: str, side: str, case: Case, threads: int, cache: str):
     """A side's process as a function from a command to its answer, with the memory it had when
     its weights were loaded."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
-    process = spawn.Process(target=work, args=(side, case, threads, cache, theirs), daemon=True)
+    process = spawn.Process(
+        target=work, args=(module, side, case, threads, cache, theirs), daemon=True
+    )
     process.start()
     theirs.close()
 
@@ -203,15 +207,15 @@ def worker(side: str, case: Case, threads: int, cache: str):
         process.kill()
 
 
-def measure(case: Case, pairs: int, threads: int) -> dict:
-    """All numbers of one case. First calls are timed apart: ours with an empty compilation cache,
-    then, in a new process, with a filled one."""
+def measure(module: str, case: Case, pairs: int, threads: int) -> dict:
+    """All numbers of one case, whose sides `module` builds. First calls are timed apart: ours with
+    an empty compilation cache, then, in a new process, with a filled one."""
     with tempfile.TemporaryDirectory() as cache:
-        with worker("ours", case, threads, cache) as (ours, _):
+        with worker(module, "ours", case, threads, cache) as (ours, _):
             cold = ours("run")
         with (
-            worker("ours", case, threads, cache) as (ours, our_ready),
-            worker("torch", case, threads, cache) as (torch, torch_ready),
+            worker(module, "ours", case, threads, cache) as (ours, our_ready),
+            worker(module, "torch", case, threads, cache) as (torch, torch_ready),
         ):
             first, torch_first = ours("output"), torch("output")
             rounds = []
@@ -268,7 +272,7 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def environment(threads: int) -> dict:
+def environment(module: str, threads: int) -> dict:
     """What a result was measured with."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
@@ -279,7 +283,7 @@ def environment(threads: int) -> dict:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": commit,
-        "command": " ".join(["python", "-m", "benchmarks.peer", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", module, *sys.argv[1:]]),
         "cpu": _cpu(),
         "threads": threads,
         "python": platform.python_version(),
@@ -299,25 +303,35 @@ def _resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Our networks against diffusers' on this CPU.")
-    parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
+def add_arguments(parser: argparse.ArgumentParser, cases: Mapping[str, Case]) -> None:
+    """The options of every paired benchmark."""
+    parser.add_argument("--case", choices=cases, nargs="+", default=list(cases))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--out", type=Path, help="JSON file that results are put into; the table goes beside it"
     )
-    args = parser.parse_args()
+
+
+def run(cases: Mapping[str, Case], args: argparse.Namespace, module: str) -> None:
+    """Measure the chosen cases, whose sides `module` builds, and tell."""
     results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.case:
         print(f"{name} ", end="", flush=True, file=sys.stderr)
-        results[name] = measure(CASES[name], args.pairs, args.threads) | environment(args.threads)
+        results[name] = measure(module, cases[name], args.pairs, args.threads)
+        results[name] |= environment(module, args.threads)
         print(f" {results[name]['ratio']:.2f}x", file=sys.stderr)
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(results, indent=1) + "\n")
             args.out.with_suffix(".md").write_text(table(results) + "\n")
     print(table(results))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our networks against diffusers' on this CPU.")
+    add_arguments(parser, CASES)
+    run(CASES, parser.parse_args(), "benchmarks.peer")
 
 
 if __name__ == "__main__":

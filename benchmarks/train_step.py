@@ -1,0 +1,174 @@
+"""The training step's speed and memory against the same step in PyTorch.
+
+    python -m benchmarks.train_step [--pairs 7] [--out docs/benchmarks/train_step.json]
+    python -m benchmarks.train_step --plan sd15 [--batch 4] [--dtype bfloat16]
+
+Equation (1) of the paper, its gradients, clipping of the control branch and AdamW, in float32, as
+`benchmarks.peer` pairs them; loss and gradient norms of the first step are compared in the run.
+`--plan` compiles a step without any array and tells the memory that the program asks for: on this
+device, so on a GPU for a GPU.
+"""
+
+import argparse
+
+import numpy as np
+
+from benchmarks import peer
+from benchmarks.peer import Case
+
+CASES = {"50m": Case("50M model, batch 4, 32x32 latents", "train", "50m", 4, 32)}
+LEARNING_RATE = 1e-5
+
+
+def inputs(case: Case, context_dim: int) -> dict[str, np.ndarray]:
+    """What one step trains on, by the names of `training.loss.Draw`."""
+    rng = np.random.default_rng(7)
+    shape = (case.frames, case.side, case.side, 4)
+    pixels = 8 * case.side
+    return {
+        "latents": rng.standard_normal(shape, dtype=np.float32),
+        "noise": rng.standard_normal(shape, dtype=np.float32),
+        "timesteps": rng.integers(0, 1000, case.frames),
+        "tokens": rng.standard_normal((case.frames, 50, context_dim), dtype=np.float32),
+        "poses": rng.integers(0, 256, (case.frames, pixels, pixels, 3), dtype=np.uint8),
+    }
+
+
+def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
+    """Our step, and the function that makes its state of parameters."""
+    import jax
+
+    from anchor_jax.diffusion.schedule import ScheduleConfig
+    from anchor_jax.training.loss import Model, losses
+    from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
+    from anchor_jax.training.step import init_state, make_step
+    from benchmarks.random_checkpoint import SIZES
+
+    configs = SIZES[case.size]
+    model = Model(
+        configs.unet,
+        configs.control,
+        ScheduleConfig(),
+        configs.vae.scaling_factor,
+        dtype=dtype,
+        remat=remat,
+    )
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE), 1000)
+
+    def loss(params, key, batch):
+        each = losses(model, params, batch["drawn"])
+        return each.mean(), {"losses": each}
+
+    begin = lambda params: init_state(params, optimizer, 0, ema=False)
+    return jax.jit(make_step(loss, optimizer), donate_argnums=0), begin
+
+
+def build_ours(case: Case):
+    """Our side: a step, which returns loss and gradient norms."""
+    import jax
+    import jax.numpy as jnp
+
+    from anchor_jax.training.loss import Draw
+    from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    configs = SIZES[case.size]
+    drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
+    step, begin = make_jitted(case)
+    params = {
+        name: random_params(getattr(configs, name), SEEDS[name]) for name in ("unet", "control")
+    }
+    state = begin(params)
+
+    def run():
+        nonlocal state
+        state, told = step(state, {"drawn": drawn})
+        names = ("loss", "gradient_norm/unet", "gradient_norm/control")
+        return np.array([float(told[name]) for name in names])
+
+    return run
+
+
+def build_torch(case: Case):
+    """The peer's side: diffusers' networks with fused attention, channels last."""
+    import torch
+    from torch.nn import functional as F
+
+    from anchor_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
+    from benchmarks import torch_peer
+    from benchmarks.random_checkpoint import SEEDS, SIZES
+
+    configs = SIZES[case.size]
+    unet = torch_peer.random_network(configs.unet, SEEDS["unet"]).requires_grad_(True)
+    control = torch_peer.random_network(configs.control, SEEDS["control"]).requires_grad_(True)
+    both = [*unet.parameters(), *control.parameters()]
+    optimizer = torch.optim.AdamW(both, lr=LEARNING_RATE, weight_decay=1e-2)
+    arrays = {k: torch.from_numpy(v) for k, v in inputs(case, configs.unet.context_dim).items()}
+    latents, noise, poses = (
+        arrays[name].permute(0, 3, 1, 2) for name in ("latents", "noise", "poses")
+    )
+    timesteps, tokens = arrays["timesteps"], arrays["tokens"]
+    alphas = torch.from_numpy(alphas_cumprod(ScheduleConfig())).float()[timesteps]
+    signal, share = (x[:, None, None, None] for x in (alphas.sqrt(), (1 - alphas).sqrt()))
+    norm = lambda network: torch.nn.utils.get_total_norm(
+        [p.grad for p in network.parameters()]
+    ).item()
+
+    def run():
+        noisy = signal * latents + share * noise
+        down, mid = control(noisy, timesteps, tokens, poses.float() / 255, return_dict=False)
+        predicted = unet(
+            noisy,
+            timesteps,
+            tokens,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+        loss = F.mse_loss(predicted, noise)
+        loss.backward()
+        told = np.array([loss.item(), norm(unet), norm(control)])
+        torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return told
+
+    return run
+
+
+def plan(size: str, batch: int, side: int, dtype: str, remat: bool) -> dict[str, float]:
+    """GB that a step's program asks for: its state, and what it computes with beside."""
+    import jax
+
+    from anchor_jax.models import abstract_params
+    from anchor_jax.training.loss import Draw
+    from benchmarks.random_checkpoint import SIZES
+
+    case = Case("", "train", size, batch, side)
+    configs = SIZES[size]
+    step, begin = make_jitted(case, dtype, remat)
+    params = {name: abstract_params(getattr(configs, name)) for name in ("unet", "control")}
+    drawn = Draw(**inputs(case, configs.unet.context_dim))
+    compiled = step.lower(jax.eval_shape(begin, params), {"drawn": drawn}).compile()
+    sizes = compiled.memory_analysis()
+    gb = lambda count: round(count / 1e9, 2)
+    return {"state": gb(sizes.argument_size_in_bytes), "beside": gb(sizes.temp_size_in_bytes)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our training step against PyTorch's.")
+    parser.add_argument("--plan", choices=("50m", "sd15"), help="tell a step's memory alone")
+    parser.add_argument("--batch", type=int, default=4, help="of --plan (default %(default)s)")
+    parser.add_argument("--side", type=int, default=32, help="of --plan: of the latents")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--no-remat", action="store_true", help="of --plan: keep all activations")
+    peer.add_arguments(parser, CASES)
+    args = parser.parse_args()
+    if args.plan:
+        print(plan(args.plan, args.batch, args.side, args.dtype, not args.no_remat))
+        return
+    peer.run(CASES, args, "benchmarks.train_step")
+
+
+if __name__ == "__main__":
+    main()
