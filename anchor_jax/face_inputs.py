@@ -12,16 +12,19 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from anchor_jax.body.arrays import Archive
 from anchor_jax.data import video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face import detect, mask
 from anchor_jax.face.landmarks import Size, Track, follow
-from anchor_jax.pose_images import TABLE, conditions_beside
+from anchor_jax.pose_images import (
+    EXPECTED,
+    LARGEST_ARRAY,
+    TABLE,
+    LandmarkTable,
+    conditions_beside,
+    read_table,
+)
 from anchor_jax.shapes import Images
-
-MAX_BYTES = 1 << 28
-HOW = "expected five x, y a frame: left eye, right eye, nose, left and right mouth corner"
 
 
 def read_face(
@@ -59,8 +62,8 @@ def read_face(
         if models is None:
             raise AnchorError(
                 f"no face landmarks for {poses}: there is no {source / TABLE}; name a file with "
-                "--face-landmarks, get the detector (docs/face.md), or leave faces as the body "
-                "model makes them (--no-face)"
+                "--face-landmarks, leave faces as the body model makes them (--no-face), or get "
+                f"the detector: {detect.how_to_get()}"
             )
         find = detect.Detector(models).find
         bar = tqdm(frames, "finding faces", unit="frame", disable=not progress, smoothing=0.1)
@@ -91,27 +94,18 @@ def read_landmarks(
     if not path.is_file():
         raise AnchorError(f"{path} does not exist; expected face landmarks (.npz or .json)")
     if path.suffix.lower() == ".json":
-        points, visible, stated = _read_json(path)
+        table = _read_json(path)
     elif path.suffix.lower() == ".npz":
-        points, visible, stated = _read_npz(path)
+        table = read_table(path)
     else:
         raise AnchorError(f"{path}: expected face landmarks in an .npz or .json file")
-    if points.ndim != 3 or points.shape[1:] != (5, 2):
-        raise AnchorError(f"{path}: landmarks of shape {points.shape}; {HOW}")
-    if len(points) != shape[0]:
+    if len(table.points) != shape[0]:
         raise AnchorError(
-            f"{path} has landmarks of {len(points)} frames, but there are {shape[0]} pose images; "
-            "expected as many"
+            f"{path} has landmarks of {len(table.points)} frames, but there are {shape[0]} pose "
+            "images; expected as many"
         )
-    if visible is not None and (visible.shape != points.shape[:2] or visible.dtype != bool):
-        raise AnchorError(
-            f"{path}: visible is {visible.dtype} {visible.shape}; expected bool (n, 5)"
-        )
-    if stated is not None:
-        if stated.shape != (2,) or not (stated > 0).all():
-            raise AnchorError(f"{path}: size is {stated.tolist()}; expected width and height")
-        size = stated[0], stated[1]
-    return points * np.array([shape[2] / size[0], shape[1] / size[1]]), visible
+    width, height = size if table.size is None else table.size
+    return table.points * np.array([shape[2] / width, shape[1] / height]), table.visible
 
 
 def read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "n h w"]:
@@ -144,20 +138,10 @@ def own_size(poses: Path) -> Size:
     return width, height
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    archive = Archive(path, MAX_BYTES)
-    points, visible, size = _numbers(path, archive["landmarks"]), None, None
-    if "visible" in archive:
-        visible = archive["visible"]
-    if "size" in archive:
-        size = _numbers(path, archive["size"])
-    return points, visible, size
-
-
-def _read_json(path: Path) -> tuple[np.ndarray, None, np.ndarray | None]:
+def _read_json(path: Path) -> LandmarkTable:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        if path.stat().st_size > LARGEST_ARRAY:
+            raise ValueError(f"larger than {LARGEST_ARRAY} bytes")
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AnchorError(f"{path}: not a readable JSON file: {first_line(error)}") from None
@@ -166,16 +150,16 @@ def _read_json(path: Path) -> tuple[np.ndarray, None, np.ndarray | None]:
         frames = content.get("landmarks")
         size = _numbers(path, content["size"]) if "size" in content else None
     if not isinstance(frames, list):
-        raise AnchorError(f"{path}: no list of frames; {HOW}")
+        raise AnchorError(f"{path}: no list of frames; {EXPECTED}")
     points = np.full((len(frames), 5, 2), np.nan)
     for index, frame in enumerate(frames):
         if frame is None:
             continue
         numbers = _numbers(path, frame)
         if numbers.shape != (5, 2):
-            raise AnchorError(f"{path}: frame {index + 1} is of shape {numbers.shape}; {HOW}")
+            raise AnchorError(f"{path}: frame {index + 1} is of shape {numbers.shape}; {EXPECTED}")
         points[index] = numbers
-    return points, None, size
+    return LandmarkTable(path, points, size=size)
 
 
 def _numbers(path: Path, values: Any) -> np.ndarray:
@@ -185,7 +169,7 @@ def _numbers(path: Path, values: Any) -> np.ndarray:
             raise ValueError
         return array.astype(np.float64)
     except (ValueError, OverflowError):
-        raise AnchorError(f"{path} holds something else than numbers; {HOW}") from None
+        raise AnchorError(f"{path} holds something else than numbers; {EXPECTED}") from None
 
 
 def _read_mask(path: Path, size: Size) -> np.ndarray:

@@ -20,6 +20,10 @@ MASKS = "face", "foreground"
 TABLE = "conditions.npz"
 LANDMARK_NAMES = "left_eye", "right_eye", "nose", "left_mouth", "right_mouth"
 LARGEST_ARRAY = 1 << 28  # bytes
+EXPECTED = (
+    "expected (n, 5, 2): x, y of left eye, right eye, nose, left and right mouth corner in each of "
+    "n frames"
+)
 
 
 def conditions_beside(out: Path) -> Path:
@@ -140,6 +144,56 @@ class Conditions:
         return mask
 
 
+@dataclass(frozen=True)
+class LandmarkTable:
+    """Face landmarks of pose images, as a file has them.
+
+    Attributes:
+        path: the file, for messages.
+        points: numbers (n, 5, 2), pixels from the corner of the picture; NaN where missing.
+        visible: bool (n, 5), or None where the file does not say.
+        size: width and height (2,) that the points are for, or None.
+
+    Raises:
+        AnchorError: arrays of another shape or type.
+    """
+
+    path: Path
+    points: np.ndarray
+    visible: np.ndarray | None = None
+    size: np.ndarray | None = None
+
+    def __post_init__(self):
+        points, visible, size = self.points, self.visible, self.size
+        if points.ndim != 3 or points.shape[1:] != (5, 2) or points.dtype.kind not in "iuf":
+            raise AnchorError(
+                f"{self.path}: landmarks are {points.dtype} {points.shape}; {EXPECTED}"
+            )
+        if visible is not None and (visible.shape != points.shape[:2] or visible.dtype != bool):
+            raise AnchorError(
+                f"{self.path}: visible is {visible.dtype} {visible.shape}; expected bool (n, 5)"
+            )
+        if size is not None and (
+            size.shape != (2,)
+            or size.dtype.kind not in "iuf"
+            or not (np.isfinite(size) & (size >= 1)).all()
+        ):
+            raise AnchorError(
+                f"{self.path}: size is {size.tolist()}; expected a width and height in pixels"
+            )
+
+
+def read_table(path: Path) -> LandmarkTable:
+    """The landmarks in an `.npz` such as `write_pose_images` writes.
+
+    Raises:
+        AnchorError: damaged, without landmarks, or with something else for them.
+    """
+    archive = Archive(path, LARGEST_ARRAY)
+    others = {name: archive[name] for name in ("visible", "size") if name in archive}
+    return LandmarkTable(path, archive["landmarks"], **others)
+
+
 def read_conditions(folder: Path) -> Conditions:
     """What `write_pose_images` put into `folder`.
 
@@ -148,16 +202,10 @@ def read_conditions(folder: Path) -> Conditions:
     """
     if not (folder / TABLE).is_file():
         raise AnchorError(f"{folder} has no {TABLE}; expected what `anchor-jax render` writes")
-    table = Archive(folder / TABLE, LARGEST_ARRAY)
-    landmarks, size = table["landmarks"], table["size"]
-    if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2) or landmarks.dtype.kind != "f":
-        raise AnchorError(
-            f"{folder / TABLE}: landmarks are {landmarks.dtype} {landmarks.shape}; expected float32"
-            " (n, 5, 2)"
-        )
-    if not np.isfinite(landmarks).all():
-        raise AnchorError(f"{folder / TABLE}: landmarks hold values that are not finite")
-    if size.shape != (2,) or size.dtype.kind not in "iu" or size.min() < 1:
-        raise AnchorError(f"{folder / TABLE}: size is {size!r}; expected a width and a height")
-    width, height = (int(side) for side in size)
-    return Conditions(folder, landmarks.astype(np.float32), (width, height))
+    table = read_table(folder / TABLE)
+    if table.size is None:
+        raise AnchorError(f"{table.path}: size is missing; expected a width and height in pixels")
+    if not np.isfinite(table.points).all():
+        raise AnchorError(f"{table.path}: landmarks hold values that are not finite")
+    width, height = (int(side) for side in table.size)
+    return Conditions(folder, table.points.astype(np.float32), (width, height))

@@ -19,7 +19,8 @@ PARENTS = (  # of every joint: SMPL-X's skeleton, the same in each of its files
 )
 COEFFICIENTS = {400: (300, 100), 20: (10, 10)}  # of shapedirs: shape, then expression
 OTHER_MODELS = {5: "FLAME", 16: "MANO", 24: "SMPL", 52: "SMPL-H"}
-WHERE = "SMPL-X's own, such as SMPLX_NEUTRAL.npz (docs/render.md tells where it is had)"
+NEUTRAL = "SMPLX_NEUTRAL.npz"
+WHERE = f"SMPL-X's own, such as {NEUTRAL} (docs/render.md tells where it is had)"
 
 V, F, K = "vertices", "faces", " or ".join(map(str, COEFFICIENTS))
 NUMBERS: dict[str, tuple[int | str, ...]] = {
@@ -66,12 +67,19 @@ class SmplxFile:
 
 
 def read_smplx(path: Path) -> SmplxFile:
-    """Read a model file.
+    """Read a model file, or the neutral one of a folder with or without `smplx/` in it, as the
+    package smplx takes it.
 
     Raises:
         AnchorError: missing, damaged, another model (SMPL, SMPL-H, FLAME, MANO), or arrays that are
             missing, of another shape or type, or not finite; all that is wrong in one line.
     """
+    if path.is_dir():
+        inside = [place / NEUTRAL for place in (path, path / "smplx")]
+        found = [file for file in inside if file.is_file()]
+        if not found:
+            raise AnchorError(f"{path}: a folder without {NEUTRAL}; expected a file of {WHERE}")
+        path = found[0]
     if not path.is_file():
         raise AnchorError(f"{path}: there is no such file; expected {WHERE}")
     if path.suffix.lower() == ".pkl":

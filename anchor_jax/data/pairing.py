@@ -13,7 +13,7 @@ import numpy as np
 from anchor_jax.data.clips import MIN_LENGTH, Box, Clip, read_clips, resample
 from anchor_jax.data.dataset import FACE, Pictures, Size
 from anchor_jax.data.mattes import Matting
-from anchor_jax.data.video import iter_video, list_images, read_frames, resize
+from anchor_jax.data.video import iter_sizes, iter_video, list_images, read_frames, resize
 from anchor_jax.errors import AnchorError
 
 Maker = Literal["green screen", "still background"]  # how mattes are made of the video itself
@@ -201,8 +201,8 @@ def _count(path: Path, fps: Fraction) -> tuple[int, int, Size]:
 
     def timed() -> Iterator[tuple[Fraction, None]]:
         nonlocal size, own
-        for seconds, pixels in iter_video(path):
-            size, own = _size_of(pixels), own + 1
+        for seconds, shown in iter_sizes(path):
+            size, own = shown, own + 1
             yield seconds, None
 
     return sum(1 for _ in resample(timed(), fps)), own, size

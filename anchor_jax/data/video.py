@@ -8,11 +8,11 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ MULTIPLE = 8  # the autoencoder halves a picture three times
 MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 Size = tuple[int, int]  # width, height
+T = TypeVar("T")
 
 
 def round_size(size: Size) -> Size:
@@ -85,7 +86,19 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
         AnchorError: not there, not readable, no frames, frames of different sizes; and, after the
             frames before it, a damaged or missing part.
     """
-    shape, last, count = None, None, 0
+    return _iter_frames(path, _pixels)
+
+
+def iter_sizes(path: Path) -> Generator[tuple[Fraction, Size], None, None]:
+    """When each frame of a video is shown, and its width and height: `iter_video` without the
+    pixels, whose conversion takes longer than their decoding. It raises the same."""
+    return _iter_frames(path, _shown_size)
+
+
+def _iter_frames(
+    path: Path, look: Callable[["VideoFrame"], T]
+) -> Generator[tuple[Fraction, T], None, None]:
+    size, last, count = None, None, 0
     with opened(path) as (container, stream):
         step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
         for packet in container.demux(stream):
@@ -101,15 +114,15 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
                         f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
                         "example with ffmpeg"
                     )
-                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                shape = shape or pixels.shape
-                if pixels.shape != shape:
+                shown = _shown_size(frame)
+                size = size or shown
+                if shown != size:
                     raise AnchorError(
-                        f"the frames of {path} differ in size: the first is "
-                        f"{_show(shape[1::-1])}, number {count + 1} is {_show(pixels.shape[1::-1])}"
+                        f"the frames of {path} differ in size: the first is {_show(size)}, "
+                        f"number {count + 1} is {_show(shown)}"
                     )
                 last, count = seconds, count + 1
-                yield seconds, pixels
+                yield seconds, look(frame)
         end = _promised_end(container, stream)
     if last is None:
         raise AnchorError(f"the video {path} holds no frames")
@@ -269,6 +282,15 @@ def opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             yield container, stream
     except (FFmpegError, OSError) as error:
         raise AnchorError(f"cannot read {path} as a video: {_reason(error)}") from error
+
+
+def _pixels(frame: "VideoFrame") -> np.ndarray:
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
+def _shown_size(frame: "VideoFrame") -> Size:
+    quarters = round(frame.rotation / 90)
+    return (frame.height, frame.width) if quarters % 2 else (frame.width, frame.height)
 
 
 def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:

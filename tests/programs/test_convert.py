@@ -170,6 +170,66 @@ def test_bad_weights_are_one_error_and_nothing_is_written(
     assert names(tmp_path) == before
 
 
+FACE = {
+    "no head": (lambda head: shutil.rmtree(head), "head"),
+    "no unet": (lambda head: shutil.rmtree(head / "unet"), "unet"),
+    "no control branch": (lambda head: shutil.rmtree(head / "controlnet"), "controlnet"),
+    "the body's UNet": (
+        lambda head: edit_json(head / "unet/config.json", in_channels=4),
+        "in_channels",
+    ),
+    "weights of four channels": (
+        lambda head: edit_tensors(
+            head / "unet/diffusion_pytorch_model.safetensors",
+            lambda t: t.update(
+                {"conv_in.weight": np.ascontiguousarray(t["conv_in.weight"][:, :4])}
+            ),
+        ),
+        "conv_in",
+    ),
+}
+
+
+def face_arguments(tiny: Path, head: Path, out: Path) -> list[str]:
+    words = ["convert", "--body", tiny / "body", "--face", head, "--base", tiny / "sd"]
+    return [str(word) for word in [*words, "--image-encoder", tiny / "clip-vision", "--out", out]]
+
+
+def test_export_gives_back_the_head_folder(tiny_dir, published, tmp_path):
+    """Catches a tensor of the face that changes, vanishes, or comes from the body."""
+    assert cli.main(["export", str(published), "--out", str(tmp_path / "out")]) == 0
+    head = tmp_path / "out" / "head"
+    assert names(head) >= names(tiny_dir / "head")
+    for part in ("unet", "controlnet"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        source, exported = load_file(tiny_dir / "head" / name), load_file(head / name)
+        assert sorted(source) == sorted(exported)
+        for key, value in source.items():
+            assert exported[key].dtype == value.dtype and exported[key].shape == value.shape
+            assert exported[key].tobytes() == value.tobytes()
+    assert json.loads((head / "unet/config.json").read_text())["in_channels"] == 9
+    again = tmp_path / "again"  # what was exported is taken back
+    assert cli.main(face_arguments(tmp_path / "out", head, again)) == 0
+    assert cli.main(["export", str(again), "--out", str(tmp_path / "twice")]) == 0
+    for path in head.rglob("*.*"):
+        twin = tmp_path / "twice" / "head" / path.relative_to(head)
+        assert twin.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("case", FACE)
+def test_a_bad_face_is_one_error_and_nothing_is_written(tiny_dir, tmp_path, capsys, case):
+    """Catches a body taken for a face, and an anchor that lost its face in silence."""
+    head = shutil.copytree(tiny_dir / "head", tmp_path / "head", copy_function=shutil.copyfile)
+    for path in (head, *head.rglob("*")):
+        path.chmod(0o755)
+    spoil, message = FACE[case]
+    spoil(head)
+    before = names(tmp_path)
+    assert cli.main(face_arguments(tiny_dir, head, tmp_path / "anchor")) == 2
+    assert message in one_error(capsys)
+    assert names(tmp_path) == before
+
+
 @pytest.mark.parametrize("where", ["existing", "no/anchor", "file/anchor"])
 def test_a_place_that_cannot_be_written_is_one_error(weights, tmp_path, capsys, where):
     """Catches an anchor merged into another folder, and a missing place found late."""

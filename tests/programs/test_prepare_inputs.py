@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +112,20 @@ def test_mattes_made_elsewhere_are_kept_and_decide_the_crop(prepare, tmp_path):
     (clip,) = read_clips(tmp_path / "v.mp4", size=64, mattes=tmp_path / "mattes")
     assert clip.crop == person_crop(to_bytes(truth * 255))
     assert clip.crop[2] < HEIGHT < WIDTH
+
+
+def test_the_foreground_that_render_wrote_serves_as_mattes(prepare, tmp_path):
+    """Catches foreground masks that --mattes does not take as they are, or takes out of order."""
+    write_poses(tmp_path)
+    frames = np.stack([dots(number) for number in range(COUNT)])
+    video.write_video(tmp_path / "v.mp4", frames, Fraction(30))
+    masks = tmp_path / "poses-conditions" / "foreground"
+    assert prepare("--no-face", mattes=masks) == 0
+    (clip,) = read_clips(tmp_path / "v.mp4", size=64, mattes=masks)
+    assert clip.mattes is not None and clip.crop[2] < 240  # around the disk, 80 pixels wide
+    np.testing.assert_array_equal(stored(datasets.load(tmp_path / "data"), "matte"), clip.mattes)
+    centre = (clip.mattes * np.arange(64.0)).sum((1, 2)) / clip.mattes.sum((1, 2))
+    assert (np.diff(centre) > 0).all()  # it moves to the right
 
 
 @pytest.mark.parametrize(
@@ -283,7 +298,9 @@ def damage_table(folder: Path, **arrays: np.ndarray) -> None:
 
 DAMAGE = {
     "other count": (
-        lambda p: damage_table(p, landmarks=np.zeros((3, 5, 2), "f4")),
+        lambda p: damage_table(
+            p, landmarks=np.zeros((3, 5, 2), "f4"), visible=np.ones((3, 5), bool)
+        ),
         "3 pose images",
     ),
     "nan": (lambda p: damage_table(p, landmarks=np.full((COUNT, 5, 2), np.nan, "f4")), "finite"),
@@ -333,8 +350,14 @@ def test_a_minute_of_1080p(tmp_path):
     """Catches memory that grows with the video's length, and frames or clips lost on the way."""
     y, x = np.mgrid[:1080, :1920].astype(np.float32)
     base = np.stack([x / 8 % 256, y / 5 % 256, (x + y) / 12 % 256], -1).astype(np.uint8)
-    frames = (np.roll(base, 7 * number, 1) for number in range(1800))
-    video.write_video(tmp_path / "v.mp4", frames, Fraction(30))
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        # Fast, as the test is of reading; `write_video` would take most of its time.
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        for number in range(1800):
+            frame = av.VideoFrame.from_ndarray(np.roll(base, 7 * number, 1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     video.write_frames(tmp_path / "poses", (noise(1, 64, number)[0] for number in range(1800)))
     words = ["prepare", str(tmp_path / "v.mp4"), "--poses", str(tmp_path / "poses")]
     words += ["--out", str(tmp_path / "data"), "--processes", "1", "--verify"]
@@ -363,7 +386,15 @@ def test_the_page_on_data_sets_can_be_pasted(tmp_path, monkeypatch):
     video.write_frames(tmp_path / "talk-poses", noise(7, 64, 2))
     commands = re.findall(r"^anchor-jax (prepare .*)$", page, re.MULTILINE)
     commands += re.findall(r"`anchor-jax (prepare --out .*?)`", page)
-    assert len(commands) == 3
+    assert len(commands) == 4
+    beside = tmp_path / "seth-poses-conditions"
+    beside.mkdir()
+    points = np.broadcast_to(TEMPLATE / 16 + 16, (COUNT, 5, 2))
+    np.savez(beside / "conditions.npz", landmarks=points, size=(64, 64))
+    person = np.zeros((COUNT, 64, 64, 3), np.uint8)
+    person[:, 16:, 20:44] = 255
+    for name in pose_images.MASKS:
+        video.write_frames(beside / name, person)
     for command in commands:
         assert cli.main(shlex.split(command)) == 0
     assert len(list((tmp_path / "data" / "seth" / "preview").glob("*.png"))) == 1

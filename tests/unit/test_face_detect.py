@@ -52,3 +52,10 @@ def test_a_file_that_is_no_model_is_one_error(tmp_path):
         (tmp_path / name).write_bytes(b"no model")
     with pytest.raises(AnchorError, match="not a readable model"):
         detect.Detector(tmp_path)
+
+
+def test_a_missing_package_is_told(tmp_path, monkeypatch):
+    """Catches an ImportError where only the models are there."""
+    monkeypatch.setattr(detect, "find_spec", lambda name: None)
+    with pytest.raises(AnchorError, match=r"pip install 'anchor-jax\[face\]'"):
+        detect.Detector(tmp_path)

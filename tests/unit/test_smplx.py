@@ -194,7 +194,7 @@ def test_what_is_no_model_file(tmp_path):
     """Catches a missing file, a folder, a pickle, a motion and half a file that end in a
     traceback; and a pickle that runs."""
     assert "no such file" in refusal(tmp_path / "SMPLX_NEUTRAL.npz")
-    assert "no such file" in refusal(tmp_path)
+    assert "a folder without SMPLX_NEUTRAL.npz" in refusal(tmp_path)
     pickled = tmp_path / "SMPLX_NEUTRAL.pkl"
     pickled.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     assert "expected the .npz" in refusal(pickled)
