@@ -23,7 +23,7 @@ EYES, MOUTH, TONGUE = 1, 2, 3  # parts; the rest is 0
 
 @dataclass(frozen=True)
 class Posed:
-    """Vertices float32 (n, V, 3) and the head's placement (n, 3, 4), both in anny's axes."""
+    """Vertices float32 (n, V, 3) and the head's placement (n, 4, 4), both in anny's axes."""
 
     vertices: np.ndarray
     head: np.ndarray
@@ -46,7 +46,7 @@ class Anny:
         self._model = model.to(dtype=torch.float32)
         self.bones = {name: number for number, name in enumerate(model.bone_labels)}
         everywhere, bones = self._rest(dict.fromkeys(model.phenotype_labels, 0.5))
-        self.joints = {name: bones[number] for name, number in self.bones.items()}
+        self.joints = {name: bones[number, :3, 3] for name, number in self.bones.items()}
         kept = everywhere[:, 2] > LOWEST
         triangles = model.faces.numpy()
         inside = kept[triangles].all(1)
@@ -66,7 +66,7 @@ class Anny:
                 phenotype_kwargs=phenotype,
                 facial_actions={name: torch.tensor([value]) for name, value in actions.items()},
             )
-        return out["vertices"][0].numpy(), out["bone_poses"][0, :, :3, 3].numpy()
+        return out["vertices"][0].numpy(), out["bone_poses"][0].numpy()
 
     def _segments(self, inside: np.ndarray) -> dict[str, np.ndarray]:
         from anny.face_segmentation import get_face_segmentation_mask
@@ -159,13 +159,15 @@ class Anny:
         total = self.incidence @ np.cross(b - a, c - a).astype(np.float32)
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
-    def rest(self, person: Person) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Vertices (V, 3) and joints of a person at rest."""
+    def rest(self, person: Person) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (V, 3) and the head's placement (4, 4) of a person at rest."""
         vertices, bones = self._rest(person.phenotype)
-        return vertices[self._kept], {name: bones[i] for name, i in self.bones.items()}
+        return vertices[self._kept], bones[self.bones["head"]]
 
     def skeleton(self, person: Person) -> Skeleton:
-        rest, joints = self.rest(person)
+        """What moves them."""
+        vertices, bones = self._rest(person.phenotype)
+        rest, joints = vertices[self._kept], {n: bones[i, :3, 3] for n, i in self.bones.items()}
         trunk = (abs(self.average[:, 0]) < 0.12) & (self.average[:, 2] < 0.4)
         trunk &= self.weights["hand"] < 0.01
         return Skeleton(joints, float(self.average[trunk, 1].min() - rest[trunk, 1].min()))
@@ -197,7 +199,7 @@ class Anny:
             )
         return (
             out["vertices"].numpy()[:, self._kept],
-            out["bone_poses"].numpy()[:, self.bones["head"], :3],
+            out["bone_poses"].numpy()[:, self.bones["head"]],
         )
 
 

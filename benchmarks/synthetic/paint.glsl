@@ -175,7 +175,7 @@ vec3 material() {
     hand *= 0.94 + 0.10 * noise(r.xz * 160.0);
     return hand;
   }
-  if (collar > -0.012 && clothes != BLOUSE && abs(r.x) < 0.13) {
+  if (collar > -0.012 && clothes != BLOUSE && length(vec2(r.x, 0.8 * (r.y - 0.01))) < 0.075) {
     gloss = 0.1;
     if (clothes == TIE && r.y < -0.02 && abs(r.x) < 0.017 && collar < 0.012) { gloss = 0.2; return tie * 0.85; }
     if (r.y < -0.02 && abs(r.x) < 0.0085 + 0.3 * max(collar, 0.0)) return clothes == TIE ? tie * 0.8 : skin * 0.8;

@@ -44,11 +44,10 @@ class Painter:
                 f"synthetic anchors need {error.name}; install it: pip install -e '.[synthetic]'"
             ) from error
         self._anny, self._view = anny, view
-        rest, joints = anny.rest(person)
+        rest, head = anny.rest(person)
         self._push = _cloth(anny, person)[:, None]
         shell, triangles = hair_shell(anny)
-        self._shell = _fitted(anny, shell, rest)
-        self._head = _inverse_translation(joints["head"])
+        self._shell = _moved(_fitted(anny, shell, rest), np.linalg.inv(head))
         self._faces = np.concatenate([anny.faces, triangles + len(rest)])
         self._shell_faces = triangles
 
@@ -63,7 +62,7 @@ class Painter:
         self._program = context.program(
             VERTEX_SHADER, files(__package__).joinpath("paint.glsl").read_text()
         )
-        self._set(person, joints)
+        self._set(person)
         count = len(rest) + len(shell)
         self._moving = context.buffer(reserve=count * 24, dynamic=True)
         marks = np.stack([anny.lips, anny.weights["head"], anny.weights["hand"], anny.parts], 1)
@@ -85,7 +84,7 @@ class Painter:
         self._frame = context.framebuffer([context.renderbuffer(size, 4)])
         self._side = side
 
-    def _set(self, person: Person, joints: dict[str, np.ndarray]) -> None:
+    def _set(self, person: Person) -> None:
         values = {
             name: getattr(person, name)
             for name in ("skin", "lips", "hair", "jacket", "stripe", "shirt", "tie")
@@ -105,11 +104,11 @@ class Painter:
 
         Args:
             vertices: (V, 3) of the body, in anny's axes.
-            head: (3, 4), the placement of the head's bone.
+            head: (4, 4), the placement of the head's bone.
         """
         anny, view = self._anny, self._view
         dressed = vertices + self._push * anny.normals(vertices)
-        placed = (self._shell @ self._head[:, :3].T + self._head[:, 3]) @ head[:, :3].T + head[:, 3]
+        placed = _moved(self._shell, head)
         normals = np.concatenate([anny.normals(dressed), _normals(placed, self._shell_faces)])
         places = view.place(np.concatenate([dressed, placed]))
         moving = np.concatenate([places, normals @ view.rotation.T], 1)
@@ -214,8 +213,8 @@ def _fitted(anny: Anny, shell: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return (shell - old_corner) * scale + new_corner
 
 
-def _inverse_translation(joint: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.eye(3), -joint[:, None]], 1)
+def _moved(points: np.ndarray, placement: np.ndarray) -> np.ndarray:
+    return points @ placement[:3, :3].T + placement[:3, 3]
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
