@@ -18,7 +18,7 @@ HEIGHT = 0.80  # metres that the picture shows, for a head of average height
 ABOVE = 0.045  # of these above the crown
 HIPS = np.array([0.0, 0.35, 0.0])  # as the published renders have them
 AT_ONCE = 30  # frames
-EYES, MOUTH, TONGUE = 1, 2, 3  # parts; the rest is 0
+MOUTH, TONGUE, EYES = 1, 2, 3  # parts, skin 0; the numbers between two that touch are mixed
 
 
 @dataclass(frozen=True)

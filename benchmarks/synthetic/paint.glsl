@@ -1,4 +1,3 @@
-#version 330
 // Colours a fragment by where it is on an average body at rest, so that paint follows the surface
 // and its edges are as sharp as the picture. r: metres, x to the person's left, -y front, z up.
 in vec3 normal;
@@ -11,6 +10,7 @@ uniform int clothes, pattern, haircut;
 
 const int TIE = 0, BLOUSE = 1, SHIRT = 2;
 const int LONG = 1, BOB = 2;
+const int MOUTH = 1, TONGUE = 2, EYES = 3;
 float gloss, edge;
 
 float hash(vec2 p) { return fract(sin(dot(p, vec2(12.9898, 78.233))) * 43758.5453); }
@@ -46,7 +46,7 @@ float hairline(float around, float lift) {
   return mix(low, back, smoothstep(1.75, 2.1, around));
 }
 
-vec3 hair_colour(float around, bool shell) {
+vec3 hair_colour(float around) {
   float strands = noise(vec2(around * 42.0, r.z * 9.0)) * 0.6 + noise(vec2(around * 110.0, r.z * 14.0)) * 0.4;
   float crown = smoothstep(0.0, 1.0, noise(vec2(r.x * 90.0, r.y * 22.0)));
   float streak = r.z > eye.z + 0.075 ? mix(strands, crown, 0.7) : strands;
@@ -141,31 +141,36 @@ vec3 dressed() {
   return cloth;
 }
 
+#ifdef SHELL
+// Apart from the body, which is drawn without `discard` so that hidden fragments cost nothing.
+vec3 material() {
+  float around = atan(abs(r.x), -(r.y + 0.012));
+  float wave = 0.006 * (noise(vec2(r.x * 60.0, 3.0)) - 0.5);
+  if (r.z < hairline(around, wave)) discard;
+  return hair_colour(around);
+}
+#else
 vec3 material() {
   int part = int(marks.w + 0.5);
   gloss = 0.1;
   float around = atan(abs(r.x), -(r.y + 0.012));
   float wave = 0.006 * (noise(vec2(r.x * 60.0, 3.0)) - 0.5);
-  if (part == 4) {
-    if (r.z < hairline(around, wave)) discard;
-    return hair_colour(around, true);
-  }
-  if (part == 1) {
+  if (part == EYES) {
     gloss = 0.9;
     float out_of = length(vec2(abs(r.x) - eye.x, r.z - eye.z));
     if (out_of < 0.0030) return vec3(0.03);
     if (out_of < 0.0066) return iris * (out_of > 0.0058 ? 0.5 : 1.15);
     return vec3(0.95, 0.94, 0.92);
   }
-  if (part == 2 && marks.x < 0.75) {
+  if (part == MOUTH && marks.x < 0.75) {
     bool teeth = r.z > eye.z - 0.088 && r.y < eye.y + 0.012 && marks.x < 0.3;
     return teeth ? vec3(0.30, 0.10, 0.10) : vec3(0.20, 0.05, 0.05);
   }
-  if (part == 3) return vec3(0.55, 0.22, 0.22);
+  if (part == TONGUE) return vec3(0.55, 0.22, 0.22);
   float collar = r.z - (0.478 + 0.44 * (r.y + 0.06));
   if (marks.y > 0.35 && abs(r.x) < 0.15) {
     float top = clothes == BLOUSE ? -0.012 : 0.030;
-    if (r.z > eye.z - 0.15 + 0.1 && r.z > hairline(around, wave) && r.z > eye.z - 0.1) return hair_colour(around, false);
+    if (r.z > eye.z - 0.05 && r.z > hairline(around, wave)) return hair_colour(around);
     if (collar > top) return head_skin() * mix(0.74, 1.0, smoothstep(eye.z - 0.15, eye.z - 0.115, r.z - 0.35 * max(r.y + 0.06, 0.0)));
   }
   vec3 lower = wrist - elbow;
@@ -183,6 +188,8 @@ vec3 material() {
   }
   return dressed();
 }
+
+#endif
 
 void main() {
   edge = max(0.0006, 0.7 * length(fwidth(r)));

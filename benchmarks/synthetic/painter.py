@@ -9,12 +9,12 @@ from anchor_jax.errors import AnchorError
 from benchmarks.synthetic.body import Anny
 from benchmarks.synthetic.people import BLOUSE, BOB, LONG, Person
 
-SMALLEST = 512  # pixels of a side that are drawn; the picture is their mean
+SMALLEST = 384  # pixels of a side that are drawn; the picture is their mean
 SAMPLES = 4  # of each of these pixels at outlines
-HAIR = 4  # the part of the hair's shell; others in `body`
 RINGS, SPOKES = 40, 96  # of that shell
 
-VERTEX_SHADER = """#version 330
+VERSION = "#version 330\n"
+VERTEX_SHADER = """
 in vec3 in_place, in_normal, in_r;
 in vec4 in_marks;
 out vec3 place, normal, r;
@@ -48,7 +48,6 @@ class Painter:
         self._push = _cloth(anny, person)[:, None]
         shell, triangles = hair_shell(anny)
         self._shell = _moved(_fitted(anny, shell, rest), np.linalg.inv(head))
-        self._faces = np.concatenate([anny.faces, triangles + len(rest)])
         self._shell_faces = triangles
 
         side = view.size[0]
@@ -59,23 +58,30 @@ class Painter:
         except Exception as error:  # each platform fails in ways of its own
             raise AnchorError(f"OpenGL cannot draw without a screen here: {error}") from error
         context.enable(moderngl.DEPTH_TEST)
-        self._program = context.program(
-            VERTEX_SHADER, files(__package__).joinpath("paint.glsl").read_text()
-        )
-        self._set(person)
+        self._culling = moderngl.CULL_FACE
+        paint = files(__package__).joinpath("paint.glsl").read_text()
+        programs = [
+            context.program(VERSION + VERTEX_SHADER, VERSION + define + paint)
+            for define in ("", "#define SHELL\n")
+        ]
+        for program in programs:
+            self._set(program, person)
         count = len(rest) + len(shell)
         self._moving = context.buffer(reserve=count * 24, dynamic=True)
         marks = np.stack([anny.lips, anny.weights["head"], anny.weights["hand"], anny.parts], 1)
-        marks = np.concatenate([marks, np.tile([0.0, 1, 0, HAIR], (len(shell), 1))])
+        marks = np.concatenate([marks, np.tile([0.0, 1, 0, 0], (len(shell), 1))])
         still = np.concatenate([np.concatenate([anny.average, shell]), marks], 1)
-        self._array = context.vertex_array(
-            self._program,
-            [
+        at_rest = context.buffer(still.astype("f4").tobytes())
+        self._arrays = []
+        for program, faces in zip(programs, (anny.faces, triangles + len(rest)), strict=True):
+            content = [
                 (self._moving, "3f 3f", "in_place", "in_normal"),
-                (context.buffer(still.astype("f4").tobytes()), "3f 4f", "in_r", "in_marks"),
-            ],
-            context.buffer(self._faces.astype("i4").tobytes()),
-        )
+                (at_rest, "3f 4f", "in_r", "in_marks"),
+            ]
+            indices = context.buffer(faces.astype("i4").tobytes())
+            self._arrays.append(
+                context.vertex_array(program, content, indices, skip_errors=True)
+            )
         size = side, side
         self._samples = context.framebuffer(
             [context.renderbuffer(size, 4, samples=SAMPLES)],
@@ -84,7 +90,7 @@ class Painter:
         self._frame = context.framebuffer([context.renderbuffer(size, 4)])
         self._side = side
 
-    def _set(self, person: Person) -> None:
+    def _set(self, program, person: Person) -> None:
         values = {
             name: getattr(person, name)
             for name in ("skin", "lips", "hair", "jacket", "stripe", "shirt", "tie")
@@ -95,9 +101,9 @@ class Painter:
         values |= {"wrist": average["wrist.L"]}
         values |= {name: getattr(person, name) for name in ("clothes", "pattern", "haircut")}
         for name, value in values.items():
-            if name in self._program:
-                self._program[name].value = value if isinstance(value, int) else tuple(value)
-        self._program["projection"].write(projection(self._view).T.astype("f4").tobytes())
+            if name in program:
+                program[name].value = value if isinstance(value, int) else tuple(value)
+        program["projection"].write(projection(self._view).T.astype("f4").tobytes())
 
     def draw(self, vertices: np.ndarray, head: np.ndarray) -> np.ndarray:
         """The person in one frame, float32 (h, w, 4): colours times alpha, and alpha, 0 to 1.
@@ -116,7 +122,10 @@ class Painter:
             self._moving.write(moving.astype("f4").tobytes())
             self._samples.use()
             self._samples.clear(0, 0, 0, 0)
-            self._array.render()
+            self._context.enable(self._culling)
+            self._arrays[0].render()
+            self._context.disable(self._culling)  # the hair's shell is seen from inside, too
+            self._arrays[1].render()
             self._context.copy_framebuffer(self._frame, self._samples)
             pixels = np.frombuffer(self._frame.read(components=4), np.uint8)
         pixels = pixels.reshape(self._side, self._side, 4)[::-1]

@@ -1,5 +1,6 @@
 """The frames of a person, drawn as a data set is made of them."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -103,6 +104,7 @@ class Studio:
         self._anny = load_anny()
         self.view: View = make_view(self._anny.rest(person)[0], size)
         render.use_platform("egl")
+        os.environ.setdefault("LP_NUM_THREADS", "1")  # of Mesa: processes share the cores already
         self._room = room(person, size, self._random(ROOM)) * 255
         self._painter = Painter(self._anny, person, self.view)
         self._renderer = render.Renderer(self._anny.faces, self._anny.face, self.view)
