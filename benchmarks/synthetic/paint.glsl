@@ -72,7 +72,7 @@ vec3 head_skin() {
   float arch = r.z - eye.z - 0.0215 + 18.0 * max(along - 0.004, 0.0) * max(along - 0.004, 0.0) + 0.06 * max(-along, 0.0);
   float brow = line(arch, 0.0034 - 0.05 * max(along, 0.0)) * line(along, 0.0195);
   if (front) base = mix(base, hair * 0.62, 0.92 * brow);
-  float lip = smoothstep(0.40, 0.40 + 12.0 * edge, marks.x);
+  float lip = max(smoothstep(0.40, 0.40 + 12.0 * edge, marks.x), smoothstep(0.02, 0.12, marks.w));
   base = mix(base, lips, front ? 0.9 * lip : 0.0);
   gloss = mix(0.10, 0.30, lip);
   return base;

@@ -9,8 +9,7 @@ from anchor_jax.errors import AnchorError
 from benchmarks.synthetic.body import Anny
 from benchmarks.synthetic.people import BLOUSE, BOB, LONG, Person
 
-SMALLEST = 384  # pixels of a side that are drawn; the picture is their mean
-SAMPLES = 4  # of each of these pixels at outlines
+SMALLEST = 512  # pixels of a side that are drawn; the picture is their mean
 RINGS, SPOKES = 40, 96  # of that shell
 
 VERSION = "#version 330\n"
@@ -83,11 +82,9 @@ class Painter:
                 context.vertex_array(program, content, indices, skip_errors=True)
             )
         size = side, side
-        self._samples = context.framebuffer(
-            [context.renderbuffer(size, 4, samples=SAMPLES)],
-            context.depth_renderbuffer(size, samples=SAMPLES),
+        self._frame = context.framebuffer(
+            [context.renderbuffer(size, 4)], context.depth_renderbuffer(size)
         )
-        self._frame = context.framebuffer([context.renderbuffer(size, 4)])
         self._side = side
 
     def _set(self, program, person: Person) -> None:
@@ -120,13 +117,12 @@ class Painter:
         moving = np.concatenate([places, normals @ view.rotation.T], 1)
         with self._context:
             self._moving.write(moving.astype("f4").tobytes())
-            self._samples.use()
-            self._samples.clear(0, 0, 0, 0)
+            self._frame.use()
+            self._frame.clear(0, 0, 0, 0)
             self._context.enable(self._culling)
             self._arrays[0].render()
             self._context.disable(self._culling)  # the hair's shell is seen from inside, too
             self._arrays[1].render()
-            self._context.copy_framebuffer(self._frame, self._samples)
             pixels = np.frombuffer(self._frame.read(components=4), np.uint8)
         pixels = pixels.reshape(self._side, self._side, 4)[::-1]
         return shrink(pixels, self._factor)
