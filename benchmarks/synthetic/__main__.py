@@ -89,7 +89,11 @@ def make(args: argparse.Namespace) -> None:
 
 
 def _dataset(
-    args: argparse.Namespace, name: str, people: tuple[Person, ...], clips: range, progress: Progress
+    args: argparse.Namespace,
+    name: str,
+    people: tuple[Person, ...],
+    clips: range,
+    progress: Progress,
 ) -> Dataset:
     return prepare(
         [_source(args, person, clips) for person in people],

@@ -11,7 +11,7 @@ from anchor_jax.errors import AnchorError
 from benchmarks.synthetic.motion import Skeleton, Talk
 from benchmarks.synthetic.people import Person
 
-# The world has y up and z to the viewer (`anchor_jax.body.view`); anny has z up and -y to the front.
+# The world has y up, z to the viewer (`anchor_jax.body.view`); anny has z up, -y to the front.
 TO_WORLD = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 LOWEST = -0.16  # metres from the hips, at rest: what is below is never seen
 HEIGHT = 0.80  # metres that the picture shows, for a head of average height

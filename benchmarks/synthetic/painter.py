@@ -7,7 +7,7 @@ import numpy as np
 from anchor_jax.body.view import View
 from anchor_jax.errors import AnchorError
 from benchmarks.synthetic.body import Anny
-from benchmarks.synthetic.people import BLOUSE, BOB, LONG, Person
+from benchmarks.synthetic.people import BLOUSE, Person
 
 SMALLEST = 512  # pixels of a side that are drawn; the picture is their mean
 RINGS, SPOKES = 40, 96  # of that shell
@@ -78,9 +78,7 @@ class Painter:
                 (at_rest, "3f 4f", "in_r", "in_marks"),
             ]
             indices = context.buffer(faces.astype("i4").tobytes())
-            self._arrays.append(
-                context.vertex_array(program, content, indices, skip_errors=True)
-            )
+            self._arrays.append(context.vertex_array(program, content, indices, skip_errors=True))
         size = side, side
         self._frame = context.framebuffer(
             [context.renderbuffer(size, 4)], context.depth_renderbuffer(size)
@@ -212,7 +210,11 @@ def _fitted(anny: Anny, shell: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """The shell moved and stretched from the average head to a person's."""
     old, new = (_skull(anny, vertices) for vertices in (anny.average, rest))
     scale = np.array(
-        [new[0] / old[0], (new[2] - new[1]) / (old[2] - old[1]), (new[3] - new[4]) / (old[3] - old[4])]
+        [
+            new[0] / old[0],
+            (new[2] - new[1]) / (old[2] - old[1]),
+            (new[3] - new[4]) / (old[3] - old[4]),
+        ]
     )
     old_corner, new_corner = np.array([0, old[1], old[4]]), np.array([0, new[1], new[4]])
     return (shell - old_corner) * scale + new_corner

@@ -54,6 +54,12 @@ def _shelf(box, left: float, bottom: float, rng: np.random.Generator) -> None:
         width, height = rng.uniform(0.022, 0.038), rng.uniform(0.09, 0.14)
         colour = rng.uniform(0.18, 0.70, 3)
         box(place, place + width - 0.003, bottom - height, bottom, colour)
-        box(place, place + width - 0.003, bottom - 0.75 * height, bottom - 0.65 * height, colour * 1.4)
+        box(
+            place,
+            place + width - 0.003,
+            bottom - 0.75 * height,
+            bottom - 0.65 * height,
+            colour * 1.4,
+        )
         place += width
     box(left - 0.01, 1, bottom, bottom + 0.02, (0.36, 0.25, 0.17))
