@@ -83,9 +83,9 @@ def _syllables(n: int, rng: np.random.Generator) -> np.ndarray:
 
 def _gestures(n: int, rng: np.random.Generator):
     """For each side: wrist places (n, 3), rolls (n,) and finger angles (n, 5, 3)."""
-    places = {side: np.zeros((n, 3)) for side in SIDES}
-    rolls = {side: np.zeros(n) for side in SIDES}
-    fingers = {side: np.zeros((n, 5, 3)) for side in SIDES}
+    places: dict[str, np.ndarray] = {side: np.zeros((n, 3)) for side in SIDES}
+    rolls: dict[str, np.ndarray] = {side: np.zeros(n) for side in SIDES}
+    fingers: dict[str, np.ndarray] = {side: np.zeros((n, 5, 3)) for side in SIDES}
     start = 0
     while start < n:
         stop = start + int(FPS * rng.uniform(0.55, 1.5))
@@ -172,7 +172,7 @@ def _arm(skeleton: Skeleton, side: str, wrists, rolls, fingers) -> dict[str, np.
     sign, joints = SIDES[side], skeleton.joints
     at = lambda bone: joints[f"{bone}.{side}"]
     shoulder, elbow, wrist = at("upperarm01"), at("lowerarm01"), at("wrist")
-    upper, lower = np.linalg.norm(elbow - shoulder), np.linalg.norm(wrist - elbow)
+    upper, lower = (float(np.linalg.norm(bone)) for bone in (elbow - shoulder, wrist - elbow))
     scale = (upper + lower) / AVERAGE_ARM
     goal = (wrists - AVERAGE_SHOULDER) * scale - (0, skeleton.belly, 0)
     goal = goal * (sign, 1, 1) + shoulder

@@ -53,12 +53,12 @@ class Painter:
         self._factor = max(2, -(-SMALLEST // side))
         side *= self._factor
         try:
-            self._context = context = moderngl.create_context(standalone=True, backend="egl")
+            self._context = context = moderngl.create_context(standalone=True, backend="egl")  # pyright: ignore[reportArgumentType]
         except Exception as error:  # each platform fails in ways of its own
             raise AnchorError(f"OpenGL cannot draw without a screen here: {error}") from error
         context.enable(moderngl.DEPTH_TEST)
         self._culling = moderngl.CULL_FACE
-        paint = files(__package__).joinpath("paint.glsl").read_text()
+        paint = files("benchmarks.synthetic").joinpath("paint.glsl").read_text()
         programs = [
             context.program(VERSION + VERTEX_SHADER, VERSION + define + paint)
             for define in ("", "#define SHELL\n")
