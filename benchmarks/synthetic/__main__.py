@@ -70,7 +70,7 @@ def check(args: argparse.Namespace) -> None:
 
 def make(args: argparse.Namespace) -> None:
     """Write everything; what is complete is left as it is."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "sheets").mkdir(parents=True, exist_ok=True)
     with show_progress() as progress:
         for name, people, clips in (
             ("target", (TARGET,), range(args.clips)),

@@ -142,8 +142,9 @@ class Anny:
         x, y, z = self.average.T
         eye = self.joints["eye.L"]
         chin = z[(abs(x) < 0.02) & (y < eye[1] + 0.015) & (z > eye[2] - 0.14)].min()
-        front = (self.weights["skull"] > 0.5) & (y < eye[1] + 0.055)
-        return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056))
+        front = (self.weights["head"] > 0.5) & (y < eye[1] + 0.055)
+        inside = self.parts > 0  # eyes, and what an open mouth shows
+        return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056) | inside)
 
     @cached_property
     def incidence(self) -> sparse.csr_matrix:

@@ -25,7 +25,6 @@ def write_people_sheet(datasets: list[Path], out: Path) -> None:
             moments = np.linspace(0, clip.frames - 1, MOMENTS).round().astype(int)
             rows.append([_block(source[start + int(moment)]) for moment in moments])
     picture = np.concatenate([np.concatenate(row, 1) for row in rows], 0)
-    out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(out, optimize=True)
 
 
