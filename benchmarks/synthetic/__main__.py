@@ -1,0 +1,119 @@
+"""Write the synthetic anchors: data sets to train on, and a test clip with its truth.
+
+    python -m benchmarks.synthetic --out FOLDER
+
+`FOLDER/pretrain` holds the people of stage one with mattes, `FOLDER/target` the person of stage
+two, `FOLDER/pretrain-test` and `FOLDER/target-test` clips of the same people with motion that is
+in neither. `FOLDER/test` is the target's test clip as files: `poses/`, `poses-conditions/`,
+`truth/`, `mattes/` and `appearance.png`. Sheets to look at lie beside, in `FOLDER/sheets`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from anchor_jax.data import workers
+from anchor_jax.data.dataset import Dataset
+from anchor_jax.data.prepare import Progress, prepare
+from anchor_jax.data.preview import write_sheets
+from anchor_jax.errors import AnchorError
+from benchmarks.synthetic.output import show_progress, write_test_clip
+from benchmarks.synthetic.people import OTHERS, TARGET, Person
+from benchmarks.synthetic.sheet import write_people_sheet
+from benchmarks.synthetic.source import FRAMES, Talking
+
+TEST = range(900, 901)  # numbers of clips: other motion than any of training's
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.synthetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="a new folder, or one to go on in")
+    parser.add_argument("--size", type=int, default=128, help="side of the frames (128)")
+    parser.add_argument("--face-size", type=int, default=64, help="side of the face crops (64)")
+    parser.add_argument("--clips", type=int, default=9, help="of each person to train on (9)")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip (300)")
+    parser.add_argument("--seed", type=int, default=0, help="decides motion and rooms (0)")
+    parser.add_argument("--processes", type=int, default=workers.num_cores())
+    args = parser.parse_args(words)
+    try:
+        check(args)
+        make(args)
+    except AnchorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on after the last clip", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise AnchorError for what cannot be drawn."""
+    limits = {
+        "size": (32, 512, 8),
+        "face-size": (64, 512, 8),
+        "clips": (1, TEST.start, 1),
+        "frames": (16, 3000, 1),
+        "seed": (0, 2**31, 1),
+        "processes": (1, 256, 1),
+    }
+    for name, (least, most, step) in limits.items():
+        value = getattr(args, name.replace("-", "_"))
+        if not least <= value <= most or value % step:
+            words = f", a multiple of {step}" if step > 1 else ""
+            raise AnchorError(f"--{name} {value}: expected {least} to {most}{words}")
+
+
+def make(args: argparse.Namespace) -> None:
+    """Write everything; what is complete is left as it is."""
+    (args.out / "sheets").mkdir(parents=True, exist_ok=True)
+    with show_progress() as progress:
+        for name, people, clips in (
+            ("target", (TARGET,), range(args.clips)),
+            ("target-test", (TARGET,), TEST),
+            ("pretrain", OTHERS, range(args.clips)),
+            ("pretrain-test", OTHERS, TEST),
+        ):
+            made = _dataset(args, name, people, clips, progress)
+            advance = progress("previewing", len(made.clips), "clip")
+            write_sheets(made, args.out / "sheets" / name, advance)
+            if name == "target-test":
+                source = _source(args, TARGET, TEST)
+                write_test_clip(source, args.out / "test", progress)
+        tests = [args.out / name for name in ("target-test", "pretrain-test")]
+        write_people_sheet(tests, args.out / "sheets" / "people.png")
+
+
+def _dataset(
+    args: argparse.Namespace,
+    name: str,
+    people: tuple[Person, ...],
+    clips: range,
+    progress: Progress,
+) -> Dataset:
+    return prepare(
+        [_source(args, person, clips) for person in people],
+        args.out / name,
+        inputs=[],
+        options={
+            "people": people,
+            "clips": list(clips),
+            "frames": args.frames,
+            "sizes": (args.size, args.face_size),
+            "seed": args.seed,
+        },
+        processes=args.processes,
+        progress=progress,
+    )
+
+
+def _source(args: argparse.Namespace, person: Person, clips: range) -> Talking:
+    return Talking(person, clips, args.size, args.face_size, args.seed, args.frames)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,229 @@
+"""The body: anny, cut at the thighs, in the shape of a person, and moved."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from anchor_jax.body.view import LENS, View
+from anchor_jax.errors import AnchorError
+from benchmarks.synthetic.motion import Skeleton, Talk
+from benchmarks.synthetic.people import Person
+
+# The world has y up, z to the viewer (`anchor_jax.body.view`); anny has z up, -y to the front.
+TO_WORLD = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+LOWEST = -0.16  # metres from the hips, at rest: what is below is never seen
+HEIGHT = 0.80  # metres that the picture shows, for a head of average height
+ABOVE = 0.045  # of these above the crown
+HIPS = np.array([0.0, 0.35, 0.0])  # as the published renders have them
+AT_ONCE = 30  # frames
+MOUTH, TONGUE, EYES = 1, 2, 3  # parts, skin 0; the numbers between two that touch are mixed
+
+
+@dataclass(frozen=True)
+class Posed:
+    """Vertices float32 (n, V, 3) and the head's placement (n, 4, 4), both in anny's axes."""
+
+    vertices: np.ndarray
+    head: np.ndarray
+
+
+class Anny:
+    """The model, loaded once; `average` is what all painting is written in."""
+
+    def __init__(self) -> None:
+        try:
+            import anny
+            import torch
+        except ModuleNotFoundError as error:
+            raise AnchorError(
+                f"synthetic anchors need {error.name}; install it: pip install -e '.[synthetic]'"
+            ) from error
+        torch.set_num_threads(1)  # the same sums in the same order, whatever the machine
+        self._torch = torch
+        model = anny.Anny(local_changes="none", facial_actions="all", skinning_method="lbs")
+        self._model = model.to(dtype=torch.float32)
+        self.bones = {name: number for number, name in enumerate(model.bone_labels)}
+        everywhere, bones = self._rest(dict.fromkeys(model.phenotype_labels, 0.5))
+        self.joints = {name: bones[number, :3, 3] for name, number in self.bones.items()}
+        kept = everywhere[:, 2] > LOWEST
+        triangles = model.faces.numpy()
+        inside = kept[triangles].all(1)
+        self._kept = np.unique(triangles[inside])
+        number = np.full(len(kept), -1)
+        number[self._kept] = np.arange(len(self._kept))
+        self.faces = number[triangles[inside]]
+        self.average = everywhere[self._kept]
+        self._segment = self._segments(inside)
+
+    def _rest(self, phenotype: dict[str, float], **actions: float):
+        torch = self._torch
+        pose = torch.eye(4)[None, None].repeat(1, len(self._model.bone_labels), 1, 1)
+        with torch.no_grad():
+            out = self._model(
+                pose_parameters=pose,
+                phenotype_kwargs=phenotype,
+                facial_actions={name: torch.tensor([value]) for name, value in actions.items()},
+            )
+        return out["vertices"][0].numpy(), out["bone_poses"][0].numpy()
+
+    def _segments(self, inside: np.ndarray) -> dict[str, np.ndarray]:
+        from anny.face_segmentation import get_face_segmentation_mask
+
+        def vertices(*labels: str) -> np.ndarray:
+            of_part = get_face_segmentation_mask(self._model, labels).numpy()[inside]
+            flags = np.zeros(len(self._kept), bool)
+            flags[self.faces[of_part]] = True
+            return flags
+
+        return {
+            "right_eye": vertices("eye_front.R"),
+            "left_eye": vertices("eye_front.L"),
+            "eyes": vertices("eye_front.R", "eye_front.L", "eye_back.R", "eye_back.L"),
+            "mouth": vertices("mouth_cavity"),
+            "tongue": vertices("tongue"),
+        }
+
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        """How far vertices follow head and neck, and hands."""
+        index, weight = self._model.vertex_bone_indices, self._model.vertex_bone_weights
+        index, weight = index.numpy()[self._kept], weight.numpy()[self._kept]
+        names = np.array(list(self.bones))
+
+        def share(*prefixes: str) -> np.ndarray:
+            of_part = np.array([name.startswith(prefixes) for name in names])
+            return (weight * of_part[index]).sum(1)
+
+        return {
+            "head": share("head", "neck", "eye"),
+            "skull": share("head", "eye"),
+            "hand": share("wrist", "finger", "metacarpal"),
+        }
+
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """EYES, MOUTH, TONGUE or 0 of each vertex."""
+        parts = np.zeros(len(self._kept), np.int32)
+        for name, part in (("mouth", MOUTH), ("tongue", TONGUE), ("eyes", EYES)):
+            parts[self._segment[name]] = part
+        return parts
+
+    @cached_property
+    def lips(self) -> np.ndarray:
+        """How far vertices move when the lips roll, 1 for the farthest."""
+        rolled, _ = self._rest(
+            dict.fromkeys(self._model.phenotype_labels, 0.5), mouthRollLower=1, mouthRollUpper=1
+        )
+        moved = np.linalg.norm(rolled[self._kept] - self.average, axis=1)
+        return moved / moved.max()
+
+    @cached_property
+    def landmarks(self) -> list[np.ndarray]:
+        """The vertices whose mean is each landmark: right and left eye, tip of the nose, right and
+        left corner of the mouth (image-left first)."""
+        x, y, z = self.average.T
+        eyes = self.joints["eye.L"][2]
+        lips = np.flatnonzero((self.lips > 0.3) & (self.parts == 0))
+        mouth = z[lips].mean()
+        middle = np.flatnonzero((abs(x) < 0.012) & (z < eyes) & (z > mouth + 0.015))
+        return [
+            np.flatnonzero(self._segment["right_eye"]),
+            np.flatnonzero(self._segment["left_eye"]),
+            middle[[y[middle].argmin()]],
+            lips[[x[lips].argmin()]],
+            lips[[x[lips].argmax()]],
+        ]
+
+    @cached_property
+    def face(self) -> np.ndarray:
+        """The vertices of the face, chin to hairline, ear to ear."""
+        x, y, z = self.average.T
+        eye = self.joints["eye.L"]
+        chin = z[(abs(x) < 0.02) & (y < eye[1] + 0.015) & (z > eye[2] - 0.14)].min()
+        front = (self.weights["head"] > 0.5) & (y < eye[1] + 0.055)
+        inside = self.parts > 0  # eyes, and what an open mouth shows
+        return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056) | inside)
+
+    @cached_property
+    def incidence(self) -> sparse.csr_matrix:
+        """Which triangles meet at each vertex."""
+        rows = self.faces.ravel()
+        columns = np.repeat(np.arange(len(self.faces)), 3)
+        ones = np.ones(len(rows), np.float32)
+        return sparse.csr_matrix((ones, (rows, columns)), (len(self._kept), len(self.faces)))
+
+    def normals(self, vertices: np.ndarray) -> np.ndarray:
+        """Smooth normals (V, 3), triangles weighted by their area."""
+        a, b, c = (vertices[self.faces[:, corner]] for corner in range(3))
+        total = self.incidence @ np.cross(b - a, c - a).astype(np.float32)
+        return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+    def rest(self, person: Person) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (V, 3) and the head's placement (4, 4) of a person at rest."""
+        vertices, bones = self._rest(person.phenotype)
+        return vertices[self._kept], bones[self.bones["head"]]
+
+    def skeleton(self, person: Person) -> Skeleton:
+        """What moves them."""
+        vertices, bones = self._rest(person.phenotype)
+        rest, joints = vertices[self._kept], {n: bones[i, :3, 3] for n, i in self.bones.items()}
+        trunk = (abs(self.average[:, 0]) < 0.12) & (self.average[:, 2] < 0.4)
+        trunk &= self.weights["hand"] < 0.01
+        return Skeleton(joints, float(self.average[trunk, 1].min() - rest[trunk, 1].min()))
+
+    def pose(self, person: Person, talk: Talk) -> Posed:
+        """The person's body in every frame."""
+        n = len(next(iter(talk.actions.values())))
+        pose = np.tile(np.eye(4, dtype=np.float32), (n, len(self.bones), 1, 1))
+        for bone, matrices in talk.rotations.items():
+            pose[:, self.bones[bone], :3, :3] = matrices
+        parts = [self._posed(person, talk, pose, start) for start in range(0, n, AT_ONCE)]
+        vertices, heads = zip(*parts, strict=True)
+        return Posed(np.concatenate(vertices), np.concatenate(heads))
+
+    def _posed(self, person: Person, talk: Talk, pose: np.ndarray, start: int):
+        torch = self._torch
+        part = slice(start, start + AT_ONCE)
+        count = len(pose[part])
+        with torch.no_grad():
+            out = self._model(
+                pose_parameters=torch.from_numpy(pose[part]),
+                phenotype_kwargs={
+                    name: torch.full((count,), value) for name, value in person.phenotype.items()
+                },
+                facial_actions={
+                    name: torch.tensor(values[part], dtype=torch.float32)
+                    for name, values in talk.actions.items()
+                },
+            )
+        return (
+            out["vertices"].numpy()[:, self._kept],
+            out["bone_poses"].numpy()[:, self.bones["head"]],
+        )
+
+
+def make_view(rest: np.ndarray, size: int) -> View:
+    """The camera of a person, the same for all their frames: from the crown down to the hips,
+    through the lens of the published renders.
+
+    Args:
+        rest: the person's vertices, in anny's axes.
+        size: side of the picture, pixels.
+    """
+    crown = float(rest[:, 2].max())
+    height = HEIGHT * max(1.0, crown / 0.79)
+    focal_length = LENS * size
+    distance = focal_length * height / size
+    middle = HIPS[1] + crown + ABOVE - height / 2
+    return View(
+        rotation=TO_WORLD,
+        offset=HIPS,
+        position=np.array([0.0, middle, distance]),
+        focal_length=focal_length,
+        center=(size / 2, size / 2),
+        size=(size, size),
+        near=distance / 4,
+        far=distance * 4,
+    )

@@ -1,0 +1,246 @@
+"""How people talk: hands that go from gesture to gesture, syllables, glances, blinks.
+
+Axes are anny's at rest: x to the person's left, -y to the front, z up, metres.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
+
+FPS = 30
+SIDES = {"L": 1.0, "R": -1.0}
+
+# Wrist (x outwards, y, z) at an average body, roll of the palm in degrees (0 faces the other hand,
+# 90 up), and a shape of the hand.
+GESTURES = {
+    "rest": ((0.150, -0.27, 0.175), 15, "relaxed"),
+    "offer": ((0.225, -0.29, 0.27), 60, "open"),
+    "explain": ((0.165, -0.30, 0.28), 10, "relaxed"),
+    "wide": ((0.285, -0.22, 0.29), 35, "open"),
+    "stress": ((0.215, -0.26, 0.36), -15, "pinch"),
+    "point": ((0.215, -0.25, 0.40), 15, "point"),
+    "stop": ((0.255, -0.23, 0.37), -50, "open"),
+    "hold": ((0.135, -0.31, 0.24), 5, "round"),
+}
+BOTH = ("rest", "offer", "explain", "wide", "hold", "stress")
+ONE = ("offer", "explain", "stress", "point", "stop")
+AVERAGE_ARM, AVERAGE_SHOULDER = 0.50, np.array([0.178, 0.0, 0.459])
+
+# Flexion of the three joints of thumb, index, middle, ring and little finger, degrees.
+HANDS = {
+    "relaxed": ((5, 10, 10), (18, 24, 14), (22, 28, 17), (26, 32, 19), (28, 32, 19)),
+    "open": ((-8, 0, 0), (0, 6, 4), (0, 7, 4), (3, 8, 5), (2, 8, 5)),
+    "point": ((20, 30, 25), (0, 4, 3), (62, 80, 40), (66, 82, 42), (66, 80, 42)),
+    "pinch": ((22, 18, 18), (44, 46, 24), (24, 28, 16), (16, 22, 12), (10, 16, 10)),
+    "round": ((10, 14, 12), (30, 34, 20), (32, 36, 20), (34, 38, 22), (34, 38, 22)),
+}
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A clip: rotations of bones (n, 3, 3), each relative to its parent in the axes at rest, and
+    anny's facial actions, (n,) from 0 to 1."""
+
+    rotations: dict[str, np.ndarray]
+    actions: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Where the joints of a body at rest are, and how far its front reaches."""
+
+    joints: dict[str, np.ndarray]
+    belly: float  # metres in front of an average one's
+
+
+def talk(skeleton: Skeleton, num_frames: int, rng: np.random.Generator) -> Talk:
+    """Draw a clip of someone talking."""
+    mouth = _syllables(num_frames, rng)
+    rotations, actions = _head(num_frames, mouth, rng)
+    keys = _gestures(num_frames, rng)
+    for side in SIDES:
+        rotations |= _arm(skeleton, side, *(track[side] for track in keys))
+    return Talk(rotations, actions)
+
+
+def smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
+    """Smooth random curves (n, count), about -1 to 1, with a knot every `seconds`."""
+    knots = rng.uniform(-1, 1, (int(n / FPS / seconds) + 6, count))
+    times = np.arange(n) / FPS / seconds + 1 + rng.uniform()
+    return CubicSpline(np.arange(len(knots)), knots)(times)
+
+
+def _syllables(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Opening of the mouth, 0 to 1: four to five syllables a second, in phrases with pauses."""
+    phrase = np.clip(smooth_noise(n, 0.9, rng)[:, 0] * 1.4 + 0.6, 0, 1)
+    speed = 4.0 + 1.2 * smooth_noise(n, 0.4, rng)[:, 0]
+    wave = 0.5 + 0.5 * np.sin(np.cumsum(2 * np.pi * speed / FPS))
+    return phrase * (0.12 + 0.88 * wave)
+
+
+def _gestures(n: int, rng: np.random.Generator):
+    """For each side: wrist places (n, 3), rolls (n,) and finger angles (n, 5, 3)."""
+    places: dict[str, np.ndarray] = {side: np.zeros((n, 3)) for side in SIDES}
+    rolls: dict[str, np.ndarray] = {side: np.zeros(n) for side in SIDES}
+    fingers: dict[str, np.ndarray] = {side: np.zeros((n, 5, 3)) for side in SIDES}
+    start = 0
+    while start < n:
+        stop = start + int(FPS * rng.uniform(0.55, 1.5))
+        for side, name in _pick(rng).items():
+            place, roll, hand = GESTURES[name]
+            part = slice(start, stop)
+            places[side][part] = np.array(place) + rng.normal(0, (0.022, 0.018, 0.025))
+            rolls[side][part] = roll + rng.normal(0, 14)
+            fingers[side][part] = np.array(HANDS[hand]) + rng.normal(0, 4, (5, 1))
+        start = stop
+    for side in SIDES:
+        pace = rng.uniform(3.8, 5.2)  # frames
+        places[side] = gaussian_filter1d(places[side], pace, axis=0, mode="nearest")
+        places[side] += smooth_noise(n, 0.35, rng, 3) * (0.010, 0.010, 0.018)
+        rolls[side] = gaussian_filter1d(rolls[side], pace, mode="nearest")
+        rolls[side] += 10 * smooth_noise(n, 0.5, rng)[:, 0]
+        fingers[side] = gaussian_filter1d(fingers[side], pace, axis=0, mode="nearest")
+        fingers[side] += 5 * smooth_noise(n, 0.4, rng, 5)[..., None]
+    return places, rolls, fingers
+
+
+def _pick(rng: np.random.Generator) -> dict[str, str]:
+    """The next gesture of each side: both alike, or one hand alone."""
+    if rng.uniform() < 0.55:
+        name = str(rng.choice(BOTH))
+        return {"L": name, "R": name}
+    busy, other = ("L", "R") if rng.uniform() < 0.5 else ("R", "L")
+    return {busy: str(rng.choice(ONE)), other: str(rng.choice(("rest", "explain")))}
+
+
+def _head(n: int, mouth: np.ndarray, rng: np.random.Generator):
+    """Nods, turns and tilts, the spine's sway, the glance, and the face."""
+    turn = smooth_noise(n, 0.75, rng, 3) * (5, 13, 5)
+    turn[:, 0] += 4 * (gaussian_filter1d(mouth, 2) - 0.4)
+    rotations = {
+        "neck02": _about_axes(0.4 * turn),
+        "head": _about_axes(0.6 * turn),
+        "spine03": _about_axes(smooth_noise(n, 1.8, rng, 3) * (1.0, 3.5, 1.6)),
+    }
+    glance = gaussian_filter1d(_steps(n, rng, (4, 9)), 1.0, axis=0)
+    for side in SIDES:
+        vertical = glance[:, :1] * (1, 0, 0)
+        rotations[f"eye.{side}"] = _about_axes(vertical + glance[:, 1:] * (0, 1, 0))
+    blink = np.zeros(n)
+    start = int(rng.uniform(10, 60))
+    while start < n - 5:
+        blink[start : start + 5] = 0.5, 1, 1, 0.7, 0.3
+        start += int(rng.uniform(50, 120))
+    mood = smooth_noise(n, 0.6, rng, 4)
+    positive = np.clip(mood, 0, 1)
+    spread = 0.4 * np.clip(-mood[:, 0], 0, 1)
+    actions = {
+        "jawOpen": 0.80 * mouth,
+        "mouthFunnel": 0.55 * positive[:, 0] * mouth,
+        "mouthStretchLeft": spread,
+        "mouthStretchRight": spread,
+        "mouthSmileLeft": 0.45 * positive[:, 1],
+        "mouthSmileRight": 0.45 * positive[:, 1],
+        "mouthUpperUpLeft": 0.3 * mouth,
+        "mouthUpperUpRight": 0.3 * mouth,
+        "browInnerUp": 0.7 * positive[:, 2],
+        "browOuterUpLeft": 0.6 * positive[:, 2],
+        "browOuterUpRight": 0.6 * positive[:, 2],
+        "browDownLeft": 0.5 * positive[:, 3],
+        "browDownRight": 0.5 * positive[:, 3],
+        "eyeBlinkLeft": blink,
+        "eyeBlinkRight": blink,
+    }
+    return rotations, {name: np.clip(values, 0, 1) for name, values in actions.items()}
+
+
+def _steps(n: int, rng: np.random.Generator, largest: tuple[float, float]) -> np.ndarray:
+    """Values (n, 2) that stay for a while and jump."""
+    values, start = np.zeros((n, 2)), 0
+    while start < n:
+        stop = start + int(FPS * rng.uniform(0.4, 2.0))
+        values[start:stop] = rng.uniform(-1, 1, 2) * largest
+        start = stop
+    return values
+
+
+def _arm(skeleton: Skeleton, side: str, wrists, rolls, fingers) -> dict[str, np.ndarray]:
+    """Rotations of one arm that bring the wrist to its place and turn the palm."""
+    sign, joints = SIDES[side], skeleton.joints
+    at = lambda bone: joints[f"{bone}.{side}"]
+    shoulder, elbow, wrist = at("upperarm01"), at("lowerarm01"), at("wrist")
+    upper, lower = (float(np.linalg.norm(bone)) for bone in (elbow - shoulder, wrist - elbow))
+    scale = (upper + lower) / AVERAGE_ARM
+    goal = (wrists - AVERAGE_SHOULDER) * scale - (0, skeleton.belly, 0)
+    goal = goal * (sign, 1, 1) + shoulder
+    bend, reach = _bend(shoulder, goal, upper, lower, np.array([0.35 * sign, 0.3, -1.0]))
+    turn_upper = _shortest(elbow - shoulder, bend - shoulder)
+    turn_lower = _shortest((turn_upper @ (wrist - elbow)), reach - bend) @ turn_upper
+
+    axis = _unit(reach - bend)
+    along = _unit(at("finger3-1") - wrist)
+    palm = sign * _unit(np.cross(along, at("finger2-1") - at("finger5-1")))
+    angle = np.deg2rad(rolls)[:, None]
+    wanted = np.cos(angle) * (-sign, 0, 0) + np.sin(angle) * (0, 0, 1)
+    now = turn_lower @ palm
+    across = np.cross(axis, now)
+    twist = np.unwrap(np.arctan2((across * wanted).sum(1), (now * wanted).sum(1)))
+    twist -= 2 * np.pi * np.round(np.median(twist) / (2 * np.pi))
+    middle = _rotation(axis * (0.5 * twist)[:, None]) @ turn_lower
+    hand = _rotation(axis * twist[:, None]) @ turn_lower
+    turned = {
+        "upperarm01": turn_upper,
+        "lowerarm01": _inverse(turn_upper) @ turn_lower,
+        "lowerarm02": _inverse(turn_lower) @ middle,
+        "wrist": _inverse(middle) @ hand,
+    }
+    for finger in range(5):
+        for joint in range(3):
+            bone = f"finger{finger + 1}-{joint + 1}"
+            tip = f"finger{finger + 1}-{min(joint + 2, 3)}"
+            ahead = at(tip) - at(bone) if joint < 2 else at(bone) - at(f"finger{finger + 1}-2")
+            hinge = _unit(np.cross(ahead, palm))
+            turned[bone] = _rotation(hinge * np.deg2rad(fingers[:, finger, joint])[:, None])
+    return {f"{bone}.{side}": matrices for bone, matrices in turned.items()}
+
+
+def _bend(shoulder, goal, upper: float, lower: float, pole):
+    """Places (n, 3) of elbow and wrist: two bones, the wrist at its goal as far as they reach, the
+    elbow towards the pole."""
+    ahead = goal - shoulder
+    distance = np.linalg.norm(ahead, axis=1, keepdims=True)
+    ahead = ahead / distance
+    distance = np.clip(distance, abs(upper - lower) + 0.05, 0.98 * (upper + lower))
+    along = (upper**2 - lower**2 + distance**2) / (2 * distance)
+    aside = _unit(pole - (ahead @ pole)[:, None] * ahead)
+    height = np.sqrt(np.maximum(upper**2 - along**2, 0))
+    return shoulder + along * ahead + height * aside, shoulder + distance * ahead
+
+
+def _shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The smallest rotations (n, 3, 3) from the one direction to the other."""
+    before, after = _unit(np.broadcast_to(before, after.shape)), _unit(after)
+    axis = np.cross(before, after)
+    sine = np.linalg.norm(axis, axis=1, keepdims=True)
+    cosine = (before * after).sum(1, keepdims=True)
+    return _rotation(axis / np.maximum(sine, 1e-9) * np.arctan2(sine, cosine))
+
+
+def _about_axes(degrees: np.ndarray) -> np.ndarray:
+    """Nod, turn and tilt (n, 3): about x, z and y."""
+    return Rotation.from_euler("xzy", np.deg2rad(degrees)).as_matrix()
+
+
+def _rotation(vectors: np.ndarray) -> np.ndarray:
+    return Rotation.from_rotvec(vectors).as_matrix()
+
+
+def _inverse(matrices: np.ndarray) -> np.ndarray:
+    return np.swapaxes(matrices, 1, 2)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -1,0 +1,73 @@
+"""Progress on the screen, and a clip as the files that `anchor-jax generate` reads."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from anchor_jax.body.parallel import PoseImage
+from anchor_jax.data.prepare import Progress
+from anchor_jax.data.video import placed, write_frames
+from anchor_jax.pose_images import write_pose_images
+from benchmarks.synthetic.motion import FPS
+from benchmarks.synthetic.source import Frame, Studio, Talking
+
+APPEARANCE = 0  # the number of the clip that the appearance is from, one of training's
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """What makes progress bars, with rate and time left."""
+    with ExitStack() as stack:
+
+        def bar(what: str, total: int, unit: str) -> Callable[[int], object]:
+            stack.close()
+            return stack.enter_context(tqdm(desc=what, total=total, unit=unit)).update
+
+        yield bar
+
+
+def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
+    """Write the first clip of `source` into `folder`: `poses/`, `poses-conditions/` as
+    `anchor-jax render` writes them, `truth/` and `mattes/`, all PNG, and `appearance.png`, a frame
+    of training that shows the person from the front. A folder that is there is left as it is."""
+    if folder.exists():
+        return
+    with (
+        placed(folder) as partial,
+        Studio(source.person, source.size, source.seed) as studio,
+    ):
+        partial.mkdir()
+        training = list(studio.shoot(APPEARANCE, source.frames))
+        best = min(training, key=_turned)
+        Image.fromarray(best.target).save(partial / "appearance.png")
+        advance = progress("test clip", source.frames, "frame")
+        frames: list[Frame] = []
+
+        def poses() -> Iterator[PoseImage]:
+            for frame in studio.shoot(source.clips[0], source.frames):
+                frames.append(frame)
+                advance(1)
+                yield frame.pose
+
+        conditions = partial / "poses-conditions"
+        write_pose_images(poses(), studio.view, Fraction(FPS), partial / "poses", conditions)
+        write_frames(partial / "truth", (frame.target for frame in frames))
+        mattes = (np.repeat(frame.matte[..., None], 3, 2) for frame in frames)
+        write_frames(partial / "mattes", mattes)
+
+
+def _turned(frame: Frame) -> float:
+    """How far the face is from looking straight at us with eyes open and mouth nearly closed,
+    by the landmarks alone."""
+    left, right, nose, left_mouth, right_mouth = frame.pose.landmarks
+    across = right - left
+    width = np.hypot(*across)
+    skew = abs(nose[0] - (left[0] + right[0]) / 2) / width
+    tilt = abs(across[1]) / width
+    lift = abs((nose[1] - (left[1] + right[1]) / 2) / width - 0.62)
+    return float(skew + tilt + lift)

@@ -1,0 +1,148 @@
+"""The frames of a person, drawn as a data set is made of them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from anchor_jax.body import render
+from anchor_jax.body.parallel import PoseImage
+from anchor_jax.body.view import View
+from anchor_jax.data.dataset import FACE, Pictures, Size
+from anchor_jax.face_crops import FaceCrops
+from anchor_jax.pose_images import Conditions
+from benchmarks.synthetic.body import Anny, make_view
+from benchmarks.synthetic.motion import talk
+from benchmarks.synthetic.painter import Painter
+from benchmarks.synthetic.people import OTHERS, TARGET, Person
+from benchmarks.synthetic.scenery import room
+
+PEOPLE = (TARGET, *OTHERS)
+FRAMES = 300  # of a clip
+ROOM, MOTION = 1, 2  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is known of one frame."""
+
+    target: np.ndarray  # uint8 (h, w, 3)
+    matte: np.ndarray  # uint8 (h, w)
+    pose: PoseImage
+
+
+@dataclass(frozen=True)
+class InMemory(Conditions):
+    """Landmarks and face regions that need not be read from anywhere."""
+
+    faces: tuple[np.ndarray, ...] = ()
+
+    def face(self, number: int) -> np.ndarray:
+        return self.faces[number].astype(np.uint8) * 255
+
+
+@dataclass(frozen=True)
+class Talking:
+    """A source of `anchor_jax.data.prepare`: clips of one person, by their numbers."""
+
+    person: Person
+    clips: range
+    size: int
+    face_size: int
+    seed: int
+    frames: int = FRAMES
+
+    @property
+    def identity(self) -> str:
+        return self.person.name
+
+    @property
+    def sound(self) -> None:
+        return None
+
+    def examine(self) -> "Talking":
+        return self
+
+    def lengths(self) -> list[tuple[str, int]]:
+        return [(f"{self.person.name}-{clip:03d}", self.frames) for clip in self.clips]
+
+    def pictures(self) -> dict[str, Size]:
+        """The pictures of each frame and their sizes."""
+        whole = dict.fromkeys(("target", "pose", "matte"), (self.size, self.size))
+        return whole | dict.fromkeys(FACE, (self.face_size, self.face_size))
+
+    def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
+        """The frames of the clips `wanted`, by their places in `clips`."""
+        with Studio(self.person, self.size, self.seed) as studio:
+            for index in wanted:
+                yield index, self._pictures(studio, self.clips[index])
+
+    def _pictures(self, studio: "Studio", clip: int) -> Iterator[Pictures]:
+        for frame in studio.shoot(clip, self.frames):
+            known = InMemory(
+                Path(self.person.name),
+                frame.pose.landmarks[None],
+                (self.size, self.size),
+                (frame.pose.face,),
+            )
+            crops = FaceCrops(known, self.face_size).cut(
+                0, frame.target, frame.pose.pixels, (0, 0, self.size)
+            )
+            whole = {"target": frame.target, "pose": frame.pose.pixels, "matte": frame.matte}
+            yield whole | dict(crops)
+
+
+class Studio:
+    """A person in their room before the camera. Close it, or use it in a `with`."""
+
+    def __init__(self, person: Person, size: int, seed: int) -> None:
+        self._person, self._seed = person, seed
+        self._number = PEOPLE.index(person)
+        self._anny = load_anny()
+        self.view: View = make_view(self._anny.rest(person)[0], size)
+        render.use_platform("egl")
+        os.environ.setdefault("LP_NUM_THREADS", "1")  # of Mesa: processes share the cores already
+        self._room = room(person, size, self._random(ROOM)) * 255
+        self._painter = Painter(self._anny, person, self.view)
+        self._renderer = render.Renderer(self._anny.faces, self._anny.face, self.view)
+
+    def shoot(self, clip: int, num_frames: int) -> Iterator[Frame]:
+        """The frames of a clip; the same number is the same clip."""
+        anny, view = self._anny, self.view
+        motion = talk(anny.skeleton(self._person), num_frames, self._random(MOTION, clip))
+        posed = anny.pose(self._person, motion)
+        for vertices, head in zip(posed.vertices, posed.head, strict=True):
+            places = view.place(vertices)
+            drawing = self._renderer.draw(places)
+            marks = np.stack([places[group].mean(0) for group in anny.landmarks])
+            landmarks, visible = self._renderer.sees(drawing, marks)
+            painted = self._painter.draw(vertices, head)
+            alpha = painted[..., 3:]
+            target = painted[..., :3] * 255 + self._room * (1 - alpha)
+            yield Frame(
+                np.clip(np.rint(target), 0, 255).astype(np.uint8),
+                np.rint(alpha[..., 0] * 255).astype(np.uint8),
+                PoseImage(drawing.pixels, drawing.face, drawing.foreground, landmarks, visible),
+            )
+
+    def _random(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, self._number, *stream])
+
+    def close(self) -> None:
+        self._renderer.close()
+        self._painter.close()
+
+    def __enter__(self) -> "Studio":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@cache
+def load_anny() -> Anny:
+    """The body model of this process."""
+    return Anny()
