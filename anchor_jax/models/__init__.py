@@ -75,7 +75,10 @@ def apply(
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Fresh float32 parameters: a nested dict, module names as in the torch checkpoints."""
-    init = jax.jit(lambda key: build(config).init(key, *_smallest_input(config))["params"])
+    init = jax.jit(
+        lambda key: build(config).init(key, *_smallest_input(config))["params"],
+        compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling counts
+    )
     return dict(init(key))
 
 
