@@ -1,8 +1,9 @@
 """Settings of the programs, and named presets of them. `sd15` has the paper's numbers."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,14 +13,15 @@ from tyro.conf import OmitArgPrefixes, arg
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.training.optimizer import OptimizerConfig
 
-T = TypeVar("T")
+C = TypeVar("C", bound="LoopConfig")
+J = TypeVar("J", bound="LoopConfig")
 
 # May be others when a run goes on: they do not change what is computed.
 FREE = frozenset(
     {
         *("workers", "log_every", "save_every", "keep_last", "keep_best"),
         *("validate_every", "validation_frames", "validation_steps"),
-        *("data", "anchor", "out", "encodings", "coordinator"),
+        *("data", "anchor", "out", "preset", "encodings", "coordinator"),
     }
 )
 
@@ -41,7 +43,7 @@ class LoopConfig:
         log_every: steps between logged scalars.
         save_every: steps between checkpoints.
         keep_last: newest checkpoints that stay.
-        keep_best: checkpoints with the best validation that stay.
+        keep_best: checkpoints with the best validation that stay, of those of a validated step.
         validate_every: steps between validation grids; 0: only at the end.
         validation_frames: frames of a grid.
 
@@ -133,28 +135,49 @@ class Config(LoopConfig):
             f"validation_steps is {self.validation_steps}: expected 1 to 1000": (
                 1 <= self.validation_steps <= 1000
             ),
+            f"guidance is {self.guidance}: expected a finite number": isfinite(self.guidance),
+            f"control_scale is {self.control_scale}: expected a finite number": isfinite(
+                self.control_scale
+            ),
             "flip mirrors pictures, and what is cached of them cannot be mirrored: add --no-cached"
             " or leave out --flip": not (self.flip and self.cached),
         }
 
 
-@dataclass(frozen=True)
-class Job(Config):
-    """A run: its settings, and where things are.
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a run's things are.
+
+    Attributes:
+        data: the data set, from `anchor-jax prepare`.
+        out: the run's folder; a run that is there goes on.
+    """
+
+    data: Annotated[Path, arg(metavar="DATASET")]
+    out: Annotated[Path, arg(metavar="RUN")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlaces(Places):
+    """Where the things of a stage are.
 
     Attributes:
         anchor: the ANCHOR to start from.
-        data: the data set, from `anchor-jax prepare`.
-        out: the run's folder; a run that is there goes on.
-        encodings: folder for what is cached; default: in the data set.
-        coordinator: HOST:PORT,COUNT,INDEX where several processes train together.
+        preset: the settings that the others change.
+        encodings: folder for what is cached of the frames; default: in the data set.
+        coordinator: where several processes train together: of the first one, how many there
+            are, and which one this is.
     """
 
-    anchor: Path = Path()
-    data: Path = Path()
-    out: Path = Path()
-    encodings: Path | None = None
-    coordinator: str | None = None
+    anchor: Annotated[Path, arg(metavar="ANCHOR")]
+    preset: Literal["sd15", "small", "debug"] = "sd15"
+    encodings: Annotated[Path | None, arg(metavar="DIR")] = None
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT,COUNT,INDEX")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Config, StagePlaces):
+    """A run of a stage: its settings, and where things are."""
 
 
 _SMALL = Config(
@@ -194,49 +217,37 @@ PRESETS: dict[str, dict[str, Config]] = {
 }
 
 
-def parse(stage: str, text: str, args: Sequence[str]) -> Job:
+def parse(
+    job: type[J],
+    places: type[Places],
+    presets: Mapping[str, C],
+    stage: str,
+    text: str,
+    args: Sequence[str],
+) -> J:
     """The job that a command line describes; `--help` and mistakes end the program.
 
     Args:
-        stage: a key of `PRESETS`.
+        job: takes the fields of `places` and of a preset.
+        places: what is not a setting. Its `preset` names one of `presets`.
+        presets: by their names, the first one where none is named.
+        stage: the command after `anchor-jax train`.
         text: what `--help` says first.
         args: the words after the command.
     """
+    chosen = _preset(args, presets)
 
-    chosen = preset_of(args, PRESETS[stage])
-
-    def job(
+    def read(
         *,
-        anchor: Annotated[Path, arg(metavar="ANCHOR")],
-        data: Annotated[Path, arg(metavar="DATASET")],
-        out: Annotated[Path, arg(metavar="RUN")],
-        preset: Literal["sd15", "small", "debug"] = "sd15",
-        encodings: Annotated[Path | None, arg(metavar="DIR")] = None,
-        coordinator: Annotated[str | None, arg(metavar="HOST:PORT,COUNT,INDEX")] = None,
-        config: OmitArgPrefixes[Config] = chosen,
-    ) -> Job:
-        """Args:
-        anchor: the ANCHOR to start from.
-        data: the data set, from `anchor-jax prepare`.
-        out: the run's folder; a run that is there goes on.
-        preset: the settings that the others change.
-        encodings: folder for what is cached of the frames; default: in the data set.
-        coordinator: where several processes train together: of the first one, how many there
-            are, and which one this is.
-        """
-        return Job(
-            **{name: getattr(config, name) for name in Config.__dataclass_fields__},
-            anchor=anchor,
-            data=data,
-            out=out,
-            encodings=encodings,
-            coordinator=coordinator,
-        )
+        places: OmitArgPrefixes[places],  # pyright: ignore[reportInvalidTypeForm]
+        config: OmitArgPrefixes[type(chosen)] = chosen,  # pyright: ignore[reportInvalidTypeForm]
+    ):
+        return job(**vars(places), **vars(config))
 
-    return tyro.cli(job, prog=f"anchor-jax train {stage}", description=text, args=list(args))
+    return tyro.cli(read, prog=f"anchor-jax train {stage}", description=text, args=list(args))
 
 
-def preset_of(args: Sequence[str], presets: dict[str, T]) -> T:
+def _preset(args: Sequence[str], presets: Mapping[str, C]) -> C:
     """The preset that the command line names; its other words are read later."""
     name = next(iter(presets))
     for word, following in zip(args, [*args[1:], ""], strict=True):

@@ -24,6 +24,7 @@ from anchor_jax.inference import clip_pixels, encode_pixels
 from anchor_jax.models import CLIPVisionConfig, VAEConfig, apply
 from anchor_jax.parameters import flatten
 from anchor_jax.shapes import Params
+from anchor_jax.training.sharding import any_process
 
 BATCH = 4  # frames encoded together
 NETWORKS = ("vae", "image_encoder")
@@ -125,14 +126,12 @@ class Cached:
 def cache(
     encoder: Encoder, dataset: Dataset, folder: Path | None, *, progress: bool = True
 ) -> Encodings:
-    """Encode every frame that is not encoded yet; a killed pass goes on where it was.
+    """Encode every frame that is not encoded yet; a killed pass goes on where it was. Several
+    processes share the clips.
 
     Raises:
         AnchorError: the folder cannot be written, or the disk is full.
     """
-    names = {"posterior": encoder.pictures.target, "tokens": encoder.pictures.target}
-    if encoder.pictures.mask is not None:
-        names["masked_posterior"] = encoder.pictures.target
     width, height = dataset.pictures[encoder.pictures.target]
     vae, images = encoder.vae, encoder.image_encoder
     latent = height // vae.factor, width // vae.factor, 2 * vae.latent_channels
@@ -143,7 +142,19 @@ def cache(
     if encoder.pictures.mask is not None:
         shapes["masked_posterior"] = latent
     encodings = Encodings(dataset, encoder.key(dataset), shapes, folder)
-    missing = encodings.missing()
+    missing, count = encodings.missing(), jax.process_count()
+    if any_process(bool(missing)):
+        _encode(encoder, dataset, encodings, missing[jax.process_index() :: count], progress)
+        any_process(False)  # they wait for each other
+        _encode(
+            encoder, dataset, encodings, encodings.missing(), progress
+        )  # in folders of their own
+    return encodings
+
+
+def _encode(
+    encoder: Encoder, dataset: Dataset, encodings: Encodings, missing: list[int], progress: bool
+) -> None:
     total = sum(dataset.clips[clip].frames for clip in missing)
     with tqdm(
         desc="encoding", total=total, unit="frame", smoothing=0.1, disable=not (progress and total)
@@ -155,9 +166,9 @@ def cache(
                 numbers = range(start, min(start + BATCH, dataset.starts[clip + 1]))
                 parts.append(_encode_frames(encoder, [source[i] for i in numbers]))
                 bar.update(len(numbers))
-            arrays = {name: np.concatenate([part[name] for part in parts]) for name in shapes}
+            names = encodings.shapes
+            arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
             encodings.write(clip, arrays)
-    return encodings
 
 
 def _encode_frames(encoder: Encoder, frames: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:

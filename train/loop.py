@@ -19,13 +19,18 @@ from anchor_jax.training.checkpoints import Checkpoints
 from anchor_jax.training.optimizer import learning_rate
 from anchor_jax.training.report import write_report
 from anchor_jax.training.run import Run, stoppable
-from anchor_jax.training.sharding import make_mesh, put_batch, replicated, state_sharding
+from anchor_jax.training.sharding import (
+    any_process,
+    gather,
+    make_mesh,
+    put_batch,
+    put_whole,
+    replicated,
+    state_sharding,
+)
 from anchor_jax.training.step import Loss, init_state, make_step
 
 from .configs import LoopConfig, settings
-
-EXAMPLES = ("losses", "timesteps")  # what a step tells of each example
-
 
 # Shows what the parameters can do by now: scalars, a picture uint8 (h, w, 3), and the score: more
 # is better.
@@ -62,7 +67,8 @@ def fit(
         tell: further scalars, of what a step returned.
 
     Returns:
-        The trained parameters or, where there is one, their moving average.
+        The trained parameters or, where there is one, their moving average; whole, on the first
+        device of each process.
 
     Raises:
         AnchorError: a loss that is not finite, or a disk that is full; checkpoints stay.
@@ -71,8 +77,13 @@ def fit(
     begin = lambda params: init_state(params, optimizer, job.seed, job.ema > 0)
     start = jax.eval_shape(begin, params)
     places = state_sharding(mesh, start, job.fsdp)
+
+    def loss_and_frames(params, key, batch):
+        mean, examples = loss(params, key, batch)
+        return mean, examples | {"frames": batch["frames"]}
+
     step = jax.jit(
-        make_step(loss, optimizer, accumulate=job.accumulate, ema=job.ema),
+        make_step(loss_and_frames, optimizer, accumulate=job.accumulate, ema=job.ema),
         in_shardings=(places, None),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
@@ -86,8 +97,9 @@ def fit(
         state, data = checkpoints.restore(latest, wanted)
         batches.set_state(data)
     else:
-        state = jax.jit(begin, out_shardings=places)(params)
-    number, score = int(state.step), None
+        state = jax.jit(begin, out_shardings=places)(put_whole(places.params, params))
+    del params  # or they would stay in memory
+    number = int(state.step)
     saved = number if latest is not None else -1
     run.begin(number)
     with (
@@ -103,33 +115,35 @@ def fit(
     ):
         try:
             began, since = time.perf_counter(), number
-            while number < job.steps and not stop:
+            while number < job.steps and not any_process(bool(stop)):
                 batch = next(batches)
-                state, told = step(state, put_batch(mesh, inputs_of(batch)))
-                number += 1
-                check_finite(number, told, batch)
+                frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
+                inputs = {**inputs_of(batch), "frames": frames}
+                state, told = step(state, put_batch(mesh, inputs))
+                number, score = number + 1, None
+                check_finite(number, told)
                 bar.update()
                 if due(number, job.log_every, job.steps):
                     speed = (number - since) / (time.perf_counter() - began)
-                    values = {k: float(v) for k, v in told.items() if k not in EXAMPLES}
+                    values = {k: float(v) for k, v in told.items() if not v.ndim}
                     values |= tell(told) | {
                         "learning_rate": float(np.asarray(rate(number - 1))),
                         "frames_per_second": job.batch_size * speed,
                         "memory_mb": memory_mb(),
                     }
-                    run.log(number, values)
+                    run.log(number, values, np.asarray(told["frames"]).tolist())
                     bar.set_postfix(loss=f"{values['loss']:.4f}")
                     began, since = time.perf_counter(), number
                 if validate is not None and due(number, job.validate_every, job.steps):
-                    scalars, picture, score = validate(trained(state))
+                    scalars, picture, score = validate(gather(mesh, trained(state)))
                     run.log(number, scalars)
                     run.log_grid(number, picture)
                     began, since = time.perf_counter(), number
                 if due(number, job.save_every, job.steps):
                     checkpoints.save(number, state, batches.get_state(), score)
                     saved = number
-            if stop and saved < number:
-                checkpoints.save(number, state, batches.get_state(), score)
+            if saved < number < job.steps:
+                checkpoints.save(number, state, batches.get_state(), None)
             checkpoints.wait()
         finally:
             checkpoints.close()
@@ -137,7 +151,7 @@ def fit(
         write_report(run.folder / "report.html", settings(job), run.metrics())
     if number < job.steps:
         raise KeyboardInterrupt(f"step {number} of {job.steps} is saved; the same command goes on")
-    return trained(state)
+    return gather(mesh, trained(state))
 
 
 def open_devices(job: LoopConfig) -> Mesh:
@@ -165,21 +179,20 @@ def trained(state: Any) -> Params:
     return state.params if state.average is None else state.average
 
 
-def check_finite(number: int, told: Mapping[str, jax.Array], batch: Mapping[str, Any]) -> None:
+def check_finite(number: int, told: Mapping[str, jax.Array]) -> None:
     """Raise AnchorError, naming step and examples, where a loss or a gradient is not finite."""
     norms = [value for name, value in told.items() if name.startswith("gradient_norm/")]
     if all(math.isfinite(value) for value in (told["loss"], *norms)):
         return
-    losses = np.asarray(told["losses"])
-    bad = batch["index"][~np.isfinite(losses[batch["position"]])]
-    blamed = (
-        f"frames {shorten([str(i) for i in bad])} of the data set"
-        if len(bad)
-        else ("every example's loss is: it is the gradient")
-    )
+    frames = np.asarray(told["frames"])[~np.isfinite(np.asarray(told["losses"]))]
+    pairs = [f"{frame} with reference {reference}" for frame, reference in frames.tolist()]
+    if pairs:
+        what = f"the loss is not finite for frame {shorten(pairs, 8)} of the data set"
+    else:
+        what = "the loss of every frame is finite, but not the gradient"
     raise AnchorError(
-        f"step {number}: the loss or its gradient is not finite ({blamed}); the last checkpoint"
-        " is kept: check those frames, or lower the learning rate"
+        f"step {number}: {what}; the last checkpoint is kept: check the frames and what is cached"
+        " of them, or lower the learning rate"
     )
 
 

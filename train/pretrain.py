@@ -6,7 +6,7 @@ python -m train.pretrain --anchor fresh --data many --out runs/pretrain
 import sys
 from collections.abc import Sequence
 
-from .configs import parse
+from .configs import PRESETS, Job, StagePlaces, parse
 from .frozen import Pictures
 from .stage import Stage, train
 
@@ -22,7 +22,8 @@ RUN/anchor; RUN/report.html shows curves and pictures, and TensorBoard reads RUN
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    train(STAGE, parse(STAGE.name, TEXT, sys.argv[1:] if args is None else args))
+    words = sys.argv[1:] if args is None else args
+    train(STAGE, parse(Job, StagePlaces, PRESETS[STAGE.name], STAGE.name, TEXT, words))
 
 
 if __name__ == "__main__":

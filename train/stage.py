@@ -23,7 +23,8 @@ from anchor_jax.training.run import Run
 from . import validation
 from .configs import FREE, Job, note, settings
 from .frozen import NETWORKS, Cached, Encoder, Pictures, cache, keep_mask
-from .loop import EXAMPLES, fit, open_devices
+from .inputs import check_factor, contents, validation_numbers
+from .loop import fit, open_devices
 
 STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_posterior")
 
@@ -47,14 +48,16 @@ def train(stage: Stage, job: Job) -> None:
     join_processes(job.coordinator)
     mesh = open_devices(job)
     dataset = datasets.load(job.data)
-    check_data(stage, dataset, checkpoint.load(job.anchor, networks=()))
-    run = Run(job.out, {"stage": stage.name, **settings(job)}, FREE)
+    header = checkpoint.load(job.anchor, networks=())
+    check_data(stage, dataset, header)
+    names = [f"{stage.part}/unet", f"{stage.part}/control", *NETWORKS]
+    told = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
+    run = Run(job.out, told, FREE)
     try:
         if (job.out / "anchor").exists():
             note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
             return
-        names = [f"{stage.part}/unet", f"{stage.part}/control"]
-        anchor = checkpoint.load(job.anchor, networks=[*names, *NETWORKS])
+        anchor = checkpoint.load(job.anchor, networks=names)
         pictures = replace(stage.pictures, background=job.background)
         encoder = Encoder(anchor, pictures)
         encodings = cache(encoder, dataset, job.encodings) if job.cached else None
@@ -76,16 +79,14 @@ def _train(
     batches: Batches,
 ) -> None:
     model = make_model(stage, job, anchor)
-    empty_text = jnp.asarray(anchor.empty_text)
     frames = validation_frames(job, dataset, encoder)
 
     def loss(params, key, batch):
-        drawn = draw(model, key, batch, empty_text)
+        drawn = draw(model, key, batch, jnp.asarray(anchor.empty_text))
         each = losses(model, params, drawn)
         return each.mean(), {"losses": each, "timesteps": drawn.timesteps}
 
     def validate(params):
-        assert frames is not None
         generated = validation.generate(
             model,
             params,
@@ -109,8 +110,10 @@ def _train(
         loss=loss,
         batches=batches,
         inputs_of=lambda batch: step_inputs(encoder, batch),
-        validate=None if frames is None else validate,
-        tell=lambda told: by_quarter(model, *(np.asarray(told[name]) for name in EXAMPLES)),
+        validate=validate,
+        tell=lambda told: by_quarter(
+            model, np.asarray(told["losses"]), np.asarray(told["timesteps"])
+        ),
     )
     save_anchor(stage, job, run, params)
 
@@ -152,11 +155,7 @@ def check_data(stage: Stage, dataset: Dataset, anchor: Anchor) -> None:
     told = ", ".join(f"{name} {w}x{h}" for name, (w, h) in sizes.items())
     if any(size != first for size in sizes.values()):
         raise AnchorError(f"{dataset.path} has pictures of different sizes: {told}")
-    if any(side % vae.factor for side in first):
-        raise AnchorError(
-            f"{dataset.path} has pictures of {told}: expected multiples of {vae.factor}, the"
-            " autoencoder's factor; prepare it with another --size"
-        )
+    check_factor(dataset, list(sizes), vae.factor)
 
 
 def make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
@@ -211,12 +210,9 @@ def step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.
     return {name: np.asarray(inputs[name]) for name in STEP_INPUTS if name in inputs}
 
 
-def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> "validation.Frames | None":
-    """Held-out frames, or frames that are trained on where none are held out."""
-    if jax.process_count() > 1:  # parameters may lie on several hosts
-        return None
-    spans = validation.held_out_spans(dataset, job.held_out)
-    numbers = validation.choose(spans, job.validation_frames)
+def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validation.Frames:
+    """The frames that grids show, and of each one's clip the first as its reference."""
+    numbers = validation_numbers(dataset, job.held_out, job.validation_frames)
     starts = np.asarray(dataset.starts)
     firsts = [int(starts[np.searchsorted(starts, number, "right") - 1]) for number in numbers]
     return validation.load_frames(Load(dataset), encoder, numbers, firsts, job.seed)
@@ -224,10 +220,6 @@ def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> "validati
 
 def save_anchor(stage: Stage, job: Job, run: Run, trained: dict[str, Any]) -> None:
     """Write RUN/anchor: the anchor it began with, with the trained networks."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        trained = multihost_utils.process_allgather(trained, tiled=True)
     if not run.is_main:
         return
     others = checkpoint.load(job.anchor, networks=(), dtype=None)

@@ -11,8 +11,7 @@ import numpy as np
 from jax import lax
 
 from anchor_jax.compiling import jit
-from anchor_jax.data.dataset import Dataset
-from anchor_jax.data.loader import Load, clip_spans
+from anchor_jax.data.loader import Load
 from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.schedule import sampling_steps
 from anchor_jax.evaluation.psnr import psnr
@@ -36,18 +35,6 @@ class Frames:
     inpainting: Array | None
     noise: Array
     ceiling: np.ndarray  # uint8 (n, h, w, 3): the truth through the autoencoder
-
-
-def held_out_spans(dataset: Dataset, share: float) -> tuple[tuple[int, int], ...]:
-    """The last share of every clip or, where that is nothing, all frames."""
-    spans = clip_spans(dataset, 1 - share if share else 0.0, 1.0)
-    return tuple((start, end) for start, end in spans if end > start) or clip_spans(dataset)
-
-
-def choose(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """`count` frames spread evenly over all frames of the spans."""
-    frames = np.concatenate([np.arange(start, end) for start, end in spans])
-    return [int(frames[i]) for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
 def load_frames(

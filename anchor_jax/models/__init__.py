@@ -1,5 +1,6 @@
 """The five networks of the paper, their configs, and how to build one from the other."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -75,13 +76,18 @@ def apply(
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Fresh float32 parameters: a nested dict, module names as in the torch checkpoints."""
-    init = jax.jit(lambda key: build(config).init(key, *_smallest_input(config))["params"])
-    return dict(init(key))
+    # It runs once: what compiling takes counts.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(partial(_init, config), compiler_options=options)(key)
 
 
 def abstract_params(config: NetworkConfig) -> Params:
     """The tree of `init_params` with `jax.ShapeDtypeStruct` leaves, without computing anything."""
-    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    return jax.eval_shape(partial(_init, config), jax.random.key(0))
+
+
+def _init(config: NetworkConfig, key: jax.Array) -> Params:
+    return dict(build(config).init(key, *_smallest_input(config))["params"])
 
 
 def _smallest_input(config: NetworkConfig) -> tuple[jax.Array, ...]:

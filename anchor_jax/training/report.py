@@ -31,7 +31,12 @@ def write_report(
     """
     parts = [f"<h1>{html.escape(path.absolute().parent.name)}</h1>"]
     if metrics:
-        last = {name: value for line in metrics for name, value in line.items()}
+        last = {
+            name: value
+            for line in metrics
+            for name, value in line.items()
+            if isinstance(value, int | float)
+        }
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{value:.5g}</td></tr>"
             for name, value in last.items()

@@ -1,7 +1,7 @@
 """The folder of a run: what it was told, what it did, and how it stops.
 
 config.json     every setting and the versions of what ran
-metrics.jsonl   one line a logged step
+metrics.jsonl   one line a logged step: scalars, and the frames with their references
 events/         the same for TensorBoard
 grids/          pictures of validation, by step
 checkpoints/    see `checkpoints`
@@ -12,10 +12,11 @@ report.html     curves and grids on one page
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +27,14 @@ import jax
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.training.sharding import any_process
 
 PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 class Run:
-    """A run's folder, new or gone on with.
+    """A run's folder, new or gone on with. Of several processes the first one alone writes here,
+    but for checkpoints.
 
     Args:
         folder: made if it is not there; its parent must be.
@@ -46,6 +49,18 @@ class Run:
     def __init__(self, folder: Path, settings: Mapping[str, Any], free: frozenset[str]):
         self.folder = folder
         self.is_main = jax.process_index() == 0
+        self._events: Any = None
+        problem = None
+        if self.is_main:
+            try:
+                self._open(settings, free)
+            except AnchorError as error:
+                problem = error
+        if any_process(problem is not None):
+            raise problem or AnchorError(f"{folder}: the first process tells what is wrong")
+
+    def _open(self, settings: Mapping[str, Any], free: frozenset[str]) -> None:
+        folder = self.folder
         if not folder.absolute().parent.is_dir():
             raise AnchorError(f"{folder}: there is no folder {folder.absolute().parent}")
         try:
@@ -53,25 +68,26 @@ class Run:
             if folder.exists() and not is_run and not _is_empty(folder):
                 raise AnchorError(f"{folder}: exists and is no run; choose a new folder for --out")
             folder.mkdir(exist_ok=True)
-            self._lock = filelock.FileLock(folder / f".lock-{jax.process_index()}")
+            self._lock = filelock.FileLock(folder / ".lock")
             self._lock.acquire(timeout=0)
             if (folder / "config.json").is_file():
                 self._check(settings, free)
-            if self.is_main:
-                self._write_config(settings)
+            for left in folder.glob(".*.partial-*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            self._write_config(settings)
         except filelock.Timeout:
             raise AnchorError(f"{folder}: another process trains in this folder") from None
         except OSError as error:
             raise AnchorError(f"{folder}: cannot be written: {first_line(error)}") from None
-        self._events: Any = None
 
     def _check(self, settings: Mapping[str, Any], free: frozenset[str]) -> None:
         try:
             old = json.loads((self.folder / "config.json").read_text("utf-8"))["settings"]
+            new = json.loads(json.dumps(dict(settings)))
             changed = [
-                f"{name} was {old.get(name)!r} and is {settings.get(name)!r}"
-                for name in sorted(set(old) | set(settings))
-                if name not in free and old.get(name) != json.loads(json.dumps(settings.get(name)))
+                f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+                for name in sorted(set(old) | set(new))
+                if name not in free and old.get(name) != new.get(name)
             ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnchorError(
@@ -91,10 +107,13 @@ class Run:
             "devices": [str(device) for device in jax.devices()],
             "command": sys.argv,
         }
-        path = self.folder / "config.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        os.replace(partial, path)
+        self._replace("config.json", json.dumps(content, indent=1) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole or not at all."""
+        partial = self.folder / f".{name}.partial"
+        partial.write_text(text, "utf-8")
+        os.replace(partial, self.folder / name)
 
     def begin(self, step: int) -> None:
         """Open the logs to go on after `step`; what they tell of later steps is forgotten."""
@@ -103,28 +122,31 @@ class Run:
         import tensorboardX
 
         kept = [line for line in self.metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        (self.folder / "metrics.jsonl").write_text(text, "utf-8")
+        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         self._events = tensorboardX.SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars of a step."""
+    def log(
+        self, step: int, values: Mapping[str, float], frames: Sequence[Any] | None = None
+    ) -> None:
+        """Scalars of a step and, for `metrics.jsonl` alone, the frames that it saw."""
         if not self.is_main:
             return
+        line = {"step": step, **values} | ({} if frames is None else {"frames": frames})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def log_grid(self, step: int, grid: np.ndarray) -> Path:
+    def log_grid(self, step: int, grid: np.ndarray) -> None:
         """A picture uint8 (h, w, 3) of a step."""
+        if not self.is_main:
+            return
         from PIL import Image
 
         path = self.folder / "grids" / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(grid).save(path)
         self._events.add_image("validation", grid, step, dataformats="HWC")
-        return path
 
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged, in order."""
@@ -143,12 +165,14 @@ class Run:
         """Flush the logs and leave the folder to others."""
         if self._events is not None:
             self._events.close()
-        self._lock.release()
+        if self.is_main:
+            self._lock.release()
 
 
 def _is_empty(folder: Path) -> bool:
-    """But for the lock of a process that came no further."""
-    return folder.is_dir() and all(path.name.startswith(".lock") for path in folder.iterdir())
+    """But for what a process left that came no further."""
+    left = {".lock", ".config.json.partial"}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= left
 
 
 class Stop:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -36,6 +37,31 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
         name: jax.make_array_from_process_local_data(sharding, values)
         for name, values in batch.items()
     }
+
+
+def put_whole(places: Any, tree: Any) -> Any:
+    """Arrays that every process has whole, put where `places` says, a tree like `tree`."""
+
+    def put(leaf, place: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
+
+    return jax.tree.map(put, tree, places)
+
+
+def gather(mesh: Mesh, tree: Any) -> Any:
+    """The arrays of `tree` whole, on this process's first device. All processes have to call it."""
+    if mesh.size == 1:
+        return tree
+    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether any process says so. All of them have to ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

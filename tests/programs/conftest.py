@@ -10,6 +10,8 @@ from PIL import Image
 from anchor_jax import cli
 from benchmarks.random_checkpoint import write_checkpoint
 
+from .training import write_data
+
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
@@ -84,3 +86,25 @@ def published(tiny_dir, tmp_path_factory) -> Path:
     words += ["--base", tiny_dir / "sd", "--image-encoder", tiny_dir / "clip-vision", "--out", out]
     assert cli.main(list(map(str, words))) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def train_data(tmp_path_factory) -> Path:
+    """Two clips of eight frames of 32x32 with all pictures there are. Do not write here, but for
+    what is cached."""
+    return write_data(tmp_path_factory.mktemp("train") / "data")
+
+
+@pytest.fixture(scope="session")
+def autoencoder(train_data, tmp_path_factory) -> Path:
+    """The run of four steps of an autoencoder. Do not write here."""
+    out = tmp_path_factory.mktemp("autoencoder") / "run"
+    words = ["--preset", "debug", "--data", str(train_data), "--out", str(out)]
+    assert cli.main(["train", "autoencoder", *words]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def fresh(autoencoder) -> Path:
+    """The anchor that it made: the other networks are fresh. Do not write here."""
+    return autoencoder / "anchor"

@@ -1,4 +1,4 @@
-"""`anchor-jax train` from a data set to an anchor, stopped and gone on with."""
+"""`anchor-jax train` from a data set to an anchor that `generate` takes."""
 
 import json
 import shutil
@@ -10,77 +10,157 @@ import pytest
 from PIL import Image
 
 from anchor_jax import checkpoint, cli
+from anchor_jax.data import video
+
+from .test_generate import probe
+from .test_generate_face import SMALL, landmarks
+from .training import assert_same, logged, train
+
+RESULTS = {
+    "config.json",
+    "metrics.jsonl",
+    "events",
+    "grids",
+    "checkpoints",
+    "anchor",
+    "report.html",
+}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Twelve frames of 32x32 with poses, by way of the command."""
-    folder = tmp_path_factory.mktemp("train")
-    rng = np.random.default_rng(0)
-    lines = []
-    for i in range(12):
-        for name in ("target", "pose"):
-            pixels = np.full((32, 32, 3), 20 * i, np.uint8)
-            pixels[8:24, i : i + 12] = rng.integers(0, 256, 3)
-            Image.fromarray(pixels).save(folder / f"{name}{i:02d}.png")
-
-    for i in range(12):
-        names = {"source": f"pose{i:02d}.png", "target": f"target{i:02d}.png"}
-        names["reference"] = f"target{(i + 1) % 12:02d}.png"
-        lines.append(json.dumps({key: str(folder / name) for key, name in names.items()}))
-    (folder / "list.json").write_text("\n".join(lines) + "\n", "utf-8")
-    out = folder / "data"
-    assert cli.main(["prepare", "--list", str(folder / "list.json"), "--out", str(out)]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def anchor(data, tmp_path_factory) -> Path:
-    """What four steps of the autoencoder make."""
-    out = tmp_path_factory.mktemp("autoencoder") / "run"
-    words = ["train", "autoencoder", "--preset", "debug", "--data", str(data), "--out", str(out)]
-    assert cli.main(words) == 0
-    return out / "anchor"
-
-
-def finetune(anchor: Path, data: Path, out: Path, *more: str) -> int:
-    words = ["train", "finetune", "--preset", "debug", "--anchor", str(anchor)]
-    return cli.main([*words, "--data", str(data), "--out", str(out), *more])
-
-
-@pytest.fixture(scope="module")
-def run(anchor, data, tmp_path_factory) -> Path:
-    """A whole run of four steps, with accumulation."""
+def finetuned(fresh, train_data, tmp_path_factory) -> Path:
+    """A run of four steps, with accumulation and a moving average. Do not write here."""
     out = tmp_path_factory.mktemp("finetune") / "run"
-    assert finetune(anchor, data, out, "--accumulate", "2") == 0
+    assert train("finetune", fresh, train_data, out, "--accumulate", "2") == 0
     return out
 
 
-def trained(run: Path) -> list[np.ndarray]:
-    names = ("body/unet", "body/control")
-    return jax.tree.leaves(checkpoint.load(run / "anchor", networks=names).params)
+def changed(anchor: Path, before: Path) -> set[str]:
+    """The networks with other weights than before."""
+    names = [name for name in checkpoint.NETWORKS if name != "text_encoder"]
+    ours, theirs = (checkpoint.load(path, networks=names).params for path in (anchor, before))
+    return {
+        name
+        for name in names
+        for x, y in zip(jax.tree.leaves(ours[name]), jax.tree.leaves(theirs[name]), strict=True)
+        if (np.asarray(x) != np.asarray(y)).any()
+    }
 
 
-def test_a_run_goes_on_bit_for_bit(run, anchor, data, tmp_path):
+def two(poses: Path, folder: Path) -> Path:
+    """The first two pose images."""
+    folder.mkdir()
+    for path in sorted(poses.iterdir())[:2]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_an_autoencoder_becomes_an_anchor(autoencoder, train_data):
+    """Catches an autoencoder that does not learn, latents that are not of unit scale, and a run
+    whose parts are missing."""
+    assert {path.name for path in autoencoder.iterdir() if path.name[0] != "."} == RESULTS
+    losses = [line["loss"] for line in logged(autoencoder) if "loss" in line]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    anchor = checkpoint.load(autoencoder / "anchor", networks=["body/control"])
+    assert 0.01 < anchor.networks["vae"].scaling_factor < 100  # pyright: ignore
+    zeros = anchor.params["body/control"]["controlnet_mid_block"]
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(zeros))
+    assert anchor.provenance["autoencoder"]["data"] == train_data.name
+
+
+def test_finetuning_changes_the_body_alone(finetuned, fresh):
+    """Catches a frozen network that is trained, a trained one that is not saved, and a grid or a
+    report that is missing."""
+    assert {path.name for path in finetuned.iterdir() if path.name[0] != "."} == RESULTS
+    assert changed(finetuned / "anchor", fresh) == {"body/unet", "body/control"}
+    with Image.open(finetuned / "grids" / "00000004.png") as grid:
+        assert grid.size == (3 * 32, 2 * 32)
+    lines = logged(finetuned)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "validation/psnr" in line] == [2, 4]
+
+
+def test_the_anchor_gets_the_moving_average(finetuned):
+    """Catches an average that is kept and then not used."""
+    from .training import state
+
+    kept = state(finetuned, 4)
+    params = checkpoint.load(finetuned / "anchor", networks=["body/unet"]).params["body/unet"]
+    ours = np.asarray(params["conv_in"]["kernel"])
+    path = "['unet']['conv_in']['kernel']"
+    np.testing.assert_array_equal(ours, kept[f"['average']{path}"])
+    assert (ours != kept[f"['params']{path}"]).any()
+
+
+def test_pretraining_cuts_backgrounds_away(fresh, train_data, generate, poses, tmp_path):
+    """Catches a stage that learns backgrounds, and a result that does not generate."""
+    run = tmp_path / "run"
+    assert train("pretrain", fresh, train_data, run, "--background", "77") == 0
+    assert changed(run / "anchor", fresh) == {"body/unet", "body/control"}
+    with Image.open(run / "grids" / "00000004.png") as grid:
+        truth = np.asarray(grid)[:32, 64:]
+    assert (truth[-8:] == 77).all() and (truth[:4] == 77).all()
+    assert (truth[4:-8] != 77).any()
+    assert generate("--no-face", anchor=run / "anchor", poses=two(poses, tmp_path / "two")) == 0
+    assert probe(tmp_path / "out.mp4")[:2] == (2, (64, 64))
+
+
+def test_the_face_is_trained_and_repaints(fresh, train_data, generate, poses, tmp_path):
+    """Catches a face stage that trains the body, reads other pictures, or makes an anchor whose
+    face `generate` cannot use."""
+    run = tmp_path / "run"
+    assert train("face", fresh, train_data, run) == 0
+    assert changed(run / "anchor", fresh) == {"face/unet", "face/control"}
+    options = {
+        "anchor": run / "anchor",
+        "poses": two(poses, tmp_path / "two"),
+        "face_landmarks": landmarks(tmp_path / "points.json", [SMALL] * 2),
+        "face_size": 16,
+        "frames_dir": tmp_path / "frames",
+    }
+    assert generate(**options) == 0
+    assert len(video.read_frames(tmp_path / "frames")[0]) == 2
+
+
+def test_a_run_goes_on_bit_for_bit(finetuned, fresh, train_data, tmp_path):
     """Catches data that begin again, and a state (moments, average, key) that is not restored."""
-    again = shutil.copytree(run, tmp_path / "run")
+    again = shutil.copytree(finetuned, tmp_path / "run")
     shutil.rmtree(again / "anchor")
     shutil.rmtree(again / "checkpoints" / "4")
-    assert finetune(anchor, data, again, "--accumulate", "2") == 0
-    for ours, theirs in zip(trained(again), trained(run), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert (again / "metrics.jsonl").read_text().count("\n") > 4
+    assert train("finetune", fresh, train_data, again, "--accumulate", "2") == 0
+    assert_same(again, finetuned, 4)
+    assert not changed(again / "anchor", finetuned / "anchor")
 
 
-def test_other_settings_are_refused(run, anchor, data, capsys):
-    """Catches a run that goes on as another one."""
-    assert finetune(anchor, data, run, "--accumulate", "2", "--seed", "7") == 2
-    assert "seed was 42 and is 7" in capsys.readouterr().err
+def test_a_complete_run_is_left_alone(finetuned, fresh, train_data, capsys):
+    """Catches a result that is made anew."""
+    before = {path: path.stat().st_mtime_ns for path in finetuned.glob("anchor/**/*")}
+    assert train("finetune", fresh, train_data, finetuned, "--accumulate", "2") == 0
+    assert "is complete" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finetuned.glob("anchor/**/*")} == before
 
 
-def test_pretraining_needs_mattes(anchor, data, tmp_path, capsys):
-    """Catches a stage one that learns backgrounds."""
-    words = ["train", "pretrain", "--preset", "debug", "--anchor", str(anchor)]
-    assert cli.main([*words, "--data", str(data), "--out", str(tmp_path / "run")]) == 2
-    assert "has no matte, which pretrain needs" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+def test_what_is_cached_gives_the_same_losses(finetuned, fresh, train_data, tmp_path):
+    """Catches encodings of other frames, another reference, or pictures prepared otherwise."""
+    run = tmp_path / "run"
+    assert train("finetune", fresh, train_data, run, "--accumulate", "2", "--no-cached") == 0
+    ours, theirs = logged(run), logged(finetuned)
+    assert [line.get("frames") for line in ours] == [line.get("frames") for line in theirs]
+    for line, expected in zip(ours, theirs, strict=True):
+        if "loss" in line:
+            np.testing.assert_allclose(line["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_the_published_list_trains(fresh, tmp_path):
+    """Catches a data set of the published lists that lacks what a stage needs."""
+    lines = []
+    for i in range(4):
+        for name in ("target", "pose"):
+            pixels = np.full((32, 32, 3), 50 * i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{name}{i}.png")
+        names = {"source": f"pose{i}.png", "target": f"target{i}.png", "reference": "target0.png"}
+        lines.append(json.dumps(names))
+    (tmp_path / "list.json").write_text("\n".join(lines) + "\n", "utf-8")
+    data = tmp_path / "data"
+    assert cli.main(["prepare", "--list", str(tmp_path / "list.json"), "--out", str(data)]) == 0
+    assert train("finetune", fresh, data, tmp_path / "run", "--accumulate", "2") == 0

@@ -1,0 +1,51 @@
+"""What the programs look up in data set and anchor before they begin."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from anchor_jax.checkpoint import Anchor
+from anchor_jax.data.dataset import Dataset
+from anchor_jax.data.loader import clip_spans
+from anchor_jax.errors import AnchorError, shorten
+
+
+def check_factor(dataset: Dataset, pictures: Sequence[str], factor: int) -> None:
+    """Raise AnchorError for pictures whose sides the autoencoder's factor does not divide."""
+    bad = [
+        f"{name} is {width}x{height}"
+        for name in pictures
+        for width, height in [dataset.pictures[name]]
+        if width % factor or height % factor
+    ]
+    if bad:
+        raise AnchorError(
+            f"{dataset.path}: {shorten(bad)}: expected multiples of {factor}, the autoencoder's"
+            " factor; prepare the data set with another --size"
+        )
+
+
+def contents(
+    dataset: Dataset, anchor: Anchor | None = None, networks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What must be the same when a run goes on, wherever data set and anchor lie by then: flat, as
+    JSON has it."""
+    digest = hashlib.sha256("".join(clip.sha256 for clip in dataset.clips).encode())
+    told: dict[str, Any] = {"data.sha256": digest.hexdigest()}
+    if anchor is not None:
+        configs = {name: anchor.networks[name] for name in networks} | {"schedule": anchor.schedule}
+        for name, config in configs.items():
+            told |= {f"{name}.{key}": value for key, value in asdict(config).items()}
+    return told
+
+
+def validation_numbers(dataset: Dataset, share: float, count: int) -> list[int]:
+    """The numbers of `count` frames, spread evenly over what is held out for validation: the last
+    share of every clip or, where that is nothing, all frames."""
+    spans = clip_spans(dataset, 1 - share if share else 0.0, 1.0)
+    spans = [span for span in spans if span[1] > span[0]] or clip_spans(dataset)
+    frames = np.concatenate([np.arange(start, end) for start, end in spans])
+    return [int(frames[i]) for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
