@@ -184,9 +184,7 @@ def main() -> None:
         megabytes = sum(clip.bytes for clip in dataset.clips) / 1e6
     print(table(cases))
     if args.out:
-        command = " ".join(["python", "-m", "benchmarks.loading", *sys.argv[1:]])
-        result = environment(len(os.sched_getaffinity(0))) | {
-            "command": command,
+        result = environment("benchmarks.loading", len(os.sched_getaffinity(0))) | {
             "frames": len(dataset),
             "megabytes": round(megabytes, 1),
             "batch_size": BATCH,

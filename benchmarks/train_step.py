@@ -139,6 +139,7 @@ def build_torch(case: Case):
 def plan(size: str, batch: int, side: int, dtype: str, remat: bool) -> dict[str, float]:
     """GB that a step's program asks for: its state, and what it computes with beside."""
     import jax
+    import jax.numpy as jnp
 
     from anchor_jax.models import abstract_params
     from anchor_jax.training.loss import Draw
@@ -148,9 +149,10 @@ def plan(size: str, batch: int, side: int, dtype: str, remat: bool) -> dict[str,
     configs = SIZES[size]
     step, begin = make_jitted(case, dtype, remat)
     params = {name: abstract_params(getattr(configs, name)) for name in ("unet", "control")}
-    drawn = Draw(**inputs(case, configs.unet.context_dim))
+    drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
     compiled = step.lower(jax.eval_shape(begin, params), {"drawn": drawn}).compile()
     sizes = compiled.memory_analysis()
+    assert sizes is not None
     gb = lambda count: round(count / 1e9, 2)
     return {"state": gb(sizes.argument_size_in_bytes), "beside": gb(sizes.temp_size_in_bytes)}
 

@@ -19,7 +19,11 @@ MEASURED = ("frames_per_second", "memory_mb")  # are other numbers each time
 
 
 def write_data(
-    folder: Path, pictures=tuple(PICTURES), size=(32, 32), clips=(8, 8), seed: int = 0
+    folder: Path,
+    pictures: tuple[str, ...] = tuple(PICTURES),
+    size: tuple[int, int] = (32, 32),
+    clips=(8, 8),
+    seed: int = 0,
 ) -> Path:
     """A data set of a square that moves, and changes its colour."""
     sizes = dict.fromkeys(pictures, size)
