@@ -42,11 +42,6 @@ class NoisePredictor:
     dtype: str = "float32"
     inflation: Inflation = PUBLISHED
 
-    @property
-    def cpu_fusions(self) -> bool:
-        """Attention outweighs the convolutions of narrow networks (`docs/benchmarks.md`)."""
-        return self.unet.channels[0] < 256
-
     def __call__(
         self,
         params: Params,

@@ -38,6 +38,7 @@ def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
     """Our step, and the function that makes its state of parameters."""
     import jax
 
+    from anchor_jax.compiling import options
     from anchor_jax.diffusion.schedule import ScheduleConfig
     from anchor_jax.training.loss import Model, losses
     from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -60,7 +61,8 @@ def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
         return each.mean(), {"losses": each}
 
     begin = lambda params: init_state(params, optimizer, 0, ema=False)
-    return jax.jit(make_step(loss, optimizer), donate_argnums=0), begin
+    step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=options())
+    return step, begin
 
 
 def build_ours(case: Case):
@@ -68,20 +70,25 @@ def build_ours(case: Case):
     import jax
     import jax.numpy as jnp
 
+    from anchor_jax.compiling import compile_ahead
     from anchor_jax.training.loss import Draw
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     configs = SIZES[case.size]
     drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
-    step, begin = make_jitted(case)
+    jitted, begin = make_jitted(case)
     params = {
         name: random_params(getattr(configs, name), SEEDS[name]) for name in ("unet", "control")
     }
-    state = begin(params)
+    state = jax.jit(begin)(params)
+    del params  # or they would stay in memory
+
+    step = None
 
     def run():
-        nonlocal state
+        nonlocal state, step
+        step = step or compile_ahead(jitted, state, {"drawn": drawn})
         state, told = step(state, {"drawn": drawn})
         names = ("loss", "gradient_norm/unet", "gradient_norm/control")
         return np.array([float(told[name]) for name in names])

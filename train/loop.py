@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from anchor_jax.compiling import compile_ahead, options
 from anchor_jax.data.loader import Batches
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.shapes import Params
@@ -82,11 +83,12 @@ def fit(
         mean, examples = loss(params, key, batch)
         return mean, examples | {"frames": batch["frames"]}
 
-    step = jax.jit(
+    jitted = jax.jit(
         make_step(loss_and_frames, optimizer, accumulate=job.accumulate, ema=job.ema),
         in_shardings=(places, None),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=options(),
     )
     rate = learning_rate(job.optimizer, job.steps)
     checkpoints = Checkpoints(run.folder / "checkpoints", job.keep_last, job.keep_best)
@@ -102,6 +104,7 @@ def fit(
     number = int(state.step)
     saved = number if latest is not None else -1
     run.begin(number)
+    step = None
     with (
         stoppable() as stop,
         tqdm(
@@ -118,8 +121,9 @@ def fit(
             while number < job.steps and not any_process(bool(stop)):
                 batch = next(batches)
                 frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
-                inputs = {**inputs_of(batch), "frames": frames}
-                state, told = step(state, put_batch(mesh, inputs))
+                inputs = put_batch(mesh, {**inputs_of(batch), "frames": frames})
+                step = step or compile_ahead(jitted, state, inputs)
+                state, told = step(state, inputs)
                 number, score = number + 1, None
                 check_finite(number, told)
                 bar.update()

@@ -137,9 +137,7 @@ def scores(frames: Frames, generated: np.ndarray) -> dict[str, float]:
     }
 
 
-@partial(
-    jit, static_argnums=0, static_argnames=("num_steps", "guidance", "control_scale"), fusions=True
-)
+@partial(jit, static_argnums=0, static_argnames=("num_steps", "guidance", "control_scale"))
 def _denoise(
     model: Model,
     params: Params,

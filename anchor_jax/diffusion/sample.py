@@ -7,12 +7,9 @@ The networks come in as one callable:
 
 with b = 2 (unconditional, conditional) or, where the guidance scale is 1, b = 1 (conditional
 alone). It must be hashable and equal to itself between calls, since compiled code is kept by it.
-An attribute `cpu_fusions` says whether it is faster with what `compiling.jit` leaves out.
 """
 
-import ctypes
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from anchor_jax.compiling import jit
+from anchor_jax.compiling import jit, return_freed_memory
 from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
 from anchor_jax.diffusion.windows import count_windows, plan_windows, sum_windows
@@ -117,6 +114,7 @@ def sample(
     return x
 
 
+@partial(jit, static_argnames=("denoise", "halves", "size", "stride"))
 def predict_group(
     denoise: Denoise,
     params,
@@ -131,25 +129,13 @@ def predict_group(
 ) -> Array:
     """Sum of the predictions of `WINDOWS_PER_CALL` windows over the frames they reach:
     (frames, h, w, c) -> (halves, frames, h, w, c). Only the first `num_frames` frames are real."""
-    compiled = fused_group if getattr(denoise, "cpu_fusions", False) else plain_group
-    sizes = {"halves": halves, "size": size, "stride": stride}
-    return compiled(denoise, params, latents, condition, timestep, num_frames, **sizes)
 
-
-def _predict_group(
-    denoise, params, latents, condition, timestep, num_frames, *, halves, size, stride
-):
     def predict(start: Array, mask: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         return denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, mask)
 
     shape = (halves, *latents.shape)
     return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)
-
-
-STATIC = ("denoise", "halves", "size", "stride")
-plain_group = jit(_predict_group, static_argnames=STATIC)
-fused_group = jit(_predict_group, static_argnames=STATIC, fusions=True)
 
 
 @partial(jax.jit, static_argnames="prediction_type", donate_argnames="latents")
@@ -169,13 +155,6 @@ def guided_step(
     if len(mean) == 2:
         prediction = mean[0] + guidance * (mean[1] - mean[0])
     return ddim_step(latents, prediction, alpha, alpha_prev, prediction_type)
-
-
-def return_freed_memory() -> None:
-    """Hand back to the system what the compiler has freed: some hundred megabytes, which glibc
-    would keep beside the buffers of the computation."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @partial(jax.jit, donate_argnums=0)
