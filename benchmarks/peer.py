@@ -88,7 +88,8 @@ def build_ours(case: Case):
     import jax
     import jax.numpy as jnp
 
-    from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group, return_freed_memory
+    from anchor_jax.compiling import return_freed_memory
+    from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
     from anchor_jax.inference import NoisePredictor, decode_images
     from anchor_jax.models import PER_FRAME
     from anchor_jax.repaint import FacePredictor
@@ -252,14 +253,14 @@ def measure(module: str, case: Case, pairs: int, threads: int) -> dict:
 def table(results: dict[str, dict]) -> str:
     """The results as Markdown."""
     lines = [
-        "| case | ours | PyTorch | time ratio | CPU time ratio | cores used "
+        "| case | CPU | ours | PyTorch | time ratio | CPU time ratio | cores used "
         "| peak memory | memory ratio (compiling) | first call (with cache) | of it compiling "
         "| difference |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results.values():
         lines.append(
-            f"| {r['what']} | {r['our_median_s']:.2f} s | {r['torch_median_s']:.2f} s "
+            f"| {r['what']} | {r['cpu']} | {r['our_median_s']:.2f} s | {r['torch_median_s']:.2f} s "
             f"| **{r['ratio']:.2f}** | {r['cpu_time_ratio']:.2f} "
             f"| {r['our_cores']:.1f}, {r['torch_cores']:.1f} "
             f"| {r['our_peak_mb']:,.0f}, {r['torch_peak_mb']:,.0f} MB "
@@ -318,9 +319,10 @@ def run(cases: Mapping[str, Case], args: argparse.Namespace, module: str) -> Non
     results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.case:
         print(f"{name} ", end="", flush=True, file=sys.stderr)
-        results[name] = measure(module, cases[name], args.pairs, args.threads)
-        results[name] |= environment(module, args.threads)
-        print(f" {results[name]['ratio']:.2f}x", file=sys.stderr)
+        result = measure(module, cases[name], args.pairs, args.threads)
+        result |= environment(module, args.threads)
+        results[f"{name}, {result['cpu']}"] = result
+        print(f" {result['ratio']:.2f}x", file=sys.stderr)
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(results, indent=1) + "\n")
