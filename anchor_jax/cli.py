@@ -155,12 +155,14 @@ _REGIONS = "body", "face", "hands"
 def _finetune_demo(assets: "Assets", out: Path, data: Path | None, steps: int) -> Path:
     """The ANCHOR that `demo --finetune` makes in OUT-finetune."""
     _need_extra("train", *_TRAIN_MODULES)
+    from anchor_jax.data import dataset as datasets
     from anchor_jax.demo import finetune, prepare_training
 
     folder = out.with_name(f"{out.name}-finetune")
     if data is None:
         with _bars() as progress:
             data = prepare_training(assets, folder / "data", progress)
+    datasets.load(data)
     folder.mkdir(exist_ok=True)
     program = import_module("anchor_jax.train.finetune")
     with _without_logs():

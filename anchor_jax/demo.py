@@ -244,7 +244,7 @@ def finetune(
         "data": data,
         "out": run,
         "steps": steps,
-        "optimizer.warmup": min(100, steps // 10),
+        "warmup": min(100, steps // 10),
         "validate-every": max(1, steps // 6),
         "save-every": max(1, steps // 6),
     }

@@ -4,6 +4,7 @@ XLA's own count of a compiled program takes every loop's body once, however ofte
 here is such loops.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,17 +67,18 @@ def step_flops(
 def _count(jaxpr: core.Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            ((contracted, _), _) = equation.params["dimension_numbers"]
-            sizes = equation.invars[0].aval.shape
-            total += 2 * equation.outvars[0].aval.size * _product(sizes[i] for i in contracted)
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            features = equation.params["dimension_numbers"].rhs_spec[0]
-            per_output = kernel.size // kernel.shape[features]
-            total += 2 * equation.outvars[0].aval.size * per_output
+        name = equation.primitive.name
+        if name in ("dot_general", "conv_general_dilated"):
+            inputs: list[Any] = [value.aval for value in equation.invars]
+            output: Any = equation.outvars[0].aval
+            numbers = equation.params["dimension_numbers"]
+            if name == "dot_general":
+                terms = math.prod(inputs[0].shape[axis] for axis in numbers[0][0])
+            else:  # of the kernel, all axes but that of the output's channels
+                terms = inputs[1].size // inputs[1].shape[numbers.rhs_spec[0]]
+            total += 2 * output.size * terms
         else:
-            times = equation.params["length"] if equation.primitive.name == "scan" else 1
+            times = equation.params["length"] if name == "scan" else 1
             total += times * sum(map(_count, _inner(equation.params)))
     return total
 
@@ -89,7 +91,3 @@ def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
                 yield item.jaxpr
             elif isinstance(item, core.Jaxpr):
                 yield item
-
-
-def _product(sizes: Iterator[int]) -> int:
-    return int(np.prod(list(sizes), dtype=np.int64))

@@ -144,7 +144,7 @@ def write_test(folder: Path, out: Path, count: int) -> None:
     np.savez_compressed(out / "poses-conditions" / TABLE, allow_pickle=False, **kept)
     for path in video.list_images(beside / "face")[:count]:
         with Image.open(path) as image:
-            bits = image.convert("L").point(lambda value: 255 * (value > 127)).convert("1")
+            bits = Image.fromarray(np.asarray(image.convert("L")) > 127)
         bits.save(out / "poses-conditions" / "face" / path.name, optimize=True)
 
 
