@@ -30,6 +30,7 @@ from anchor_jax.body.edit import crop
 from anchor_jax.body.formats import read_motion, save_motion
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
+from anchor_jax.data.clips import MIN_LENGTH
 from anchor_jax.errors import AnchorError
 from anchor_jax.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Setting, check_clip, read_clip
@@ -151,6 +152,8 @@ def write_test(folder: Path, out: Path, count: int) -> None:
 def write_train(dataset: Path, out: Path, count: int) -> None:
     """The first frames of a data set and their poses."""
     opened = datasets.load(dataset)
+    if min(count, len(opened)) < MIN_LENGTH:
+        raise AnchorError(f"{dataset}: expected at least {MIN_LENGTH} frames to finetune on")
     source = opened.source()
     numbers = range(min(count, len(opened)))
     out.mkdir()

@@ -123,6 +123,6 @@ def assets(fresh, test_clip, train_data, tmp_path_factory) -> Path:
     """Assets of eight frames, made of an anchor that nobody trained. Do not write here."""
     out = tmp_path_factory.mktemp("assets") / "assets"
     words = ["--anchor", fresh.parent, "--pretrained", fresh, "--test", test_clip, "--frames", 8]
-    words += ["--train", train_data, "--train-frames", 12, "--out", out]
+    words += ["--train", train_data, "--train-frames", 16, "--out", out]
     assert make_assets(list(map(str, words))) == 0
     return out

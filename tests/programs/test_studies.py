@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,12 @@ from .test_generate import one_error
 
 @pytest.fixture
 def windows(fresh, test_clip, tmp_path):
-    """Run `anchor-jax bench windows` in one step on four frames; options replace or add."""
+    """Run `anchor-jax bench windows` in one step on eight frames, as the demo's tests do; options
+    replace or add."""
 
     def run(**options: object) -> int:
-        given = {"clip": [test_clip], "out": [tmp_path / "out"], "frames": [4], "steps": [1]}
-        given |= {"seeds": [0, 1], "pairs": ["2/1"]} | options
+        given = {"clip": [test_clip], "out": [tmp_path / "out"], "frames": [8], "steps": [1]}
+        given |= {"seeds": [0, 1], "pairs": ["16/4"]} | options
         words = [w for name, values in given.items() for w in (f"--{name}", *map(str, values))]
         return cli.main(["bench", "windows", str(fresh), *words])
 
@@ -33,15 +33,15 @@ def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd
     assert windows() == 0
     assert sorted(os.listdir(tmp_path / "out")) == ["windows.json", "windows.md", "windows.svg"]
     told = json.loads((tmp_path / "out" / "windows.json").read_text())
-    row = told["rows"]["2/1"]
-    assert (row["window"], row["overlap"], told["seeds"]) == (2, 1, [0, 1])
+    row = told["rows"]["16/4"]
+    assert (row["window"], row["overlap"], told["seeds"]) == (16, 4, [0, 1])
     first, second = row["scores"]
     assert {*first, *row["once"]} == set(SCORES)
     assert first["body/psnr"] != second["body/psnr"]
     assert row["once"]["memory_mb"] > 50 and row["once"]["gflops_per_frame"] > 0
     assert row["autoencoder"]["body/psnr"] > 0
     table = (tmp_path / "out" / "windows.md").read_text()
-    assert table in capfd.readouterr().out and "| 2/1 |" in table and "±" in table
+    assert table in capfd.readouterr().out and "| 16/4 |" in table and "±" in table
 
 
 BAD = {
@@ -94,13 +94,13 @@ def test_settings_change_what_they_say(fresh, test_clip):
     ceiling that depends on the noise."""
     from anchor_jax.studies.clip import Setting
 
-    study = Study(Path(test_clip), 3, (0,))
+    study = Study(test_clip, 8, (0,))
     made = {
         name: measure_row(Row(fresh, setting), study)
         for name, setting in {
-            "full": Setting(window=1, overlap=0, steps=1, face_size=16),
-            "fresh": Setting(window=1, overlap=0, steps=1, face_size=16, fresh_noise=True),
-            "no face": Setting(window=1, overlap=0, steps=1, face=False),
+            "full": Setting(steps=1),
+            "fresh": Setting(steps=1, fresh_noise=True),
+            "no face": Setting(steps=1, face=False),
         }.items()
     }
     score = {name: result.scores[0] for name, result in made.items()}
