@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> int:
             args.anchor, args.clip = args.anchor or assets.anchor, args.clip or assets.test
         rows = make_rows(args.anchor, others, Setting(steps=args.steps))
         run_study("ablations", rows, Study(args.clip, args.frames, tuple(args.seeds)), args.out)
-    except AnchorError as error:
+    except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

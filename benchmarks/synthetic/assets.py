@@ -75,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
     args = parser.parse_args(words)
     try:
         make(args)
-    except AnchorError as error:
+    except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
