@@ -1,5 +1,5 @@
-"""The `anchor-jax` command: `convert`, `export`, `inspect`, `render`, `prepare`,
-`train` and `generate`.
+"""The `anchor-jax` command: `demo`, `convert`, `export`, `inspect`, `render`, `prepare`, `train`,
+`generate` and `bench`.
 
 Heavy imports happen inside functions, so that `--help` answers at once.
 """
@@ -30,6 +30,7 @@ from anchor_jax.errors import AnchorError
 if TYPE_CHECKING:
     import numpy as np
 
+    from anchor_jax.assets import Assets
     from anchor_jax.body.motion import Motion
     from anchor_jax.body.parallel import Body
     from anchor_jax.data.prepare import Progress
@@ -44,7 +45,8 @@ AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 only when the output is complete."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    commands = {f.__name__: f for f in (convert, export, inspect, render, prepare, train, generate)}
+    every = demo, convert, export, inspect, render, prepare, train, generate, bench
+    commands = {f.__name__: f for f in every}
     try:
         if name in {"-h", "--help"}:
             print(_overview(commands))
@@ -68,6 +70,103 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted; {str(interrupt) or 'nothing was written'}", EXIT_INTERRUPTED)
     return 0
+
+
+@tyro.conf.configure(FlagCreatePairsOff)
+def demo(
+    *,
+    out: Folder = Path("demo"),
+    motion: Annotated[
+        Path | None, arg(metavar="MOTION", help_behavior_hint="(default: the test clip's)")
+    ] = None,
+    finetune: bool = False,
+    finetune_steps: int = 1200,
+    data: Annotated[
+        Path | None, arg(metavar="DATASET", help_behavior_hint="(default: what is shipped)")
+    ] = None,
+    frames: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: as many as the test clip has)")
+    ] = None,
+    steps: int = 20,
+    seed: int = 42,
+    assets: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: what is shipped)")
+    ] = None,
+) -> None:
+    """Show the whole system on an anchor that is shipped: a person who does not exist.
+
+        anchor-jax demo
+
+    The person of the demo, doing what a motion file says (needs the extra `render`):
+
+        anchor-jax demo --motion talk.npy
+
+    Finetune the pretrained anchor on that person, about ten minutes (needs the extra `train`):
+
+        anchor-jax demo --finetune
+
+    Args:
+        out: folder for video.mp4, sheet.png, metrics.json and report.html.
+        motion: a motion file to follow, in any layout that `anchor-jax render` reads.
+        finetune: show an anchor that is finetuned now, in OUT-finetune; a stopped run goes on.
+        finetune_steps: optimizer steps.
+        data: data set to finetune on.
+        frames: how many to generate.
+        steps: denoising steps.
+        seed: of the noise.
+        assets: folder with other assets, from `python -m benchmarks.synthetic.assets`.
+    """
+    _check_seed(seed)
+    if frames is not None and frames < 1:
+        raise AnchorError(f"--frames {frames}: expected at least 1")
+    if data is not None and not finetune:
+        raise AnchorError(f"--data {data}: it is for --finetune")
+    use_compile_cache()
+    from anchor_jax.assets import open_assets
+    from anchor_jax.demo import check_inputs, check_place, show
+    from anchor_jax.studies.clip import Setting
+
+    check_place(out)
+    shipped, setting = open_assets(assets), Setting(steps=steps)
+    check_inputs(shipped, motion, setting, seed)
+    anchor, before, grids = shipped.anchor, None, None
+    if finetune:
+        before = shipped.pretrained
+        anchor = _finetune_demo(shipped, out, data, finetune_steps)
+        grids = anchor.with_name("grids")
+    scores = show(
+        shipped,
+        out,
+        anchor=anchor,
+        before=before,
+        motion=motion,
+        count=frames,
+        setting=setting,
+        seed=seed,
+        grids=grids,
+    )
+    told = [f"{name} {scores[f'{name}/psnr']:.1f} dB" for name in _REGIONS if scores]
+    print(f"{out / 'report.html'}: complete" + (f"; PSNR of {', '.join(told)}" if told else ""))
+
+
+_REGIONS = "body", "face", "hands"
+
+
+def _finetune_demo(assets: "Assets", out: Path, data: Path | None, steps: int) -> Path:
+    """The ANCHOR that `demo --finetune` makes in OUT-finetune."""
+    _need_extra("train", *_TRAIN_MODULES)
+    from anchor_jax.data import dataset as datasets
+    from anchor_jax.demo import finetune, prepare_training
+
+    folder = out.with_name(f"{out.name}-finetune")
+    if data is None:
+        with _bars() as progress:
+            data = prepare_training(assets, folder / "data", progress)
+    datasets.load(data)
+    folder.mkdir(exist_ok=True)
+    program = import_module("anchor_jax.train.finetune")
+    with _without_logs():
+        return finetune(assets, data, folder / "run", steps, program.main)
 
 
 def convert(
@@ -379,6 +478,9 @@ def train(stage: Literal["autoencoder", "pretrain", "finetune", "face"]) -> None
     """
 
 
+_TRAIN_MODULES = "grain", "optax", "tensorboardX", "matplotlib", "tensorflow_datasets"
+
+
 def _train(words: Sequence[str]) -> int:
     """`train` has commands of its own, whose defaults hang on their --preset."""
     stages = ("autoencoder", "pretrain", "finetune", "face")
@@ -388,7 +490,7 @@ def _train(words: Sequence[str]) -> int:
         return 0
     if stage not in stages:
         raise AnchorError(f"unknown stage {stage}; expected one of {', '.join(stages)}")
-    _need_extra("train", "grain", "optax", "tensorboardX", "matplotlib", "tensorflow_datasets")
+    _need_extra("train", *_TRAIN_MODULES)
     use_compile_cache()
     program = import_module(f"anchor_jax.train.{stage}")
     with _without_logs():
@@ -557,6 +659,57 @@ def generate(
     video.write_video(out, frames, rate, frames_dir)
     num_frames, height, width = frames.shape[:3]
     print(f"{out}: {num_frames} frames, {width}x{height}, {float(rate):g} fps")
+
+
+def bench(
+    study: Positional[Literal["windows"]],
+    anchor: Positional[
+        Annotated[Path | None, arg(metavar="ANCHOR", help_behavior_hint="(default: the shipped)")]
+    ] = None,
+    *,
+    out: Folder,
+    clip: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the shipped test clip)")
+    ] = None,
+    pairs: tuple[str, ...] = ("4/1", "8/2", "16/4", "32/8", "16/0", "16/8", "16/12"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    frames: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None,
+    steps: int = 20,
+    guidance: float = 1.0,
+    control_scale: float = 1.0,
+    face: bool = True,
+) -> None:
+    """Measure an anchor: sizes of windows and overlaps against the truth, time and memory.
+
+        anchor-jax bench windows seth --clip test/ --out windows/
+
+    Writes windows.json, windows.md (a table) and windows.svg (a plot). Without an ANCHOR it
+    measures the shipped one.
+
+    Args:
+        study: what is varied; "windows" is the paper's table 2 and further pairs.
+        anchor: what to generate from.
+        out: folder for the results.
+        clip: folder with poses/, truth/, appearance.png and perhaps poses-conditions/.
+        pairs: window/overlap.
+        seeds: of the noise; intervals are over these.
+        frames: of the clip, its first ones.
+        steps: denoising steps.
+        guidance: how strongly the picture counts.
+        control_scale: how strongly the poses count.
+        face: repaint faces, where anchor and clip have them.
+    """
+    _need_extra("train", "matplotlib")
+    from anchor_jax.assets import open_assets
+    from anchor_jax.studies.clip import Setting
+    from anchor_jax.studies.run import Study
+    from anchor_jax.studies.windows import study_windows
+
+    if anchor is None or clip is None:
+        shipped = open_assets()
+        anchor, clip = anchor or shipped.anchor, clip or shipped.test
+    setting = Setting(steps=steps, guidance=guidance, control_scale=control_scale, face=face)
+    study_windows(anchor, Study(clip, frames, seeds), pairs, setting, out)
 
 
 def use_compile_cache() -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
@@ -23,6 +24,7 @@ from anchor_jax.inference import (
     NoisePredictor,
     cast_kernels,
     check_finite,
+    decode,
     decode_images,
     encode_images,
     fill,
@@ -178,16 +180,51 @@ def repaint(
             on_windows=advance,
         )
     check_finite(latents)
-    params = cast_kernels(anchor.params["vae"], dtype)
     with stage("pasting faces", len(chosen), "frame") as advance:
-        for start in range(0, len(chosen), PICTURE_BATCH):
-            part = chosen[start : start + PICTURE_BATCH]
-            batch = fill(latents[start : start + PICTURE_BATCH], PICTURE_BATCH)
-            images = np.asarray(decode_images(vae, params, batch, dtype))[: len(part)]
-            crops = resize(np.round(images * 255).astype(np.uint8), align.SIZE)
-            inside = face_regions(face, part, transforms) if face.blend == "face" else None
-            frames[part] = blend.paste(frames[part], crops, transforms[part], inside)
-            advance(len(part))
+        paste_faces(anchor, frames, latents, face, dtype, advance)
+
+
+def paste_faces(
+    anchor: Anchor,
+    frames: Images,
+    latents: Array,
+    face: Face,
+    dtype: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Decode latents (k, h, w, c) of the faces of usable frames and paste them, in place."""
+    vae = anchor.networks["vae"]
+    assert isinstance(vae, VAEConfig)
+    params = cast_kernels(anchor.params["vae"], dtype)
+    chosen, transforms = np.flatnonzero(face.track.usable), face.track.transforms()
+    for start in range(0, len(chosen), PICTURE_BATCH):
+        part = chosen[start : start + PICTURE_BATCH]
+        batch = fill(latents[start : start + PICTURE_BATCH], PICTURE_BATCH)
+        images = np.asarray(decode_images(vae, params, batch, dtype))[: len(part)]
+        crops = resize(np.round(images * 255).astype(np.uint8), align.SIZE)
+        inside = face_regions(face, part, transforms) if face.blend == "face" else None
+        frames[part] = blend.paste(frames[part], crops, transforms[part], inside)
+        advance(len(part))
+
+
+def through_autoencoder(anchor: Anchor, frames: Images, face: Face | None = None) -> Images:
+    """Frames uint8 (n, h, w, 3) as the autoencoder alone gives them back and, with `face`, their
+    faces as it gives them back at the size of the face stage."""
+    vae, mean = anchor.networks["vae"], jnp.zeros(())  # no noise: the posterior's mean
+    assert isinstance(vae, VAEConfig)
+
+    def encode(images: Images) -> Array:
+        parts = [images[i : i + PICTURE_BATCH] for i in range(0, len(images), PICTURE_BATCH)]
+        pixels = [fill(part / np.float32(127.5) - 1, PICTURE_BATCH) for part in parts]
+        latents = [encode_images(vae, anchor.params["vae"], x, mean, "float32") for x in pixels]
+        return jnp.concatenate(latents)[: len(images)]
+
+    out = decode(anchor, encode(frames))
+    if face is not None and face.track.usable.any():
+        usable = face.track.usable
+        crops = resize(align.crop(frames[usable], face.track.transforms()[usable]), face.size)
+        paste_faces(anchor, out, encode(crops), face, "float32", lambda count: None)
+    return out
 
 
 def prepare(

@@ -1,7 +1,6 @@
 """State, steps, logs and checkpoints: what the stages and the autoencoder have in common."""
 
 import math
-import resource
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from anchor_jax.compiling import compile_ahead, options
 from anchor_jax.data.loader import Batches
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.memory import peak_memory_mb
 from anchor_jax.shapes import Params
 from anchor_jax.training.checkpoints import Checkpoints
 from anchor_jax.training.optimizer import learning_rate
@@ -133,7 +133,7 @@ def fit(
                     values |= tell(told) | {
                         "learning_rate": float(np.asarray(rate(number - 1))),
                         "frames_per_second": job.batch_size * speed,
-                        "memory_mb": memory_mb(),
+                        "memory_mb": peak_memory_mb(),
                     }
                     run.log(number, values, np.asarray(told["frames"]).tolist())
                     bar.set_postfix(loss=f"{values['loss']:.4f}")
@@ -198,11 +198,3 @@ def check_finite(number: int, told: Mapping[str, jax.Array]) -> None:
         f"step {number}: {what}; the last checkpoint is kept: check the frames and what is cached"
         " of them, or lower the learning rate"
     )
-
-
-def memory_mb() -> float:
-    """Peak memory of the first device, or of this process where the device does not tell."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -2,19 +2,22 @@
 
 import numpy as np
 
+from anchor_jax.evaluation.regions import region_mean
 
-def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+
+def psnr(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
     """10 log10(255^2 / MSE) of each image, in dB; infinite where they are equal.
 
     Args:
         images: uint8 (n, h, w, c).
         truth: the same shape.
+        region: bool (n, h, w), the pixels that count; default: all.
 
     Returns:
-        float64 (n,).
+        float64 (n,); NaN where no pixel counts.
     """
     if images.shape != truth.shape:
         raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
     error = (images.astype(np.float64) - truth) ** 2
     with np.errstate(divide="ignore"):
-        return 10 * np.log10(255**2 / error.reshape(len(images), -1).mean(1))
+        return 10 * np.log10(255**2 / region_mean(error, region))

@@ -3,20 +3,23 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from anchor_jax.evaluation.regions import region_mean
+
 SIGMA, RADIUS = 1.5, 5  # the paper's window: 11x11
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-def ssim(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def ssim(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
     """Mean structural similarity of each image over the pixels that a whole window fits around and
     over the channels; 1 where they are equal.
 
     Args:
         images: uint8 (n, h, w, c), sides of at least 11 pixels.
         truth: the same shape.
+        region: bool (n, h, w), the windows' middles that count; default: all.
 
     Returns:
-        float64 (n,).
+        float64 (n,); NaN where none counts.
     """
     if images.shape != truth.shape:
         raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
@@ -31,5 +34,5 @@ def ssim(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
     similarity = ((2 * mean_x * mean_y + C1) * (2 * covariance + C2)) / (
         (mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2)
     )
-    inside = similarity[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
-    return inside.reshape(len(images), -1).mean(1)
+    inside = np.s_[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
+    return region_mean(similarity[inside], None if region is None else region[inside])

@@ -9,7 +9,9 @@ from PIL import Image
 
 from anchor_jax import cli
 from benchmarks.random_checkpoint import write_checkpoint
+from benchmarks.synthetic.assets import main as make_assets
 
+from .clips import write_clip
 from .training import write_data
 
 
@@ -108,3 +110,19 @@ def autoencoder(train_data, tmp_path_factory) -> Path:
 def fresh(autoencoder) -> Path:
     """The anchor that it made: the other networks are fresh. Do not write here."""
     return autoencoder / "anchor"
+
+
+@pytest.fixture(scope="session")
+def test_clip(tmp_path_factory) -> Path:
+    """A test clip of ten frames of 32x32, as files with their truth. Do not write here."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "test")
+
+
+@pytest.fixture(scope="session")
+def assets(fresh, test_clip, train_data, tmp_path_factory) -> Path:
+    """Assets of eight frames, made of an anchor that nobody trained. Do not write here."""
+    out = tmp_path_factory.mktemp("assets") / "assets"
+    words = ["--anchor", fresh.parent, "--pretrained", fresh, "--test", test_clip, "--frames", 8]
+    words += ["--train", train_data, "--train-frames", 16, "--out", out]
+    assert make_assets(list(map(str, words))) == 0
+    return out

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("convert", "export", "inspect", "render", "prepare", "train", "generate")
+COMMANDS = [
+    "demo",
+    "convert",
+    "export",
+    "inspect",
+    "render",
+    "prepare",
+    "train",
+    "generate",
+    "bench",
+]
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,167 @@
+"""The demo's folder: a video, a contact sheet, numbers, and a page that holds all of them."""
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchor_jax.data.video import placed, write_video
+from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.shapes import Images
+from anchor_jax.studies.results import SCORES, plain
+
+HEIGHT = 256  # pixels that a small frame is enlarged to, at least
+COLUMNS = 8
+MOST_GRIDS = 6
+LABEL = 84  # pixels
+STYLE = (
+    "body{font-family:sans-serif;margin:2em;max-width:70em}video,img{max-width:100%}"
+    "td,th{padding:0 1em 0 0;text-align:right}td:first-child{text-align:left}"
+    "figure{display:inline-block;margin:0 1em 1em 0}pre{white-space:pre-wrap}"
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the demo shows.
+
+    Attributes:
+        poses: uint8 (n, h, w, 3).
+        frames: the same shape, generated.
+        truth: the same shape, or None.
+        fps: frames per second.
+        scores: "generated" and "autoencoder" to their scores, perhaps "before".
+        facts: how it was made, as JSON has it.
+        grids: folder of a training's pictures, named by step, or None.
+    """
+
+    poses: Images
+    frames: Images
+    truth: Images | None
+    fps: Fraction
+    scores: Mapping[str, Mapping[str, float]]
+    facts: Mapping[str, Any]
+    grids: Path | None = None
+
+    def rows(self) -> dict[str, Images]:
+        """What is shown side by side, by its name."""
+        rows = {"pose": self.poses, "generated": self.frames}
+        return rows if self.truth is None else rows | {"truth": self.truth}
+
+
+def write_demo(out: Path, shown: Shown) -> None:
+    """Write `video.mp4`, `sheet.png`, `metrics.json` and `report.html` into the folder `out`, which
+    then holds only these.
+
+    Raises:
+        AnchorError: it cannot be written; then it is as it was.
+    """
+    try:
+        with placed(out) as partial:
+            partial.mkdir()
+            factor = -(-HEIGHT // shown.frames.shape[1])
+            sides = zip(*shown.rows().values(), strict=True)
+            wide = (np.concatenate(side, 1).repeat(factor, 0).repeat(factor, 1) for side in sides)
+            write_video(partial / "video.mp4", wide, shown.fps)
+            (partial / "sheet.png").write_bytes(png(sheet(shown.rows())))
+            told = {"scores": table(shown.scores), **shown.facts}
+            text = json.dumps(plain(told), indent=1)
+            (partial / "metrics.json").write_text(text + "\n", "utf-8")
+            (partial / "report.html").write_text(report(shown, partial), "utf-8")
+    except OSError as error:
+        raise AnchorError(f"cannot write {out}: {first_line(error)}; nothing was written") from None
+
+
+def table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Each score beside the same of the autoencoder alone."""
+    names = [name for name in SCORES if name in scores["generated"]]
+    return {name: {column: scores[column][name] for column in scores} for name in names}
+
+
+def sheet(rows: Mapping[str, Images]) -> np.ndarray:
+    """Moments of the whole video, and below consecutive frames of its middle: uint8 (h, w, 3)."""
+    from PIL import Image, ImageDraw
+
+    n, height, width, _ = next(iter(rows.values())).shape
+    middle = max(0, n // 2 - COLUMNS // 2)
+    spread = np.linspace(0, n - 1, min(n, COLUMNS)).round().astype(int)
+    blocks = [spread, np.arange(middle, min(n, middle + COLUMNS))]
+    lines = [(name, images[moments]) for moments in blocks for name, images in rows.items()]
+    picture = Image.new("RGB", (LABEL + len(spread) * width, len(lines) * height), (24, 26, 30))
+    pen = ImageDraw.Draw(picture)
+    for line, (name, images) in enumerate(lines):
+        pen.text((LABEL / 2, (line + 0.5) * height), name, (236, 238, 242), anchor="mm")
+        for column, image in enumerate(images):
+            picture.paste(Image.fromarray(image), (LABEL + column * width, line * height))
+    return np.asarray(picture)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def report(shown: Shown, folder: Path) -> str:
+    """One page without any other file."""
+    read = lambda name: (folder / name).read_bytes()
+    names = ", ".join(shown.rows())
+    parts = [
+        "<h1>A person who does not exist</h1>",
+        f"<p>Each frame: {names}. Nothing of this motion was seen in training.</p>",
+        f'<video controls loop autoplay muted src="{_data("video/mp4", read("video.mp4"))}">'
+        "</video>",
+    ]
+    if rows := table(shown.scores):
+        columns = list(shown.scores)
+        cells = "".join(
+            f"<tr><td>{html.escape(SCORES[name][0])}</td>"
+            + "".join(f"<td>{_number(row[column], SCORES[name][1])}</td>" for column in columns)
+            + "</tr>"
+            for name, row in rows.items()
+        )
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+        parts += [
+            "<h2>How close it is to the truth</h2>",
+            f"<table><tr><th></th>{head}</tr>{cells}</table>",
+            "<p>PSNR in dB, L1, flicker and temporal error in grey levels. The autoencoder alone is"
+            " the ceiling of everything that decodes with it.</p>",
+        ]
+    parts += [
+        "<h2>Moments, and consecutive frames</h2>",
+        f'<img src="{_data("image/png", read("sheet.png"))}">',
+    ]
+    if shown.grids is not None:
+        parts.append("<h2>In the course of training: pose, generated, truth</h2>")
+        for path in some_of(sorted(shown.grids.glob("*.png"))):
+            source = _data("image/png", path.read_bytes())
+            label = f"<figcaption>step {int(path.stem):,}</figcaption>"
+            parts.append(f'<figure>{label}<img src="{source}"></figure>')
+    facts = html.escape(json.dumps(plain(dict(shown.facts)), indent=1))
+    parts.append(f"<h2>How it was made</h2><pre>{facts}</pre>")
+    head = f'<!doctype html><meta charset="utf-8"><title>anchor-jax demo</title><style>{STYLE}'
+    return f"{head}</style>{''.join(parts)}\n"
+
+
+def some_of(paths: list[Path]) -> list[Path]:
+    """A few of them: the first, the last and some between."""
+    count = min(MOST_GRIDS, len(paths))
+    return [paths[round(i * (len(paths) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else ""

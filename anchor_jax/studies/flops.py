@@ -1,0 +1,93 @@
+"""Multiplications and additions of a computation, counted on what jax traces of it.
+
+XLA's own count of a compiled program takes every loop's body once, however often it runs; attention
+here is such loops.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from anchor_jax.checkpoint import Anchor
+from anchor_jax.diffusion import plan_windows
+from anchor_jax.inference import NoisePredictor
+from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
+from anchor_jax.parameters import abstract_params
+from anchor_jax.shapes import Array
+
+
+def count_flops(function: Callable, *args: Any) -> int:
+    """Of all matrix products and convolutions in `function(*args)`, two for each multiplication
+    with its addition; a `scan` counts as often as it runs, a `while` once. Nothing is computed, and
+    arguments may be `jax.ShapeDtypeStruct`."""
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def step_flops(
+    anchor: Anchor, shape: tuple[int, ...], window: int, overlap: int, guidance: float
+) -> float:
+    """Of one denoising step of the body, for each frame of a video.
+
+    Args:
+        anchor: its configs alone are used.
+        shape: of the pose images (n, h, w, 3).
+        window: frames in a window.
+        overlap: frames that windows share; frames in two windows are computed twice.
+        guidance: 1 halves the work.
+    """
+    unet, control, vae = (anchor.networks[name] for name in ("body/unet", "body/control", "vae"))
+    assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
+    assert isinstance(vae, VAEConfig)
+    n, height, width, _ = shape
+    size = min(window, n)
+    array = jax.ShapeDtypeStruct
+    context = (1 if guidance == 1 else 2, len(anchor.empty_text), unet.context_dim)
+    params = {
+        "unet": abstract_params(unet),
+        "control": abstract_params(control),
+        "context": array(context, np.float32),
+        "control_scale": array((), np.float32),
+    }
+    latents = size, height // vae.factor, width // vae.factor, vae.latent_channels
+    predictor = NoisePredictor(unet, control)
+
+    def predict(params: dict, latents: Array, poses: Array) -> Array:
+        return predictor(params, latents, poses, jnp.int32(0), jnp.ones(size, bool))
+
+    poses = array((size, height, width, 3), np.uint8)
+    flops = count_flops(predict, params, array(latents, np.float32), poses)
+    return flops * len(plan_windows(n, window, overlap)) / n
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in ("dot_general", "conv_general_dilated"):
+            inputs: list[Any] = [value.aval for value in equation.invars]
+            output: Any = equation.outvars[0].aval
+            numbers = equation.params["dimension_numbers"]
+            if name == "dot_general":
+                terms = math.prod(inputs[0].shape[axis] for axis in numbers[0][0])
+            else:  # of the kernel, all axes but that of the output's channels
+                terms = inputs[1].size // inputs[1].shape[numbers.rhs_spec[0]]
+            total += 2 * output.size * terms
+        else:
+            times = equation.params["length"] if name == "scan" else 1
+            total += times * sum(map(_count, _inner(equation.params)))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    """The computations that an equation's parameters hold."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item

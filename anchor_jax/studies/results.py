@@ -1,0 +1,129 @@
+"""The results of a study as a table, a picture and JSON."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+# What is told of a row: its heading and decimals.
+SCORES = {
+    "body/psnr": ("PSNR", 2),
+    "body/ssim": ("SSIM", 3),
+    "body/l1": ("L1", 2),
+    "face/psnr": ("face PSNR", 2),
+    "face/ssim": ("face SSIM", 3),
+    "face/l1": ("face L1", 2),
+    "hands/psnr": ("hands PSNR", 2),
+    "hands/ssim": ("hands SSIM", 3),
+    "hands/l1": ("hands L1", 2),
+    "flicker": ("flicker", 3),
+    "temporal_error": ("temporal error", 3),
+    "seconds_per_frame": ("s/frame", 3),
+    "memory_mb": ("peak MB", 0),
+    "gflops_per_frame": ("GFLOPs/frame/step", 2),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one row.
+
+    Attributes:
+        scores: of each seed.
+        once: what does not depend on the seed.
+        autoencoder: the scores of the autoencoder alone.
+    """
+
+    scores: list[dict[str, float]]
+    once: dict[str, float]
+    autoencoder: dict[str, float]
+
+    def estimate(self, name: str) -> tuple[float, float]:
+        """Mean of a score over the seeds and half its 95 % interval; see `interval`."""
+        if name in self.once:
+            return self.once[name], 0.0
+        return interval([score.get(name, math.nan) for score in self.scores])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean m and half width h of the interval m - h to m + h that holds the expected value with
+    95 % confidence, by Student's t: h = t s / sqrt(k), of k values with sample deviation s. NaN
+    for h where there is one value."""
+    count = len(values)
+    mean = float(np.mean(values))
+    if count < 2:
+        return mean, math.nan
+    deviation = float(np.std(values, ddof=1))
+    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return mean, t * deviation / math.sqrt(count)
+
+
+def markdown(results: Mapping[str, Result]) -> str:
+    """A table with a row for each result, and one for the autoencoder of the first."""
+    names = _known(results)
+    lines = [["", *(SCORES[name][0] for name in names)], ["---"] * (1 + len(names))]
+    for title, result in results.items():
+        lines.append([title, *(_cell(*result.estimate(name), SCORES[name][1]) for name in names)])
+    limits = next(iter(results.values())).autoencoder
+    told = [_cell(limits.get(name, math.nan), 0.0, SCORES[name][1]) for name in names]
+    lines.append(["autoencoder alone", *told])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(results: Mapping[str, Result]) -> str:
+    """An SVG with a panel for each score: mean and interval of each row, and the autoencoder."""
+    from matplotlib.figure import Figure
+
+    names = _known(results)
+    titles = list(results)[::-1]  # from top to bottom
+    limits = next(iter(results.values())).autoencoder
+    columns = 3
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(12, rows * (0.8 + 0.25 * len(titles))), layout="constrained")
+    for number, name in enumerate(names, 1):
+        axes = figure.add_subplot(rows, columns, number)
+        for place, title in enumerate(titles):
+            mean, half = results[title].estimate(name)
+            error = half if math.isfinite(half) and half else None
+            axes.errorbar(mean, place, xerr=error, fmt="o", markersize=4, capsize=3, color="C0")
+        if math.isfinite(limits.get(name, math.nan)):
+            axes.axvline(limits[name], color="C1", linewidth=1)
+        axes.set_yticks(range(len(titles)), titles if number % columns == 1 else [""] * len(titles))
+        axes.set_ylim(-0.5, len(titles) - 0.5)
+        axes.set_title(SCORES[name][0], fontsize=9)
+        axes.tick_params(labelsize=8)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can have it: null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _known(results: Mapping[str, Result]) -> list[str]:
+    """The scores that any row has, in order."""
+    return [
+        name
+        for name in SCORES
+        if any(not math.isnan(result.estimate(name)[0]) for result in results.values())
+    ]
+
+
+def _cell(mean: float, half: float, decimals: int) -> str:
+    if math.isnan(mean):
+        return ""
+    text = f"{mean:.{decimals}f}"
+    return f"{text} ± {half:.{decimals}f}" if math.isfinite(half) and half else text

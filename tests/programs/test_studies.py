@@ -1,0 +1,121 @@
+"""`anchor-jax bench windows` and `python -m benchmarks.ablations` on an anchor nobody trained."""
+
+import json
+import os
+
+import pytest
+
+from anchor_jax import cli
+from anchor_jax.studies import run as studies
+from anchor_jax.studies.results import SCORES, Result
+from anchor_jax.studies.run import Row, Study, measure_row
+from benchmarks import ablations
+
+from .test_generate import one_error
+
+
+@pytest.fixture
+def windows(fresh, test_clip, tmp_path):
+    """Run `anchor-jax bench windows` in one step on eight frames, as the demo's tests do; options
+    replace or add."""
+
+    def run(**options: object) -> int:
+        given = {"clip": [test_clip], "out": [tmp_path / "out"], "frames": [8], "steps": [1]}
+        given |= {"seeds": [0, 1], "pairs": ["16/4"]} | options
+        words = [w for name, values in given.items() for w in (f"--{name}", *map(str, values))]
+        return cli.main(["bench", "windows", str(fresh), *words])
+
+    return run
+
+
+def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd):
+    """Catches a score that is missing, seeds that are one, and files that do not appear."""
+    assert windows() == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["windows.json", "windows.md", "windows.svg"]
+    told = json.loads((tmp_path / "out" / "windows.json").read_text())
+    row = told["rows"]["16/4"]
+    assert (row["window"], row["overlap"], told["seeds"]) == (16, 4, [0, 1])
+    first, second = row["scores"]
+    assert {*first, *row["once"]} == set(SCORES)
+    assert first["body/psnr"] != second["body/psnr"]
+    assert row["once"]["memory_mb"] > 50 and row["once"]["gflops_per_frame"] > 0
+    assert row["autoencoder"]["body/psnr"] > 0
+    table = (tmp_path / "out" / "windows.md").read_text()
+    assert table in capfd.readouterr().out and "| 16/4 |" in table and "±" in table
+
+
+BAD = {
+    "pair": ({"pairs": ["16"]}, "16: expected window/overlap"),
+    "overlap": ({"pairs": ["4/1", "4/4"]}, "overlap is 4"),
+    "no seed": ({"seeds": [3, 3]}, "expected at least one, each once"),
+    "seed": ({"seeds": [-1]}, "seed is -1"),
+    "frames": ({"frames": [0]}, "frames is 0"),
+    "clip": ({"clip": ["nowhere"]}, "nowhere"),
+    "steps": ({"steps": [0]}, "steps is 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options_are_one_error_before_any_work(windows, tmp_path, capsys, monkeypatch, case):
+    """Catches hours of work before a mistake in the last row is told."""
+    options, message = BAD[case]
+    monkeypatch.setattr(studies, "measure_alone", None)
+    assert windows(**options) == 2
+    assert message in one_error(capsys)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monkeypatch):
+    """Catches a row that leaves out nothing or something else, and an anchor that is not used."""
+    seen: list[Row] = []
+
+    def measure(row: Row, study: Study) -> Result:
+        seen.append(row)
+        return Result([{"body/psnr": 20.0 + len(seen)}], {}, {})
+
+    monkeypatch.setattr(studies, "measure_alone", measure)
+    words = ["--anchor", fresh, "--clip", test_clip, "--setting-two", fresh.parent / "anchor"]
+    words += ["--seeds", 5, "--steps", 2, "--out", tmp_path]
+    assert ablations.main(list(map(str, words))) == 0
+    rows = json.loads((tmp_path / "ablations.json").read_text())["rows"]
+    names = ("window", "overlap", "fresh_noise", "face")
+    assert {title: tuple(row[name] for name in names) for title, row in rows.items()} == {
+        "full": (16, 4, False, True),
+        "without temporal denoising, fresh noise": (1, 0, True, True),
+        "without temporal denoising, shared noise": (1, 0, False, True),
+        "without face enhancement": (16, 4, False, False),
+        "without two stages, setting II": (16, 4, False, True),
+    }
+    assert len(seen) == 5 and all(row.setting.steps == 2 for row in seen)
+
+
+def test_settings_change_what_they_say(fresh, test_clip):
+    """Catches fresh noise that all frames share, a face that is repainted all the same, and a
+    ceiling that depends on the noise."""
+    from anchor_jax.studies.clip import Setting
+
+    study = Study(test_clip, 8, (0,))
+    made = {
+        name: measure_row(Row(fresh, setting), study)
+        for name, setting in {
+            "full": Setting(steps=1),
+            "fresh": Setting(steps=1, fresh_noise=True),
+            "no face": Setting(steps=1, face=False),
+        }.items()
+    }
+    score = {name: result.scores[0] for name, result in made.items()}
+    assert score["fresh"]["flicker"] > 1.5 * score["full"]["flicker"]
+    assert score["no face"]["face/psnr"] != score["full"]["face/psnr"]
+    assert made["full"].autoencoder == made["fresh"].autoencoder
+    assert made["no face"].autoencoder["body/psnr"] != made["full"].autoencoder["body/psnr"]
+
+
+def test_a_process_that_dies_is_one_error(windows, monkeypatch, capsys):
+    """Catches a wait without end, or a traceback, where the system kills for want of memory."""
+    monkeypatch.setattr(studies, "_work", _die)
+    assert windows() == 2
+    assert "ended before its time" in one_error(capsys)
+
+
+def _die(*_: object) -> None:
+    os._exit(9)
