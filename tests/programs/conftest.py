@@ -10,7 +10,7 @@ from PIL import Image
 from anchor_jax import cli
 from benchmarks.random_checkpoint import write_checkpoint
 
-from .training import write_data
+from .training import train, write_data
 
 
 @pytest.fixture(scope="session")
@@ -108,3 +108,11 @@ def autoencoder(train_data, tmp_path_factory) -> Path:
 def fresh(autoencoder) -> Path:
     """The anchor that it made: the other networks are fresh. Do not write here."""
     return autoencoder / "anchor"
+
+
+@pytest.fixture(scope="session")
+def finetuned(fresh, train_data, tmp_path_factory) -> Path:
+    """A run of four steps, with accumulation and a moving average. Do not write here."""
+    out = tmp_path_factory.mktemp("finetune") / "run"
+    assert train("finetune", fresh, train_data, out, "--accumulate", "2") == 0
+    return out
