@@ -79,7 +79,7 @@ class LoopConfig:
             f"ema is {self.ema}: expected 0 to below 1": 0 <= self.ema < 1,
             f"seed is {self.seed}: expected 0 to {(1 << 32) - 1}": 0 <= self.seed < 1 << 32,
             f"held_out is {self.held_out}: expected 0 to 0.9": 0 <= self.held_out <= 0.9,
-            f"optimizer.warmup is {self.optimizer.warmup} of {self.steps} steps: expected fewer": (
+            f"warmup is {self.optimizer.warmup} of {self.steps} steps: expected fewer": (
                 self.optimizer.warmup < self.steps
             ),
         }

@@ -144,6 +144,7 @@ def cache(
     encodings = Encodings(dataset, encoder.key(dataset), shapes, folder)
     missing, count = encodings.missing(), jax.process_count()
     if any_process(bool(missing)):
+        encodings.make_folder()
         _encode(encoder, dataset, encodings, missing[jax.process_index() :: count], progress)
         any_process(False)  # they wait for each other
         _encode(

@@ -1,6 +1,7 @@
 """The program that the three stages are: settings, devices, data, state, steps, anchor."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from anchor_jax import checkpoint
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
-from anchor_jax.data.loader import Batches, Load, clip_spans
+from anchor_jax.data.loader import Batches, Load, check_spans, clip_spans
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import mask
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
@@ -49,7 +50,8 @@ def train(stage: Stage, job: Job) -> None:
     mesh = open_devices(job)
     dataset = datasets.load(job.data)
     header = checkpoint.load(job.anchor, networks=())
-    check_data(stage, dataset, header)
+    check_data(stage, job.anchor, dataset, header)
+    check_spans(dataset, clip_spans(dataset, 0.0, 1 - job.held_out))
     names = [f"{stage.part}/unet", f"{stage.part}/control", *NETWORKS]
     told = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
     run = Run(job.out, told, FREE)
@@ -133,12 +135,13 @@ def join_processes(coordinator: str | None) -> None:
     jax.distributed.initialize(address, *numbers)
 
 
-def check_data(stage: Stage, dataset: Dataset, anchor: Anchor) -> None:
-    """Raise AnchorError unless the data set has what the stage needs, in sizes that fit."""
+def check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> None:
+    """Raise AnchorError unless the ANCHOR at `path` has the networks and the data set the pictures
+    that the stage needs, in sizes that fit."""
     pictures = stage.pictures
     if f"{stage.part}/unet" not in anchor.networks:
         raise AnchorError(
-            f"the ANCHOR has no {stage.part}/unet: convert it with --face, or make one with"
+            f"{path} has no {stage.part}/unet: convert the ANCHOR with --face, or make one with"
             " anchor-jax train autoencoder"
         )
     wanted = [pictures.target, pictures.pose, pictures.matte, pictures.mask]

@@ -4,7 +4,8 @@ of its pictures. One folder a key, one `.npy` a clip and array, written whole or
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,24 @@ class Encodings:
         clips = range(len(self.starts) - 1)
         return [i for i in clips if not all(self._path(i, name).exists() for name in self.shapes)]
 
+    def make_folder(self) -> None:
+        """Make the folder, to know before the work whether its results can be kept.
+
+        Raises:
+            AnchorError: they cannot.
+        """
+        with self._kept():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "key.json").write_text(json.dumps({"key": self._key}) + "\n", "utf-8")
+
     def write(self, clip: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the arrays (frames, ...) of one clip.
 
         Raises:
             AnchorError: the folder cannot be written, or the disk is full.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "key.json").write_text(json.dumps({"key": self._key}) + "\n", "utf-8")
+        self.make_folder()
+        with self._kept():
             for name, array in arrays.items():
                 path = self._path(clip, name)
                 partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
@@ -60,6 +70,11 @@ class Encodings:
                     os.replace(partial, path)
                 finally:
                     partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise AnchorError(
                 f"{self.folder}: encodings cannot be kept: {first_line(error)}; what was written"

@@ -1,20 +1,23 @@
 """Batches for training from a data set: grain over its frames, in an order that a seed decides."""
 
 import atexit
+import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
-from anchor_jax.data.workers import num_cores
+from anchor_jax.data.workers import deaf, follow_parent, num_cores
 from anchor_jax.errors import AnchorError, shorten
 
 Span = tuple[int, int]
 
 REFERENCES = {"target": "reference", "matte": "reference_matte", "face": "face_reference"}
 MAX_THREADS = 16
+SIGNALS = signal.SIGINT, signal.SIGTERM  # a terminal and a cluster send them to all processes
 READY = 2  # batches, besides those that threads are at; grain keeps 500, that is gigabytes
 
 _open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
@@ -102,9 +105,12 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         _open.add(self)
 
     def __next__(self) -> dict[str, np.ndarray]:
+        guard = nullcontext()
         if self._running is None:
             self._running = self._start()
-        batch = next(self._running)
+            guard = deaf(*SIGNALS)  # the first batch starts the workers
+        with guard:
+            batch = self._read()
         self._next += 1
         if self._workers:  # their memory goes when they end
             batch = {name: np.array(values) for name, values in batch.items()}
@@ -142,6 +148,17 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _read(self) -> dict[str, np.ndarray]:
+        try:
+            return next(self._running)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise AnchorError(
+                "a process that reads data was killed, perhaps for want of memory; run the same"
+                " command again, with fewer --workers"
+            ) from None
+
     def _start(self):
         import grain
 
@@ -150,8 +167,14 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         loader = self._batches[self._next :].to_iter_dataset(options)
         if self._workers:
             _parse_flags()
-            loader = loader.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+            options = grain.MultiprocessingOptions(num_workers=self._workers)
+            loader = loader.mp_prefetch(options, _begin)
         return iter(loader)
+
+
+def _begin(worker: int, count: int) -> None:
+    """Set up a worker process: who asked this one to stop does not stop its workers in a batch."""
+    follow_parent(*SIGNALS)
 
 
 def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[Span, ...]:
@@ -162,6 +185,18 @@ def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[
         (first + round(start * (last - first)), first + round(end * (last - first)))
         for first, last in bounds
     )
+
+
+def check_spans(dataset: Dataset, spans: Sequence[Span]) -> None:
+    """Raise AnchorError where a clip has no two frames to draw from."""
+    wrong = [
+        f"clip {clip.name} of {dataset.path} has {end - start} frames to draw from: expected two,"
+        " a target and a reference"
+        for clip, (start, end) in zip(dataset.clips, spans, strict=True)
+        if end - start < 2
+    ]
+    if wrong:
+        raise AnchorError(shorten(wrong, separator="; "))
 
 
 class Draw:
@@ -235,14 +270,9 @@ def _check(
         )
         if not good
     ]
-    wrong += [
-        f"clip {clip.name} of {dataset.path} has {end - start} frames to draw from: expected two,"
-        " a target and a reference"
-        for clip, (start, end) in zip(dataset.clips, spans, strict=True)
-        if end - start < 2
-    ]
     if wrong:
         raise AnchorError(shorten(wrong, separator="; "))
+    check_spans(dataset, spans)
 
 
 def _num_threads(num_workers: int) -> int:

@@ -1,10 +1,12 @@
 """Work spread over processes that tell their progress and leave with the one that started them."""
 
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
@@ -76,12 +78,26 @@ def run(
 
 
 def _begin(queue, stop) -> None:
-    """Set up a worker: it ends with its parent, and leaves Ctrl-C to it."""
-    import signal
-
+    """Set up a worker."""
     global _queue, _stop
     _queue, _stop = queue, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent(signal.SIGINT)
+
+
+@contextmanager
+def deaf(*signals: signal.Signals) -> Iterator[None]:
+    """Processes that are started within do not hear `signals`, from their first instruction on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent(*signals: signal.Signals) -> None:
+    """In a worker: end when its parent does, even if that is killed, and leave `signals` to it."""
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 

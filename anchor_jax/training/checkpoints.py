@@ -31,7 +31,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep, enable_async_checkpointing=True
+                preservation_policy=keep,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,  # of a process that was killed
             ),
             item_names=("state", "data"),
         )
@@ -98,8 +100,15 @@ class Checkpoints:
             raise AnchorError(self._told(None, _reason(error))) from None
 
     def close(self) -> None:
-        """End the threads that write."""
-        self._manager.close()
+        """End the threads that write.
+
+        Raises:
+            AnchorError: what they were at could not be written. Older checkpoints stay.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise AnchorError(self._told(None, _reason(error))) from None
 
     def _told(self, step: int | None, reason: str) -> str:
         which = "the checkpoint" if step is None else f"the checkpoint of step {step}"

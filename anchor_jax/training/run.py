@@ -16,8 +16,9 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ class Run:
         self.folder = folder
         self.is_main = jax.process_index() == 0
         self._events: Any = None
+        self._lock = filelock.FileLock(folder / ".lock")
         problem = None
         if self.is_main:
             try:
                 self._open(settings, free)
             except AnchorError as error:
+                self._lock.release()
                 problem = error
         if any_process(problem is not None):
             raise problem or AnchorError(f"{folder}: the first process tells what is wrong")
@@ -68,7 +71,6 @@ class Run:
             if folder.exists() and not is_run and not _is_empty(folder):
                 raise AnchorError(f"{folder}: exists and is no run; choose a new folder for --out")
             folder.mkdir(exist_ok=True)
-            self._lock = filelock.FileLock(folder / ".lock")
             self._lock.acquire(timeout=0)
             if (folder / "config.json").is_file():
                 self._check(settings, free)
@@ -119,11 +121,9 @@ class Run:
         """Open the logs to go on after `step`; what they tell of later steps is forgotten."""
         if not self.is_main:
             return
-        import tensorboardX
-
         kept = [line for line in self.metrics() if line["step"] <= step]
         self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        self._events = tensorboardX.SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
+        self._events = Events(self.folder / "events", step + 1)
 
     def log(
         self, step: int, values: Mapping[str, float], frames: Sequence[Any] | None = None
@@ -134,8 +134,7 @@ class Run:
         line = {"step": step, **values} | ({} if frames is None else {"frames": frames})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.add_scalars(step, values)
 
     def log_grid(self, step: int, grid: np.ndarray) -> None:
         """A picture uint8 (h, w, 3) of a step."""
@@ -146,7 +145,7 @@ class Run:
         path = self.folder / "grids" / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(grid).save(path)
-        self._events.add_image("validation", grid, step, dataformats="HWC")
+        self._events.add_image(step, "validation", grid)
 
     def metrics(self) -> list[dict[str, Any]]:
         """What was logged, in order."""
@@ -167,6 +166,49 @@ class Run:
             self._events.close()
         if self.is_main:
             self._lock.release()
+
+
+class Events:
+    """Writes what TensorBoard reads. tensorboardX' own writer has a thread that ends when the disk
+    is full, and then waits for it for ever.
+
+    Args:
+        folder: made if it is not there.
+        step: the first one that follows; what other files tell of it and later ones is void.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore
+
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._write(step, session_log=SessionLog(status=SessionLog.START))
+
+    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """All scalars of a step."""
+        from tensorboardX import summary
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
+
+        each = [value for name in values for value in summary.scalar(name, values[name]).value]
+        self._write(step, summary=Summary(value=each))
+
+    def add_image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture uint8 (h, w, 3)."""
+        from tensorboardX import summary
+
+        self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
+
+    def close(self) -> None:
+        """Close the file; what did not fit on the disk was told when it was written."""
+        with suppress(OSError):
+            self._writer.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
+        self._writer.flush()
 
 
 def _is_empty(folder: Path) -> bool:

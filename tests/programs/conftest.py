@@ -12,7 +12,7 @@ from benchmarks.random_checkpoint import write_checkpoint
 from benchmarks.synthetic.assets import main as make_assets
 
 from .clips import write_clip
-from .training import write_data
+from .training import train, write_data
 
 
 @pytest.fixture(scope="session")
@@ -125,4 +125,12 @@ def assets(fresh, test_clip, train_data, tmp_path_factory) -> Path:
     words = ["--anchor", fresh.parent, "--pretrained", fresh, "--test", test_clip, "--frames", 8]
     words += ["--train", train_data, "--train-frames", 16, "--out", out]
     assert make_assets(list(map(str, words))) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def finetuned(fresh, train_data, tmp_path_factory) -> Path:
+    """A run of four steps, with accumulation and a moving average. Do not write here."""
+    out = tmp_path_factory.mktemp("finetune") / "run"
+    assert train("finetune", fresh, train_data, out, "--accumulate", "2") == 0
     return out

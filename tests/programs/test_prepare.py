@@ -3,13 +3,10 @@
 import hashlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import pytest
 from anchor_jax import cli
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
+from tests.full_disk import largest_file
 from tests.programs.interrupts import interrupt
 from tests.programs.test_generate import one_error
 
@@ -177,17 +175,6 @@ def test_ctrl_c_ends_every_process(inputs, tmp_path):
     words += ["--size", "256", "--processes", "2"]  # so large that it takes seconds
     scratch = tmp_path / ".data.partial" / "scratch"
     interrupt(words, lambda _: list(scratch.glob(".*")))
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_clip(inputs, made, tmp_path, capsys):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 from PIL import Image
 
 from anchor_jax import checkpoint, cli
@@ -14,7 +13,7 @@ from anchor_jax.data import video
 
 from .test_generate import probe
 from .test_generate_face import SMALL, landmarks
-from .training import assert_same, logged, train
+from .training import changed, logged, state, train
 
 RESULTS = {
     "config.json",
@@ -25,26 +24,6 @@ RESULTS = {
     "anchor",
     "report.html",
 }
-
-
-@pytest.fixture(scope="module")
-def finetuned(fresh, train_data, tmp_path_factory) -> Path:
-    """A run of four steps, with accumulation and a moving average. Do not write here."""
-    out = tmp_path_factory.mktemp("finetune") / "run"
-    assert train("finetune", fresh, train_data, out, "--accumulate", "2") == 0
-    return out
-
-
-def changed(anchor: Path, before: Path) -> set[str]:
-    """The networks with other weights than before."""
-    names = [name for name in checkpoint.NETWORKS if name != "text_encoder"]
-    ours, theirs = (checkpoint.load(path, networks=names).params for path in (anchor, before))
-    return {
-        name
-        for name in names
-        for x, y in zip(jax.tree.leaves(ours[name]), jax.tree.leaves(theirs[name]), strict=True)
-        if (np.asarray(x) != np.asarray(y)).any()
-    }
 
 
 def two(poses: Path, folder: Path) -> Path:
@@ -82,8 +61,6 @@ def test_finetuning_changes_the_body_alone(finetuned, fresh):
 
 def test_the_anchor_gets_the_moving_average(finetuned):
     """Catches an average that is kept and then not used."""
-    from .training import state
-
     kept = state(finetuned, 4)
     params = checkpoint.load(finetuned / "anchor", networks=["body/unet"]).params["body/unet"]
     ours = np.asarray(params["conv_in"]["kernel"])
@@ -120,16 +97,6 @@ def test_the_face_is_trained_and_repaints(fresh, train_data, generate, poses, tm
     }
     assert generate(**options) == 0
     assert len(video.read_frames(tmp_path / "frames")[0]) == 2
-
-
-def test_a_run_goes_on_bit_for_bit(finetuned, fresh, train_data, tmp_path):
-    """Catches data that begin again, and a state (moments, average, key) that is not restored."""
-    again = shutil.copytree(finetuned, tmp_path / "run")
-    shutil.rmtree(again / "anchor")
-    shutil.rmtree(again / "checkpoints" / "4")
-    assert train("finetune", fresh, train_data, again, "--accumulate", "2") == 0
-    assert_same(again, finetuned, 4)
-    assert not changed(again / "anchor", finetuned / "anchor")
 
 
 def test_a_complete_run_is_left_alone(finetuned, fresh, train_data, capsys):

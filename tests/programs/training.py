@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from anchor_jax import cli
+from anchor_jax import checkpoint, cli
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import PICTURES, ClipRecord, Dataset
 
@@ -93,3 +93,15 @@ def assert_same(ours: Path, theirs: Path, step: int) -> None:
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     assert logged(ours) == logged(theirs)
+
+
+def changed(anchor: Path, before: Path) -> set[str]:
+    """The networks with other weights than before."""
+    names = [name for name in checkpoint.NETWORKS if name != "text_encoder"]
+    ours, theirs = (checkpoint.load(path, networks=names).params for path in (anchor, before))
+    return {
+        name
+        for name in names
+        for x, y in zip(jax.tree.leaves(ours[name]), jax.tree.leaves(theirs[name]), strict=True)
+        if (np.asarray(x) != np.asarray(y)).any()
+    }

@@ -1,0 +1,151 @@
+"""A run that was stopped and goes on ends as one that was not, to the bit."""
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from .training import assert_same, changed, train, words
+
+STOPPED = """
+import os, sys, time
+from anchor_jax import cli
+from anchor_jax.data.loader import Batches
+read = Batches.__next__
+def stop_and_read(batches):
+    if batches.get_state()["next_batch"] == int(sys.argv[1]):
+        os.killpg(0, int(sys.argv[2]))
+        time.sleep(1)  # for those who heard it
+    return read(batches)
+if __name__ == "__main__":
+    Batches.__next__ = stop_and_read
+    sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+def living(group: int) -> list[psutil.Process]:
+    """The processes of a group that has lost its first one, once all had time to end."""
+    for _ in range(100):
+        found = []
+        for process in psutil.process_iter(["status"]):
+            try:
+                if os.getpgid(process.pid) == group:
+                    found.append(process)
+            except ProcessLookupError:
+                continue
+        found = [process for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
+        if not found:
+            break
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "workers"), [(signal.SIGTERM, 0, 0), (signal.SIGINT, 2, 2)]
+)
+def test_a_signal_saves_and_leaves(finetuned, fresh, train_data, tmp_path, number, before, workers):
+    """Catches a stop that loses its step, data workers that end at Ctrl-C with a traceback and take
+    the batch with them, one that lives on, and a run that goes on with other frames, noise or
+    moments, or only with as many workers. The signal goes to all processes, as a terminal sends
+    it, after `before` steps and before the batch of the next."""
+    run, settings = tmp_path / "run", ("--accumulate", "2")
+    program = tmp_path / "stopped.py"  # a file: workers import the main module
+    program.write_text(STOPPED)
+    command = words("finetune", fresh, train_data, run, *settings, "--workers", workers)
+    process = subprocess.Popen(
+        [sys.executable, program, str(before), str(int(number)), *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _, told = process.communicate()
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    step = before + 1
+    last = f"anchor-jax: error: interrupted; step {step} of 4 is saved; the same command goes on"
+    assert told.splitlines()[-1] == last
+    assert (run / "checkpoints" / str(step)).is_dir()
+    assert not living(process.pid)
+    assert train("finetune", fresh, train_data, run, *settings) == 0
+    assert_same(run, finetuned, 4)
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(finetuned, fresh, train_data, tmp_path):
+    """Catches data that begin again, a state (moments, average, key) that is not restored, logs
+    that keep what was forgotten, and what a killed process left that stays."""
+    run = shutil.copytree(finetuned, tmp_path / "run")
+    shutil.rmtree(run / "anchor")
+    left = run / "checkpoints" / "4.orbax-checkpoint-tmp"
+    (run / "checkpoints" / "4").rename(left)  # as Orbax names one that is not complete
+    (run / ".anchor.partial-0123").mkdir()
+    assert train("finetune", fresh, train_data, run, "--accumulate", "2") == 0
+    assert_same(run, finetuned, 4)
+    names = lambda folder: {path.name for path in folder.iterdir()}
+    assert names(run) == names(finetuned)
+    assert names(run / "checkpoints") == names(finetuned / "checkpoints")
+    assert not changed(run / "anchor", finetuned / "anchor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(fresh, train_data, tmp_path, workers):
+    """Catches half a checkpoint, clip, log or anchor that is taken for a whole one, data that begin
+    again or skip what was read ahead, what a killed run leaves behind, and its data workers that
+    live on."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}, {workers} workers")
+    moments = random.Random(seed)
+
+    def start(name: str) -> subprocess.Popen:
+        more = ("--accumulate", "2", "--steps", 12, "--save-every", 1, "--validate-every", 5)
+        more += ("--workers", workers, "--encodings", tmp_path / f"{name}-encodings")
+        command = words("finetune", fresh, train_data, tmp_path / name, *more)
+        return subprocess.Popen(
+            [sys.executable, "-m", "anchor_jax.cli", *command],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait_for_config(name: str, process: subprocess.Popen) -> None:
+        while not (tmp_path / name / "config.json").exists() and process.poll() is None:
+            time.sleep(0.01)
+
+    whole = start("whole")
+    wait_for_config("whole", whole)
+    began = time.monotonic()
+    assert whole.wait() == 0
+    lasts = time.monotonic() - began
+    kills, reached = 0, []
+    while kills < 10:
+        process = start("killed")
+        wait_for_config("killed", process)
+        try:
+            process.wait(moments.uniform(0, lasts))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        assert not living(process.pid)
+        names = [path.name for path in (tmp_path / "killed").glob("checkpoints/*")]
+        reached.append(max((int(name) for name in names if name.isdigit()), default=0))
+        if kills < 10 and not (tmp_path / "killed" / "anchor").exists():
+            continue
+        assert start("killed").wait() == 0
+        assert_same(tmp_path / "killed", tmp_path / "whole", 12)
+        assert not changed(tmp_path / "killed" / "anchor", tmp_path / "whole" / "anchor")
+        for folder in ("", "checkpoints"):
+            left, kept = (
+                sorted(os.listdir(tmp_path / run / folder)) for run in ("killed", "whole")
+            )
+            assert left == kept
+        for left in ("killed", "killed-encodings"):
+            shutil.rmtree(tmp_path / left)
+    print(f"checkpoints when it was killed or done: {reached}")
