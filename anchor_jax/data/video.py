@@ -90,8 +90,8 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
 
 
 def iter_sizes(path: Path) -> Generator[tuple[Fraction, Size], None, None]:
-    """When each frame of a video is shown, and its width and height: `iter_video` without the
-    pixels, whose conversion takes longer than their decoding. It raises the same."""
+    """When each frame of a video is shown, and its width and height: `iter_video` without
+    converting the pixels. It raises the same."""
     return _iter_frames(path, _shown_size)
 
 

@@ -20,6 +20,8 @@ from benchmarks.synthetic.gesture import gesture
 
 from .test_generate import one_error, probe
 
+pytestmark = pytest.mark.slow  # its assets alone take a minute to compile for
+
 FILES = ["metrics.json", "report.html", "sheet.png", "video.mp4"]
 
 

@@ -139,6 +139,7 @@ def test_no_usable_face_is_refused(faces, capsys, tmp_path, case):
     assert os.listdir(tmp_path) == ["points.json"]
 
 
+@pytest.mark.slow
 def test_two_frames(faces, poses, tmp_path, capsys):
     """Catches a window, a gap or a batch that needs more."""
     folder = tmp_path / "two"
@@ -155,6 +156,7 @@ def test_two_frames(faces, poses, tmp_path, capsys):
     assert "no usable face in 2 of 2 frames: 1-2 (missing)" in one_error(capsys)
 
 
+@pytest.mark.slow
 def test_options_change_faces_and_nothing_else(faces, tmp_path):
     """Catches an option without effect, or with one on the body."""
     made = {}

@@ -13,6 +13,8 @@ from benchmarks import ablations
 
 from .test_generate import one_error
 
+pytestmark = pytest.mark.slow  # a process for each setting
+
 
 @pytest.fixture
 def windows(fresh, test_clip, tmp_path):

@@ -148,18 +148,25 @@ def test_nan_names_step_and_frame(half, finetuned, fresh, train_data, tmp_path, 
     assert_same(half, finetuned, 4)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(
-    half, finetuned, fresh, train_data, tmp_path, capsys, monkeypatch
-):
-    """Catches a traceback from a thread, half a checkpoint taken for a whole one, the one before
-    removed for it, and a disk that is filled to the brim where it is known to be too small."""
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax' threads
+def test_a_disk_that_fills_keeps_the_last_checkpoint(half, finetuned, fresh, train_data, capsys):
+    """Catches a traceback from a thread, half a checkpoint taken for a whole one, and the one
+    before removed for it."""
     before = digests(half / "checkpoints")
     with largest_file(60_000):
         assert train("finetune", fresh, train_data, half, "--accumulate", "2") == 2
     told = one_error(capsys)
     assert "cannot be written" in told and "that of step 2 is kept" in told
     assert before.items() <= digests(half / "checkpoints").items()
+    assert train("finetune", fresh, train_data, half, "--accumulate", "2") == 0
+    assert_same(half, finetuned, 4)
 
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    half, finetuned, fresh, train_data, tmp_path, capsys, monkeypatch
+):
+    """Catches a disk that is filled to the brim where it is known to be too small."""
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
