@@ -66,8 +66,7 @@ def write_params(folder: Path, params: Params) -> list[str]:
         (Lazy, _LazyHandler()), (jax.Array, ocp.type_handlers.ArrayHandler())
     )
     # Compression would save a tenth of float weights, and loading would take longer.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _checkpointer(use_compression=False, type_handler_registry=registry) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
     return not_finite
 
@@ -167,9 +166,17 @@ def _open(folder: Path) -> Iterator[ocp.Checkpointer]:
     if not folder.is_dir():
         raise AnchorError(f"{folder}: the parameters are missing, copy the ANCHOR again")
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             yield checkpointer
     except Exception as error:  # whatever Orbax and TensorStore make of damaged files
         raise AnchorError(
             f"{folder}: cannot be read, convert or copy the ANCHOR again: {first_line(error)}"
         ) from None
+
+
+def _checkpointer(**options: Any) -> ocp.Checkpointer:
+    """Reads and writes for this process alone: Orbax else waits for all others to do so, too."""
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

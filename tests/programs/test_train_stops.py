@@ -104,29 +104,32 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(fresh, train_data, tmp_p
     moments = random.Random(seed)
 
     def start(name: str) -> subprocess.Popen:
+        """Start the run; it has just written its config when this returns."""
         more = ("--accumulate", "2", "--steps", 12, "--save-every", 1, "--validate-every", 5)
         more += ("--workers", workers, "--encodings", tmp_path / f"{name}-encodings")
-        command = words("finetune", fresh, train_data, tmp_path / name, *more)
-        return subprocess.Popen(
-            [sys.executable, "-m", "anchor_jax.cli", *command],
+        config = tmp_path / name / "config.json"
+        before = config.stat().st_mtime_ns if config.exists() else 0
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "anchor_jax.cli"),
+                *words("finetune", fresh, train_data, tmp_path / name, *more),
+            ],
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-
-    def wait_for_config(name: str, process: subprocess.Popen) -> None:
-        while not (tmp_path / name / "config.json").exists() and process.poll() is None:
+        while not config.exists() or config.stat().st_mtime_ns == before:
+            assert process.poll() is None
             time.sleep(0.01)
+        return process
 
-    whole = start("whole")
-    wait_for_config("whole", whole)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     began = time.monotonic()
-    assert whole.wait() == 0
+    assert start("whole").wait() == 0
     lasts = time.monotonic() - began
     kills, reached = 0, []
     while kills < 10:
         process = start("killed")
-        wait_for_config("killed", process)
         try:
             process.wait(moments.uniform(0, lasts))
         except subprocess.TimeoutExpired:
@@ -134,18 +137,15 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(fresh, train_data, tmp_p
             process.wait()
             kills += 1
         assert not living(process.pid)
-        names = [path.name for path in (tmp_path / "killed").glob("checkpoints/*")]
-        reached.append(max((int(name) for name in names if name.isdigit()), default=0))
-        if kills < 10 and not (tmp_path / "killed" / "anchor").exists():
+        steps = [int(p.name) for p in killed.glob("checkpoints/*") if p.name.isdigit()]
+        reached.append(max(steps, default=0))
+        if kills < 10 and not (killed / "anchor").exists():
             continue
         assert start("killed").wait() == 0
-        assert_same(tmp_path / "killed", tmp_path / "whole", 12)
-        assert not changed(tmp_path / "killed" / "anchor", tmp_path / "whole" / "anchor")
+        assert_same(killed, whole, 12)
+        assert not changed(killed / "anchor", whole / "anchor")
         for folder in ("", "checkpoints"):
-            left, kept = (
-                sorted(os.listdir(tmp_path / run / folder)) for run in ("killed", "whole")
-            )
-            assert left == kept
-        for left in ("killed", "killed-encodings"):
-            shutil.rmtree(tmp_path / left)
+            assert set(os.listdir(killed / folder)) == set(os.listdir(whole / folder))
+        shutil.rmtree(killed)
+        shutil.rmtree(tmp_path / "killed-encodings")
     print(f"checkpoints when it was killed or done: {reached}")
