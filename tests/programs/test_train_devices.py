@@ -1,6 +1,7 @@
-"""A run on several devices has the losses of a run on one."""
+"""A run on several devices or in several processes has the losses of a run on one."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,11 +37,11 @@ def one(fresh, train_data, tmp_path_factory) -> Path:
 
 
 def assert_same_losses(ours: Path, theirs: Path) -> None:
-    """And the same frames, gradients and examples' timesteps."""
+    """And gradient norms, and the same frames; processes have other places in the batch."""
     found, expected = ([line for line in logged(run) if "loss" in line] for run in (ours, theirs))
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5]
     for line, other in zip(found, expected, strict=True):
-        assert line["frames"] == other["frames"]
+        assert sorted(line["frames"]) == sorted(other["frames"])
         assert line.keys() == other.keys()
         for name in line:
             if name != "frames":
@@ -55,4 +56,18 @@ def test_eight_devices_have_the_losses_of_one(one, fresh, train_data, tmp_path, 
     process = start(8, words("finetune", fresh, train_data, run, *SETTINGS, *more))
     _, told = process.communicate()
     assert process.returncode == 0, told
+    assert_same_losses(run, one)
+
+
+def test_two_processes_have_the_losses_of_one(one, fresh, train_data, tmp_path):
+    """Catches processes that read the same frames, a second one that writes over the first one's
+    logs, and a checkpoint or an anchor with half of the parameters."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    run = tmp_path / "run"
+    command = words("finetune", fresh, train_data, run, *SETTINGS, "--fsdp")
+    processes = [start(1, [*command, "--coordinator", f"{address},2,{i}"]) for i in range(2)]
+    told = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
     assert_same_losses(run, one)
