@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from anchor_jax.evaluation.regions import region_mean
+from anchor_jax.evaluation.regions import check_shapes, region_mean
 
 
 def l1(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
@@ -17,6 +17,5 @@ def l1(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) 
     Returns:
         float64 (n,); NaN where no pixel counts.
     """
-    if images.shape != truth.shape:
-        raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
+    check_shapes(images, truth)
     return region_mean(np.abs(images.astype(np.float64) - truth), region)

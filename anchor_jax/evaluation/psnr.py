@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from anchor_jax.evaluation.regions import region_mean
+from anchor_jax.evaluation.regions import check_shapes, region_mean
 
 
 def psnr(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
@@ -16,8 +16,7 @@ def psnr(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None
     Returns:
         float64 (n,); NaN where no pixel counts.
     """
-    if images.shape != truth.shape:
-        raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
+    check_shapes(images, truth)
     error = (images.astype(np.float64) - truth) ** 2
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255**2 / region_mean(error, region))

@@ -1,8 +1,14 @@
-"""The pixels that a metric counts: the moving ones below the head, which are arms and hands."""
+"""The pixels that a metric counts: all, or the moving ones below the head, arms and hands."""
 
 import numpy as np
 
 MOVES = 30  # grey levels from the clip's median: more than noise and compression
+
+
+def check_shapes(images: np.ndarray, truth: np.ndarray) -> None:
+    """Raise ValueError unless each image has its truth."""
+    if images.shape != truth.shape:
+        raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
 
 
 def region_mean(values: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:

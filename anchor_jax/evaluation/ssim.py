@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from anchor_jax.evaluation.regions import region_mean
+from anchor_jax.evaluation.regions import check_shapes, region_mean
 
 SIGMA, RADIUS = 1.5, 5  # the paper's window: 11x11
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -21,8 +21,7 @@ def ssim(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None
     Returns:
         float64 (n,); NaN where none counts.
     """
-    if images.shape != truth.shape:
-        raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
+    check_shapes(images, truth)
 
     def mean(x: np.ndarray) -> np.ndarray:
         return gaussian_filter(x, SIGMA, radius=RADIUS, axes=(1, 2))

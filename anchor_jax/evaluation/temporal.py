@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from anchor_jax.evaluation.regions import region_mean
+from anchor_jax.evaluation.regions import check_shapes, region_mean
 
 STILL = 3  # grey levels: what changes less from frame to frame stands still
 
@@ -42,6 +42,5 @@ def temporal_error(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def _differences(images: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of neighbouring frames of both, float64 (n - 1, h, w, c)."""
-    if images.shape != truth.shape:
-        raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
+    check_shapes(images, truth)
     return np.diff(images.astype(np.float64), axis=0), np.diff(truth.astype(np.float64), axis=0)
