@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ from anchor_jax.inference import (
 )
 from anchor_jax.models import PER_FRAME, ControlConfig, Inflation, UNetConfig, VAEConfig
 from anchor_jax.shapes import Array, Images, Params
+
+Rows = TypeVar("Rows", np.ndarray, Array)
 
 # The least that all-frame attention asks of weights that were trained on single frames.
 ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual=False)
@@ -197,9 +200,8 @@ def paste_faces(
     assert isinstance(vae, VAEConfig)
     params = cast_kernels(anchor.params["vae"], dtype)
     chosen, transforms = np.flatnonzero(face.track.usable), face.track.transforms()
-    for start in range(0, len(chosen), PICTURE_BATCH):
-        part = chosen[start : start + PICTURE_BATCH]
-        batch = fill(latents[start : start + PICTURE_BATCH], PICTURE_BATCH)
+    for part, some in zip(_batches(chosen), _batches(latents), strict=True):
+        batch = fill(some, PICTURE_BATCH)
         images = np.asarray(decode_images(vae, params, batch, dtype))[: len(part)]
         crops = resize(np.round(images * 255).astype(np.uint8), align.SIZE)
         inside = face_regions(face, part, transforms) if face.blend == "face" else None
@@ -214,8 +216,7 @@ def through_autoencoder(anchor: Anchor, frames: Images, face: Face | None = None
     assert isinstance(vae, VAEConfig)
 
     def encode(images: Images) -> Array:
-        parts = [images[i : i + PICTURE_BATCH] for i in range(0, len(images), PICTURE_BATCH)]
-        pixels = [fill(part / np.float32(127.5) - 1, PICTURE_BATCH) for part in parts]
+        pixels = [fill(x / np.float32(127.5) - 1, PICTURE_BATCH) for x in _batches(images)]
         latents = [encode_images(vae, anchor.params["vae"], x, mean, "float32") for x in pixels]
         return jnp.concatenate(latents)[: len(images)]
 
@@ -288,6 +289,6 @@ def shrink(masks: np.ndarray, size: int) -> np.ndarray:
     return masks[:, places[:, None], places]
 
 
-def _batches(frames: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(frames), PICTURE_BATCH):
-        yield frames[start : start + PICTURE_BATCH]
+def _batches(rows: Rows) -> Iterator[Rows]:
+    for start in range(0, len(rows), PICTURE_BATCH):
+        yield rows[start : start + PICTURE_BATCH]
