@@ -123,12 +123,12 @@ def demo(
         raise AnchorError(f"--data {data}: it is for --finetune")
     use_compile_cache()
     from anchor_jax.assets import open_assets
-    from anchor_jax.demo import check_inputs, check_place, show
+    from anchor_jax.demo import check_place, read_inputs, show
     from anchor_jax.studies.clip import Setting
 
     check_place(out)
     shipped, setting = open_assets(assets), Setting(steps=steps)
-    check_inputs(shipped, motion, setting, seed)
+    clip = read_inputs(shipped, motion, setting, seed)
     anchor, before, grids = shipped.anchor, None, None
     if finetune:
         before = shipped.pretrained
@@ -136,6 +136,7 @@ def demo(
         grids = anchor.with_name("grids")
     scores = show(
         shipped,
+        clip,
         out,
         anchor=anchor,
         before=before,

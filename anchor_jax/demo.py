@@ -65,16 +65,18 @@ def check_place(out: Path) -> None:
         )
 
 
-def check_inputs(assets: Assets, motion: Path | None, setting: Setting, seed: int) -> None:
-    """Raise AnchorError for what cannot work. Cheap."""
+def read_inputs(assets: Assets, motion: Path | None, setting: Setting, seed: int) -> Clip:
+    """The test clip. Raises AnchorError for what cannot work."""
     if motion is not None:
         formats.read_motion(motion)
-    header = checkpoint.load(assets.anchor, networks=())
-    check_clip(header, read_clip(assets.test), setting, seed)
+    header, clip = checkpoint.load(assets.anchor, networks=()), read_clip(assets.test)
+    check_clip(header, clip, setting, seed)
+    return clip
 
 
 def show(
     assets: Assets,
+    clip: Clip,
     out: Path,
     *,
     anchor: Path,
@@ -89,6 +91,7 @@ def show(
 
     Args:
         assets: where the clip comes from.
+        clip: the test clip.
         out: the folder; an older demo there is replaced.
         anchor: the ANCHOR to generate from.
         before: another one to compare it with.
@@ -104,7 +107,6 @@ def show(
     Raises:
         AnchorError: bad input, or a place that cannot be written; then nothing is there.
     """
-    clip = read_clip(assets.test)
     if motion is not None:
         with tempfile.TemporaryDirectory() as folder:
             clip = draw_motion(motion, clip, count or len(clip.poses), Path(folder) / "poses")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anchor_jax import checkpoint
 from anchor_jax.data.video import placed
+from anchor_jax.data.workers import follow_parent
 from anchor_jax.errors import AnchorError
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.studies.clip import (
@@ -140,7 +141,7 @@ def versions() -> dict[str, str]:
 
 
 def _work(row: Row, study: Study, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
+    follow_parent(signal.SIGINT)
     try:
         answer = measure_row(row, study)
     except AnchorError as error:

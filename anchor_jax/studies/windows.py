@@ -9,10 +9,6 @@ from anchor_jax.studies.clip import Setting
 from anchor_jax.studies.results import Result
 from anchor_jax.studies.run import Row, Study, run_study
 
-PAPER = "8/2", "16/4", "32/8"
-FURTHER = "4/1", "16/0", "16/8", "16/12"  # smaller ones, and other shares of overlap
-PAIRS = (FURTHER[0], *PAPER, *FURTHER[1:])
-
 
 def study_windows(
     anchor: Path, study: Study, pairs: Sequence[str], setting: Setting, out: Path
