@@ -3,9 +3,10 @@
     python -m benchmarks.synthetic --out FOLDER
 
 `FOLDER/pretrain` holds the people of stage one with mattes, `FOLDER/target` the person of stage
-two, `FOLDER/pretrain-test` and `FOLDER/target-test` clips of the same people with motion that is
-in neither. `FOLDER/test` is the target's test clip as files: `poses/`, `poses-conditions/`,
-`truth/`, `mattes/` and `appearance.png`. Sheets to look at lie beside, in `FOLDER/sheets`.
+two, `FOLDER/everybody` all of these clips; `FOLDER/pretrain-test` and `FOLDER/target-test` clips of
+the same people with motion that is in none of them. `FOLDER/test` is the target's test clip as
+files: `poses/`, `poses-conditions/`, `truth/`, `mattes/` and `appearance.png`. Sheets to look at
+lie beside, in `FOLDER/sheets`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.prepare import Progress, prepare
 from anchor_jax.data.preview import write_sheets
 from anchor_jax.errors import AnchorError
-from benchmarks.synthetic.output import show_progress, write_test_clip
+from benchmarks.synthetic.output import join, show_progress, write_test_clip
 from benchmarks.synthetic.people import OTHERS, TARGET, Person
 from benchmarks.synthetic.sheet import write_people_sheet
 from benchmarks.synthetic.source import FRAMES, Talking
@@ -71,6 +72,7 @@ def check(args: argparse.Namespace) -> None:
 def make(args: argparse.Namespace) -> None:
     """Write everything; what is complete is left as it is."""
     (args.out / "sheets").mkdir(parents=True, exist_ok=True)
+    made: dict[str, Dataset] = {}
     with show_progress() as progress:
         for name, people, clips in (
             ("target", (TARGET,), range(args.clips)),
@@ -78,12 +80,13 @@ def make(args: argparse.Namespace) -> None:
             ("pretrain", OTHERS, range(args.clips)),
             ("pretrain-test", OTHERS, TEST),
         ):
-            made = _dataset(args, name, people, clips, progress)
-            advance = progress("previewing", len(made.clips), "clip")
-            write_sheets(made, args.out / "sheets" / name, advance)
+            made[name] = _dataset(args, name, people, clips, progress)
+            advance = progress("previewing", len(made[name].clips), "clip")
+            write_sheets(made[name], args.out / "sheets" / name, advance)
             if name == "target-test":
                 source = _source(args, TARGET, TEST)
                 write_test_clip(source, args.out / "test", progress)
+        join([made["pretrain"], made["target"]], args.out / "everybody")
         tests = [args.out / name for name in ("target-test", "pretrain-test")]
         write_people_sheet(tests, args.out / "sheets" / "people.png")
 

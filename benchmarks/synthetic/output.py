@@ -1,8 +1,11 @@
 """Progress on the screen, and a clip as the files that `anchor-jax generate` reads."""
 
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from anchor_jax.body.parallel import PoseImage
+from anchor_jax.data.dataset import Dataset, write_metadata
 from anchor_jax.data.prepare import Progress
 from anchor_jax.data.video import placed, write_frames
 from anchor_jax.pose_images import write_pose_images
@@ -59,6 +63,31 @@ def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
         write_frames(partial / "truth", (frame.target for frame in frames))
         mattes = (np.repeat(frame.matte[..., None], 3, 2) for frame in frames)
         write_frames(partial / "mattes", mattes)
+
+
+def join(datasets: Sequence[Dataset], folder: Path) -> None:
+    """Write the data set of all clips of `datasets`, which have the same pictures; the shards are
+    hard links where the disk can have them. A folder that is there is left as it is."""
+    if folder.exists():
+        return
+    first = datasets[0]
+    with placed(folder) as partial:
+        partial.mkdir()
+        clips = tuple(clip for dataset in datasets for clip in dataset.clips)
+        inputs = " ".join(dataset.inputs for dataset in datasets)
+        joined = Dataset(partial, first.pictures, first.fps, clips, inputs)
+        number = count()
+        for dataset in datasets:
+            for index in range(len(dataset.clips)):
+                _link(dataset.shard(index), joined.shard(next(number)))
+        write_metadata(joined)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not on this disk
+        shutil.copyfile(source, target)
 
 
 def _turned(frame: Frame) -> float:

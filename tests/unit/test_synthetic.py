@@ -9,8 +9,10 @@ import pytest
 
 from anchor_jax.body.view import View
 from anchor_jax.data import dataset as datasets
+from anchor_jax.data.dataset import ClipRecord, Dataset, write_metadata, write_shard
 from benchmarks.synthetic import __main__ as command
 from benchmarks.synthetic.motion import SIDES, Skeleton, talk
+from benchmarks.synthetic.output import join
 from benchmarks.synthetic.painter import projection, shrink
 from benchmarks.synthetic.people import TARGET
 from benchmarks.synthetic.scenery import room
@@ -118,6 +120,35 @@ def test_bad_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "new").exists()
 
 
+def test_joined_data_sets_are_whole_ones(tmp_path: Path):
+    """Catches shards under another clip's number, and frames that are read from the wrong one."""
+    made = []
+    for name, counts in (("a", (3, 2)), ("b", (4,))):
+        pictures = {"target": (16, 16), "pose": (16, 16)}
+        clips = tuple(ClipRecord(f"{name}{i}", name, count) for i, count in enumerate(counts))
+        path = tmp_path / name
+        path.mkdir()
+        dataset = Dataset(path, pictures, Fraction(30), clips, name)
+        records = []
+        for index, clip in enumerate(clips):
+            level = 10 * (len(made) * 2 + index)
+            frames = [dict.fromkeys(pictures, _flat(level + i)) for i in range(clip.frames)]
+            records.append(write_shard(dataset.shard(index), clip, frames, pictures))
+        dataset = Dataset(path, pictures, Fraction(30), tuple(records), name)
+        write_metadata(dataset)
+        made.append(dataset)
+    join(made, tmp_path / "both")
+    both = datasets.load(tmp_path / "both")
+    datasets.verify(both)
+    assert [clip.identity for clip in both.clips] == ["a", "a", "b"]
+    levels = [datasets.decode("pose", frame["pose"])[0, 0, 0] for frame in both.source()]
+    assert levels == [0, 1, 2, 10, 11, 20, 21, 22, 23]
+
+
+def _flat(level: int) -> np.ndarray:
+    return np.full((16, 16, 3), level, np.uint8)
+
+
 @needs_anny
 @pytest.mark.slow
 def test_command_writes_the_same_data_sets_twice(tmp_path: Path):
@@ -126,7 +157,7 @@ def test_command_writes_the_same_data_sets_twice(tmp_path: Path):
     for name in ("one", "two"):
         words = f"--out {tmp_path / name} --size 64 --clips 1 --frames 16 --processes 2".split()
         assert command.main(words) == 0
-    for name in ("target", "target-test", "pretrain", "pretrain-test"):
+    for name in ("target", "target-test", "pretrain", "pretrain-test", "everybody"):
         one, two = (datasets.load(tmp_path / run / name) for run in ("one", "two"))
         assert [clip.sha256 for clip in one.clips] == [clip.sha256 for clip in two.clips]
         assert one.fps == Fraction(30)
