@@ -49,11 +49,11 @@ class AutoencoderConfig(LoopConfig):
     """
 
     kl_weight: float = 1e-6
-    channels: tuple[int, ...] = (32, 64, 96)
-    latent_channels: int = 4
+    channels: tuple[int, ...] = (16, 32, 48)
+    latent_channels: int = 8
     layers: int = 1
-    unet_channels: tuple[int, ...] = (64, 96, 128)
-    unet_attention: tuple[bool, ...] = (False, True, True)
+    unet_channels: tuple[int, ...] = (40, 64)
+    unet_attention: tuple[bool, ...] = (False, True)
     unet_layers: int = 1
     heads: int = 4
     groups: int = 8
@@ -104,7 +104,7 @@ _RATES = OptimizerConfig(
 )
 _SMALL = AutoencoderConfig(
     steps=4000,
-    batch_size=8,
+    batch_size=4,
     optimizer=_RATES,
     log_every=20,
     save_every=500,
