@@ -1,5 +1,6 @@
 """Checkpoints of a run: Orbax, asynchronous, complete or not there at all."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,16 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 1):
         self.folder = folder
+        score = lambda metrics: metrics["score"]
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["score"],
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
+            get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False
         )
         keep = policies.AnyPreservationPolicy([policies.LatestN(keep_last), best])
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
+                best_fn=score,  # or scores would not be written, and lost with the process
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,  # of a process that was killed
             ),
@@ -82,7 +83,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
                 ),
-                metrics=None if score is None else {"score": score},
+                metrics={"score": -math.inf if score is None else score},
             )
         except Exception as error:
             raise AnchorError(self._told(step, _reason(error))) from None
