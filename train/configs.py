@@ -181,13 +181,12 @@ class Job(Config, StagePlaces):
 
 
 _SMALL = Config(
-    steps=3000,
-    batch_size=8,
+    steps=6000,
+    batch_size=4,
     optimizer=OptimizerConfig(
-        learning_rate=6e-4, schedule="cosine", warmup=100, clip="global", weight_decay=1e-3
+        learning_rate=1.2e-3, schedule="cosine", warmup=100, clip="global", weight_decay=1e-3
     ),
     ema=0.998,
-    drop_condition=0.1,
     log_every=20,
     save_every=500,
     validate_every=500,

@@ -103,8 +103,8 @@ _RATES = OptimizerConfig(
     learning_rate=1e-3, schedule="cosine", warmup=50, clip="global", weight_decay=1e-4
 )
 _SMALL = AutoencoderConfig(
-    steps=4000,
-    batch_size=4,
+    steps=6000,
+    batch_size=2,
     optimizer=_RATES,
     log_every=20,
     save_every=500,
