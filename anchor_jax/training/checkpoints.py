@@ -72,6 +72,8 @@ class Checkpoints:
         Raises:
             AnchorError: this one or the one before could not be written. Older ones stay.
         """
+        if score is None:
+            score = -math.inf  # Orbax warns of a checkpoint without one
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
@@ -83,7 +85,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
                 ),
-                metrics={"score": -math.inf if score is None else score},
+                metrics={"score": score},
             )
         except Exception as error:
             raise AnchorError(self._told(step, _reason(error))) from None

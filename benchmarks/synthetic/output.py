@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +75,9 @@ def join(datasets: Sequence[Dataset], folder: Path) -> None:
         clips = tuple(clip for dataset in datasets for clip in dataset.clips)
         inputs = " ".join(dataset.inputs for dataset in datasets)
         joined = Dataset(partial, first.pictures, first.fps, clips, inputs)
-        number = count()
-        for dataset in datasets:
-            for index in range(len(dataset.clips)):
-                _link(dataset.shard(index), joined.shard(next(number)))
+        shards = (data.shard(index) for data in datasets for index in range(len(data.clips)))
+        for number, shard in enumerate(shards):
+            _link(shard, joined.shard(number))
         write_metadata(joined)
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from anchor_jax.body.view import View
 from anchor_jax.data import dataset as datasets
-from anchor_jax.data.dataset import ClipRecord, Dataset, write_metadata, write_shard
 from benchmarks.synthetic import __main__ as command
 from benchmarks.synthetic.motion import SIDES, Skeleton, talk
 from benchmarks.synthetic.output import join
 from benchmarks.synthetic.painter import projection, shrink
 from benchmarks.synthetic.people import TARGET
 from benchmarks.synthetic.scenery import room
+from tests.programs.training import write_data
 
 needs_anny = pytest.mark.skipif(
     find_spec("anny") is None or find_spec("moderngl") is None,
@@ -122,31 +122,17 @@ def test_bad_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_joined_data_sets_are_whole_ones(tmp_path: Path):
     """Catches shards under another clip's number, and frames that are read from the wrong one."""
-    made = []
-    for name, counts in (("a", (3, 2)), ("b", (4,))):
-        pictures = {"target": (16, 16), "pose": (16, 16)}
-        clips = tuple(ClipRecord(f"{name}{i}", name, count) for i, count in enumerate(counts))
-        path = tmp_path / name
-        path.mkdir()
-        dataset = Dataset(path, pictures, Fraction(30), clips, name)
-        records = []
-        for index, clip in enumerate(clips):
-            level = 10 * (len(made) * 2 + index)
-            frames = [dict.fromkeys(pictures, _flat(level + i)) for i in range(clip.frames)]
-            records.append(write_shard(dataset.shard(index), clip, frames, pictures))
-        dataset = Dataset(path, pictures, Fraction(30), tuple(records), name)
-        write_metadata(dataset)
-        made.append(dataset)
+    pictures = "target", "pose"
+    one = write_data(tmp_path / "one", pictures, clips=(3, 2), seed=0)
+    two = write_data(tmp_path / "two", pictures, clips=(4,), seed=1)
+    made = [datasets.load(path) for path in (one, two)]
     join(made, tmp_path / "both")
     both = datasets.load(tmp_path / "both")
     datasets.verify(both)
-    assert [clip.identity for clip in both.clips] == ["a", "a", "b"]
-    levels = [datasets.decode("pose", frame["pose"])[0, 0, 0] for frame in both.source()]
-    assert levels == [0, 1, 2, 10, 11, 20, 21, 22, 23]
-
-
-def _flat(level: int) -> np.ndarray:
-    return np.full((16, 16, 3), level, np.uint8)
+    assert [clip.identity for clip in both.clips] == ["person-0", "person-1", "person-0"]
+    expected = [frame["pose"] for dataset in made for frame in dataset.source()]
+    assert [frame["pose"] for frame in both.source()] == expected
+    assert len(set(expected)) == 9
 
 
 @needs_anny
