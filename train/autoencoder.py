@@ -94,7 +94,7 @@ def loss(
     key: jax.Array,
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean absolute error of the reconstruction plus the weighted divergence, over all pictures."""
+    """Mean squared error of the reconstruction plus the weighted divergence, over all pictures."""
     total = jnp.zeros(len(batch["position"]))
     for i, name in enumerate(pictures):
         images = batch[name] / 127.5 - 1
@@ -108,7 +108,7 @@ def loss(
         out = call(mean + jnp.exp(0.5 * log_variance) * noise, method="decode")
         divergence = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance)
         pixels = images.shape[1] * images.shape[2]
-        total += jnp.abs(out - images).mean((1, 2, 3))
+        total += ((out - images) ** 2).mean((1, 2, 3))
         total += kl_weight * divergence.sum((1, 2, 3)) / pixels * config.factor**2
     return total.mean() / len(pictures), {"losses": total / len(pictures)}
 

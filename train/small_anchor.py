@@ -32,7 +32,7 @@ class AutoencoderConfig(LoopConfig):
 
     Attributes:
         kl_weight: of the posterior's divergence from a standard normal distribution, per pixel
-            of the image, beside the mean absolute error.
+            of the image, beside the mean squared error.
         channels: of the autoencoder's levels, finest first; its factor is 2^(levels - 1).
         latent_channels: of the latents.
         layers: residual blocks a level.
@@ -48,7 +48,7 @@ class AutoencoderConfig(LoopConfig):
         prediction_type: what the UNet predicts; small models learn v sooner.
     """
 
-    kl_weight: float = 1e-6
+    kl_weight: float = 2.5e-7
     channels: tuple[int, ...] = (16, 32, 48)
     latent_channels: int = 8
     layers: int = 1
@@ -100,10 +100,10 @@ class AutoencoderJob(AutoencoderConfig, AutoencoderPlaces):
 
 
 _RATES = OptimizerConfig(
-    learning_rate=1e-3, schedule="cosine", warmup=50, clip="global", weight_decay=1e-4
+    learning_rate=2e-3, schedule="cosine", warmup=50, clip="global", weight_decay=1e-4
 )
 _SMALL = AutoencoderConfig(
-    steps=6000,
+    steps=8000,
     batch_size=2,
     optimizer=_RATES,
     log_every=20,
