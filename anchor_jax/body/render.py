@@ -81,7 +81,7 @@ class Renderer:
                 f"OpenGL cannot draw without a screen here ({type(error).__name__}); "
                 f"on Debian and Ubuntu install {PACKAGES}"
             ) from error
-        self._scene = _scene(view)
+        self._scene = _make_scene(view)
         self._material = pyrender.MetallicRoughnessMaterial(**MATERIAL)
 
     def draw(self, vertices: np.ndarray) -> Drawing:
@@ -95,7 +95,7 @@ class Renderer:
             if len(triangles):
                 part = pyrender.Primitive(vertices, normals, indices=triangles, mode=4)
                 part.material = self._material
-                nodes[self._scene.add(pyrender.Mesh([part]))] = (label,) * 3
+                nodes[_add(self._scene, mesh=pyrender.Mesh([part]))] = (label,) * 3
         try:
             pixels, _ = self._offscreen.render(self._scene)  # type: ignore[misc]
             labels, depth = self._offscreen.render(  # type: ignore[misc]
@@ -143,23 +143,40 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.asarray(mesh.vertex_normals, np.float32)
 
 
-def _scene(view: View):
+def _make_scene(view: View):
     import pyrender
 
     scene = pyrender.Scene(bg_color=BLACK, ambient_light=AMBIENT)
     camera = pyrender.IntrinsicsCamera(
         view.focal_length, view.focal_length, *view.center, znear=view.near, zfar=view.far
     )
-    scene.add(camera, pose=_at(view.position))
+    _add(scene, camera=camera, matrix=_at(view.position))
     white = np.ones(3)
     for place in POINT_LIGHTS:
-        scene.add(pyrender.PointLight(color=0.2 * white, intensity=1.0), pose=_at(place))
+        light = pyrender.PointLight(color=0.2 * white, intensity=1.0)
+        _add(scene, light=light, matrix=_at(place))
     for place in SPOT_LIGHTS:
         light = pyrender.SpotLight(
             color=white, intensity=15.0, innerConeAngle=np.pi / 3, outerConeAngle=np.pi / 2
         )
-        scene.add(light, pose=_at(place))
+        _add(scene, light=light, matrix=_at(place))
     return scene
+
+
+def _add(scene, **contents):
+    """Add a node to the scene. pyrender keeps nodes in sets, and sums light in their order: with
+    hashes of addresses it would change a grey level here and there from process to process."""
+    import pyrender
+
+    class Numbered(pyrender.Node):
+        number = len(scene.nodes)
+
+        def __hash__(self) -> int:
+            return self.number
+
+    node = Numbered(**contents)
+    scene.add_node(node)
+    return node
 
 
 def _at(place) -> np.ndarray:

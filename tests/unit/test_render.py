@@ -10,7 +10,13 @@ import trimesh
 from anchor_jax.body.formats import read_motion
 from anchor_jax.body.mannequin import Mannequin
 from anchor_jax.body.motion import Camera
-from anchor_jax.body.render import Renderer, use_platform, vertex_normals
+from anchor_jax.body.render import (
+    POINT_LIGHTS,
+    SPOT_LIGHTS,
+    Renderer,
+    use_platform,
+    vertex_normals,
+)
 from anchor_jax.body.view import make_view
 from anchor_jax.errors import AnchorError
 from tests.unit.motions import HEAD, gesturing, read_obj, show_form, standing
@@ -130,6 +136,22 @@ def test_a_frame_is_drawn_alike_again_and_after_others(body):
         again = renderer.draw(meshes[0])
     for field in dataclasses.fields(first):
         np.testing.assert_array_equal(getattr(first, field.name), getattr(again, field.name))
+
+
+def test_lights_have_one_order(body):
+    """Catches sums of light in the order of the nodes' addresses, which differed by a grey level
+    from process to process: sets of the nodes have to be walked as they were made."""
+    motion = gesturing()
+    view = make_view(motion, body.joints(motion), SIZE)
+    for _ in range(5):
+        with Renderer(body.faces, body.groups["face"], view) as renderer:
+            scene = renderer._scene
+            for nodes, places in (
+                (scene.point_light_nodes, POINT_LIGHTS),
+                (scene.spot_light_nodes, SPOT_LIGHTS),
+                (scene.light_nodes, POINT_LIGHTS + SPOT_LIGHTS),
+            ):
+                assert [tuple(node.translation) for node in nodes] == list(places)
 
 
 def test_masks_are_what_is_drawn(body):
