@@ -6,11 +6,13 @@
 two, `FOLDER/everybody` all of these clips; `FOLDER/pretrain-test` and `FOLDER/target-test` clips of
 the same people with motion that is in none of them. `FOLDER/test` is the target's test clip as
 files: `poses/`, `poses-conditions/`, `truth/`, `mattes/` and `appearance.png`. Sheets to look at
-lie beside, in `FOLDER/sheets`.
+lie beside, in `FOLDER/sheets`. With `--perturbed` also `FOLDER/target-perturbed`: the target's
+clips with pose images of a motion with noise, for the paper's study of imperfect fits.
 """
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from anchor_jax.data import workers
@@ -24,6 +26,7 @@ from benchmarks.synthetic.sheet import write_people_sheet
 from benchmarks.synthetic.source import FRAMES, Talking
 
 TEST = range(900, 901)  # numbers of clips: other motion than any of training's
+NOISE = 0.03, 0.1  # of a perturbed motion, as strong as `anchor_jax.body.perturb` has it
 
 
 def main(words: list[str] | None = None) -> int:
@@ -38,6 +41,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, default=9, help="of each person to train on (9)")
     parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip (300)")
     parser.add_argument("--seed", type=int, default=0, help="decides motion and rooms (0)")
+    parser.add_argument("--perturbed", action="store_true", help="also the target with noisy poses")
     parser.add_argument("--processes", type=int, default=workers.num_cores())
     args = parser.parse_args(words)
     try:
@@ -86,6 +90,8 @@ def make(args: argparse.Namespace) -> None:
             if name == "target-test":
                 source = _source(args, TARGET, TEST)
                 write_test_clip(source, args.out / "test", progress)
+        if args.perturbed:
+            _dataset(args, "target-perturbed", (TARGET,), range(args.clips), progress, NOISE)
         join([made["pretrain"], made["target"]], args.out / "everybody")
         tests = [args.out / name for name in ("target-test", "pretrain-test")]
         write_people_sheet(tests, args.out / "sheets" / "people.png")
@@ -97,18 +103,22 @@ def _dataset(
     people: tuple[Person, ...],
     clips: range,
     progress: Progress,
+    noise: tuple[float, float] | None = None,
 ) -> Dataset:
+    options: dict[str, object] = {
+        "people": people,
+        "clips": list(clips),
+        "frames": args.frames,
+        "sizes": (args.size, args.face_size),
+        "seed": args.seed,
+    }
+    if noise is not None:
+        options["noise"] = noise
     return prepare(
-        [_source(args, person, clips) for person in people],
+        [replace(_source(args, person, clips), noise=noise) for person in people],
         args.out / name,
         inputs=[],
-        options={
-            "people": people,
-            "clips": list(clips),
-            "frames": args.frames,
-            "sizes": (args.size, args.face_size),
-            "seed": args.seed,
-        },
+        options=options,
         processes=args.processes,
         progress=progress,
     )

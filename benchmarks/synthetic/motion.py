@@ -66,6 +66,23 @@ def talk(skeleton: Skeleton, num_frames: int, rng: np.random.Generator) -> Talk:
     return Talk(rotations, actions)
 
 
+def perturb(motion: Talk, rng: np.random.Generator, pose: float, action: float) -> Talk:
+    """A clip as a poor fit would tell it (section 4.3 of the paper): each frame for itself, every
+    bone turned by `pose` radians about each axis and every action off by `action`, as standard
+    deviations. The shape stays."""
+
+    def turned(matrices: np.ndarray) -> np.ndarray:
+        return matrices @ _rotation(rng.normal(0, pose, (len(matrices), 3)))
+
+    def moved(values: np.ndarray) -> np.ndarray:
+        return np.clip(values + rng.normal(0, action, len(values)), 0, 1)
+
+    return Talk(
+        {bone: turned(matrices) for bone, matrices in motion.rotations.items()},
+        {name: moved(values) for name, values in motion.actions.items()},
+    )
+
+
 def smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
     """Smooth random curves (n, count), about -1 to 1, with a knot every `seconds`."""
     knots = rng.uniform(-1, 1, (int(n / FPS / seconds) + 6, count))

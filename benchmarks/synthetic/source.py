@@ -15,14 +15,14 @@ from anchor_jax.data.dataset import FACE, Pictures, Size
 from anchor_jax.face_crops import FaceCrops
 from anchor_jax.pose_images import Conditions
 from benchmarks.synthetic.body import Anny, make_view
-from benchmarks.synthetic.motion import talk
+from benchmarks.synthetic.motion import perturb, talk
 from benchmarks.synthetic.painter import Painter
 from benchmarks.synthetic.people import OTHERS, TARGET, Person
 from benchmarks.synthetic.scenery import room
 
 PEOPLE = (TARGET, *OTHERS)
 FRAMES = 300  # of a clip
-ROOM, MOTION = 1, 2  # streams of random numbers
+ROOM, MOTION, NOISE = 1, 2, 3  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class InMemory(Conditions):
 
 @dataclass(frozen=True)
 class Talking:
-    """A source of `anchor_jax.data.prepare`: clips of one person, by their numbers."""
+    """A source of `anchor_jax.data.prepare`: clips of one person, by their numbers.
+
+    `noise` is what `perturb` does to the motion of the pose images alone: turns in radians, and
+    actions."""
 
     person: Person
     clips: range
@@ -54,6 +57,7 @@ class Talking:
     face_size: int
     seed: int
     frames: int = FRAMES
+    noise: tuple[float, float] | None = None
 
     @property
     def identity(self) -> str:
@@ -76,7 +80,7 @@ class Talking:
 
     def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
         """The frames of the clips `wanted`, by their places in `clips`."""
-        with Studio(self.person, self.size, self.seed) as studio:
+        with Studio(self.person, self.size, self.seed, self.noise) as studio:
             for index in wanted:
                 yield index, self._pictures(studio, self.clips[index])
 
@@ -98,8 +102,14 @@ class Talking:
 class Studio:
     """A person in their room before the camera. Close it, or use it in a `with`."""
 
-    def __init__(self, person: Person, size: int, seed: int) -> None:
-        self._person, self._seed = person, seed
+    def __init__(
+        self,
+        person: Person,
+        size: int,
+        seed: int,
+        noise: tuple[float, float] | None = None,
+    ) -> None:
+        self._person, self._seed, self._noise = person, seed, noise
         self._number = PEOPLE.index(person)
         self._anny = load_anny()
         self.view: View = make_view(self._anny.rest(person)[0], size)
@@ -113,9 +123,12 @@ class Studio:
         """The frames of a clip; the same number is the same clip."""
         anny, view = self._anny, self.view
         motion = talk(anny.skeleton(self._person), num_frames, self._random(MOTION, clip))
-        posed = anny.pose(self._person, motion)
-        for vertices, head in zip(posed.vertices, posed.head, strict=True):
-            places = view.place(vertices)
+        posed = known = anny.pose(self._person, motion)
+        if self._noise is not None:
+            noisy = perturb(motion, self._random(NOISE, clip), *self._noise)
+            known = anny.pose(self._person, noisy)
+        for vertices, head, told in zip(posed.vertices, posed.head, known.vertices, strict=True):
+            places = view.place(told)
             drawing = self._renderer.draw(places)
             marks = np.stack([places[group].mean(0) for group in anny.landmarks])
             landmarks, visible = self._renderer.sees(drawing, marks)

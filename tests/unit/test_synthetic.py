@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from anchor_jax.body.view import View
 from anchor_jax.data import dataset as datasets
 from benchmarks.synthetic import __main__ as command
-from benchmarks.synthetic.motion import SIDES, Skeleton, talk
+from benchmarks.synthetic.motion import SIDES, Skeleton, perturb, talk
 from benchmarks.synthetic.output import join
 from benchmarks.synthetic.painter import projection, shrink
 from benchmarks.synthetic.people import TARGET
@@ -78,6 +79,18 @@ def test_face_moves():
     assert all(values.min() >= 0 and values.max() <= 1 for values in actions.values())
 
 
+def test_noise_has_its_strength_and_leaves_rotations_rotations():
+    """Catches degrees taken for radians, one draw for all frames, actions anny does not know."""
+    motion = talk(_skeleton(), 400, np.random.default_rng(1))
+    noisy = perturb(motion, np.random.default_rng(2), 0.03, 0.1)
+    for bone, matrices in motion.rotations.items():
+        turn = Rotation.from_matrix(np.swapaxes(matrices, 1, 2) @ noisy.rotations[bone])
+        np.testing.assert_allclose(turn.as_rotvec().std(0), 0.03, rtol=0.15)
+    off = noisy.actions["jawOpen"] - motion.actions["jawOpen"]
+    assert 0.05 < off.std() < 0.1  # clipped where the mouth is closed
+    assert all(values.min() >= 0 and values.max() <= 1 for values in noisy.actions.values())
+
+
 def test_painter_projects_as_the_pose_renderer():
     """Catches frames and poses that are a pixel apart, or upside down."""
     view = View(
@@ -141,13 +154,17 @@ def test_command_writes_the_same_data_sets_twice(tmp_path: Path):
     """Catches bytes that depend on the process or the moment, crops that are not of the frame, and
     a person that is not where the pose is."""
     for name in ("one", "two"):
-        words = f"--out {tmp_path / name} --size 64 --clips 1 --frames 16 --processes 2".split()
+        words = f"--out {tmp_path / name} --size 64 --clips 1 --frames 16 --processes 2"
+        words = [*words.split(), "--perturbed"]
         assert command.main(words) == 0
-    for name in ("target", "target-test", "pretrain", "pretrain-test", "everybody"):
+    sets = "target", "target-test", "pretrain", "pretrain-test", "everybody", "target-perturbed"
+    for name in sets:
         one, two = (datasets.load(tmp_path / run / name) for run in ("one", "two"))
         assert [clip.sha256 for clip in one.clips] == [clip.sha256 for clip in two.clips]
         assert one.fps == Fraction(30)
-    example = one.source()[3]
+    noisy = datasets.load(tmp_path / "one" / "target-perturbed").source()[3]
+    example = datasets.load(tmp_path / "one" / "target").source()[3]
+    assert noisy["target"] == example["target"] and noisy["pose"] != example["pose"]
     matte, pose = (datasets.decode(key, example[key]) for key in ("matte", "pose"))
     body = pose.max(2) > 20
     assert (matte[body] > 100).mean() > 0.98
