@@ -7,8 +7,10 @@ of the anchor are fresh: drawn at random, the control branch adding nothing yet.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from anchor_jax.compiling import jit
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches, Load, clip_spans
+from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.models import VAEConfig, apply, init_params
@@ -27,6 +30,7 @@ from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
 from .configs import FREE, note, parse, settings
+from .frozen import Pictures
 from .inputs import check_factor, contents, validation_numbers
 from .loop import fit, open_devices
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
@@ -37,9 +41,13 @@ TEXT = """Train a small autoencoder, and make the anchor that the other stages s
     anchor-jax train finetune --preset small --anchor runs/autoencoder/anchor \\
         --data data/seth --out runs/seth
 
+It learns the frames of the data set and, where there are mattes, also people whose background is
+cut away, as pretraining sees them. With --anchor a trained autoencoder learns further.
+
 Killed or interrupted, the same command goes on where the last checkpoint is.
 """
 
+CUT = Pictures(matte="matte")  # people as pretraining sees them
 MEASURED = 64  # batches over which the latents' standard deviation is taken
 
 
@@ -58,43 +66,74 @@ def main(args: Sequence[str] | None = None) -> None:
     assert isinstance(config, VAEConfig)
     pictures = [name for name in ("target", "face") if name in dataset.pictures]
     check_factor(dataset, pictures, config.factor)
-    run = Run(job.out, {"stage": "autoencoder", **settings(job), **contents(dataset)}, FREE)
+    cut = job.cut if {"target", "matte"} <= set(dataset.pictures) else 0.0
+    told = contents(dataset) if job.anchor is None else start_contents(job.anchor, dataset, config)
+    run = Run(job.out, {"stage": "autoencoder", **settings(job), **told}, FREE)
     try:
         if (job.out / "anchor").exists():
             note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
             return
-        with make_batches(job, dataset, pictures) as batches:
-            truth = validation_frames(job, dataset)
+        inputs = [*pictures, "matte"] if cut else pictures
+        with make_batches(job, dataset, inputs) as batches:
+            truth = validation_frames(job, dataset, cut > 0)
             params = fit(
                 "autoencoder",
                 job,
                 run,
                 mesh,
-                params={"vae": init_params(config, jax.random.key(job.seed))},
+                params={"vae": start_params(job, config)},
                 optimizer=make_optimizer(job.optimizer, job.steps),
-                loss=partial(loss, config, job.kl_weight, pictures),
+                loss=partial(loss, config, job.kl_weight, cut, pictures),
                 batches=batches,
-                inputs_of=lambda batch: {n: batch[n] for n in (*pictures, "position")},
+                inputs_of=lambda batch: {n: batch[n] for n in (*inputs, "position")},
                 validate=partial(validate, config, truth),
             )
             if run.is_main:
                 std = latent_std(config, params["vae"], dataset, batches)
                 anchor = make_anchor(job, params["vae"], 1 / std, dataset)
+                if job.anchor is not None:
+                    before = checkpoint.load(job.anchor, networks=()).provenance
+                    anchor.provenance["autoencoder"]["before"] = before
                 checkpoint.save(run.folder / "anchor", anchor)
                 print(f"{run.folder / 'anchor'}: complete; `anchor-jax train` takes it")
     finally:
         run.close()
 
 
+def start_contents(path: Path, dataset: Dataset, config: VAEConfig) -> dict[str, object]:
+    """`contents` where an ANCHOR's autoencoder learns further. Raises AnchorError for another
+    architecture."""
+    header = checkpoint.load(path, networks=())
+    vae = header.networks["vae"]
+    assert isinstance(vae, VAEConfig)
+    if replace(vae, scaling_factor=config.scaling_factor) != config:
+        raise AnchorError(
+            f"{path}: its autoencoder is {vae}, expected {config}; give --channels,"
+            " --latent-channels, --layers and --groups as it was trained with"
+        )
+    return contents(dataset, header, ["vae"])
+
+
+def start_params(job: AutoencoderJob, config: VAEConfig) -> Params:
+    """What training begins with: an ANCHOR's autoencoder, or random numbers."""
+    if job.anchor is None:
+        return init_params(config, jax.random.key(job.seed))
+    return checkpoint.load(job.anchor, networks=["vae"]).params["vae"]
+
+
 def loss(
     config: VAEConfig,
     kl_weight: float,
+    cut: float,
     pictures: Sequence[str],
     params: Params,
     key: jax.Array,
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean squared error of the reconstruction plus the weighted divergence, over all pictures."""
+    """Mean squared error of the reconstruction plus the weighted divergence, over all pictures; a
+    share `cut` of the targets is without background."""
+    if cut:
+        batch = batch | {"target": cut_some(cut, jax.random.fold_in(key, len(pictures)), batch)}
     total = jnp.zeros(len(batch["position"]))
     for i, name in enumerate(pictures):
         images = batch[name] / 127.5 - 1
@@ -113,15 +152,27 @@ def loss(
     return total.mean() / len(pictures), {"losses": total / len(pictures)}
 
 
+def cut_some(share: float, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """The targets; a share of them people alone, on black."""
+    draw = jax.vmap(lambda position: jax.random.uniform(jax.random.fold_in(key, position)))
+    chosen = draw(batch["position"]) < share
+    alone = batch["target"] * (batch["matte"][..., None] / 255)
+    return jnp.where(chosen[:, None, None, None], alone, batch["target"])
+
+
 def validate(
-    config: VAEConfig, truth: np.ndarray, params: Params
+    config: VAEConfig, truth: Mapping[str, np.ndarray], params: Params
 ) -> tuple[dict[str, float], np.ndarray, float]:
-    """How well frames are reconstructed: scalars, pairs of both, and the score."""
-    images = np.concatenate([reconstruct(config, params["vae"], x[None]) for x in truth])
-    score = float(psnr(images, truth).mean())
-    found = {"validation/psnr": score, "validation/ssim": float(ssim(images, truth).mean())}
-    rows = [np.concatenate(pair, 1) for pair in zip(images, truth, strict=True)]
-    return found, np.concatenate(rows), score
+    """How well frames are reconstructed: scalars of each kind of frames, pairs of reconstruction
+    and truth, and the score, PSNR over all of them."""
+    found, columns = {}, []
+    for kind, frames in truth.items():
+        images = np.concatenate([reconstruct(config, params["vae"], x[None]) for x in frames])
+        found[f"validation/psnr{kind}"] = float(psnr(images, frames).mean())
+        found[f"validation/ssim{kind}"] = float(ssim(images, frames).mean())
+        columns += [np.concatenate(images), np.concatenate(frames)]
+    score = float(np.mean([found[f"validation/psnr{kind}"] for kind in truth]))
+    return found, np.concatenate(columns, 1), score
 
 
 def reconstruct(config: VAEConfig, params: Params, images: np.ndarray) -> np.ndarray:
@@ -163,12 +214,16 @@ def make_batches(job: AutoencoderJob, dataset: Dataset, pictures: Sequence[str])
     )
 
 
-def validation_frames(job: AutoencoderJob, dataset: Dataset) -> np.ndarray:
-    """The frames that grids show."""
+def validation_frames(job: AutoencoderJob, dataset: Dataset, cut: bool) -> dict[str, np.ndarray]:
+    """The frames that grids show: whole, and without background."""
     numbers = validation_numbers(dataset, job.held_out, job.validation_frames)
     name = next(name for name in ("target", "face") if name in dataset.pictures)
-    load = Load(dataset, [name])
-    return np.stack([load((i, i, False))[name] for i in numbers])
+    load = Load(dataset, [name, "matte"] if cut else [name])
+    examples = [load((i, i, False)) for i in numbers]
+    frames = {"": np.stack([example[name] for example in examples])}
+    if cut:
+        frames["_cut"] = np.stack([CUT.composed(x["target"], x["matte"]) for x in examples])
+    return frames
 
 
 if __name__ == "__main__":

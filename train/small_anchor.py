@@ -1,11 +1,13 @@
 """A small anchor: sizes of all its networks, and fresh ones around a trained autoencoder."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.data.dataset import Dataset
@@ -33,6 +35,7 @@ class AutoencoderConfig(LoopConfig):
     Attributes:
         kl_weight: of the posterior's divergence from a standard normal distribution, per pixel
             of the image, beside the mean squared error.
+        cut: how often a frame's background is cut away, where the data set has mattes.
         channels: of the autoencoder's levels, finest first; its factor is 2^(levels - 1).
         latent_channels: of the latents.
         layers: residual blocks a level.
@@ -49,6 +52,7 @@ class AutoencoderConfig(LoopConfig):
     """
 
     kl_weight: float = 2.5e-7
+    cut: float = 0.5
     channels: tuple[int, ...] = (16, 32, 48)
     latent_channels: int = 8
     layers: int = 1
@@ -66,6 +70,7 @@ class AutoencoderConfig(LoopConfig):
     def _checks(self) -> dict[str, bool]:
         widths = (*self.channels, *self.unet_channels)
         return super()._checks() | {
+            f"cut is {self.cut}: expected 0 to 1": 0 <= self.cut <= 1,
             f"unet_attention has {len(self.unet_attention)} entries: expected one for each of the"
             f" {len(self.unet_channels)} unet_channels": (
                 len(self.unet_attention) == len(self.unet_channels)
@@ -88,9 +93,11 @@ class AutoencoderPlaces(Places):
     """Where the autoencoder's things are.
 
     Attributes:
+        anchor: an ANCHOR whose autoencoder learns further; default: a fresh one.
         preset: the settings that the others change.
     """
 
+    anchor: Annotated[Path | None, arg(metavar="ANCHOR")] = None
     preset: Literal["small", "debug"] = "small"
 
 

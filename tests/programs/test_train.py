@@ -10,6 +10,7 @@ from PIL import Image
 
 from anchor_jax import checkpoint, cli
 from anchor_jax.data import video
+from train.autoencoder import CUT, cut_some
 
 from .test_generate import probe
 from .test_generate_face import SMALL, landmarks
@@ -45,6 +46,43 @@ def test_an_autoencoder_becomes_an_anchor(autoencoder, train_data):
     zeros = anchor.params["body/control"]["controlnet_mid_block"]
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(zeros))
     assert anchor.provenance["autoencoder"]["data"] == train_data.name
+
+
+def test_an_autoencoder_learns_further(autoencoder, train_data, tmp_path):
+    """Catches an autoencoder that begins anew, one of another architecture that is taken, and
+    people without background that are never shown."""
+    words = ["train", "autoencoder", "--preset", "debug", "--data", str(train_data)]
+    words += ["--anchor", str(autoencoder / "anchor"), "--out"]
+    assert cli.main([*words, str(tmp_path / "run")]) == 0
+    first, further = (
+        [line for line in logged(run) if "loss" in line] for run in (autoencoder, tmp_path / "run")
+    )
+    assert first[0]["frames"] == further[0]["frames"]
+    assert further[0]["loss"] < first[-1]["loss"]
+    assert checkpoint.load(tmp_path / "run" / "anchor", networks=()).provenance["autoencoder"][
+        "before"
+    ]
+    assert "validation/psnr_cut" in logged(tmp_path / "run")[-1]
+    with Image.open(tmp_path / "run" / "grids" / "00000004.png") as grid:
+        assert grid.size == (4 * 32, 2 * 32)
+    assert cli.main([*words, str(tmp_path / "other"), "--channels", "8", "24"]) == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_autoencoders_see_people_as_pretraining_does():
+    """Catches mattes that are not shares of one, and examples that are all cut or none."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "target": rng.integers(0, 256, (16, 8, 8, 3), np.uint8),
+        "matte": rng.integers(0, 256, (16, 8, 8), np.uint8),
+        "position": np.arange(16),
+    }
+    shown = np.asarray(cut_some(0.5, jax.random.key(0), batch))
+    cut = np.array([(a != b).any() for a, b in zip(shown, batch["target"], strict=True)])
+    assert 4 <= cut.sum() <= 12
+    pairs = zip(batch["target"][cut], batch["matte"][cut], strict=True)
+    expected = np.stack([CUT.composed(*pair) for pair in pairs])
+    np.testing.assert_allclose(shown[cut], expected, atol=0.51)
 
 
 def test_finetuning_changes_the_body_alone(finetuned, fresh):
