@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchor_jax import checkpoint
+from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import jit
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
@@ -67,7 +68,8 @@ def main(args: Sequence[str] | None = None) -> None:
     pictures = [name for name in ("target", "face") if name in dataset.pictures]
     check_factor(dataset, pictures, config.factor)
     cut = job.cut if {"target", "matte"} <= set(dataset.pictures) else 0.0
-    told = contents(dataset) if job.anchor is None else start_contents(job.anchor, dataset, config)
+    start = None if job.anchor is None else load_start(job.anchor, config)
+    told = contents(dataset, start, ["vae"])
     run = Run(job.out, {"stage": "autoencoder", **settings(job), **told}, FREE)
     try:
         if (job.out / "anchor").exists():
@@ -81,7 +83,11 @@ def main(args: Sequence[str] | None = None) -> None:
                 job,
                 run,
                 mesh,
-                params={"vae": start_params(job, config)},
+                params={
+                    "vae": init_params(config, jax.random.key(job.seed))
+                    if start is None
+                    else start.params.pop("vae")
+                },
                 optimizer=make_optimizer(job.optimizer, job.steps),
                 loss=partial(loss, config, job.kl_weight, cut, pictures),
                 batches=batches,
@@ -91,34 +97,25 @@ def main(args: Sequence[str] | None = None) -> None:
             if run.is_main:
                 std = latent_std(config, params["vae"], dataset, batches)
                 anchor = make_anchor(job, params["vae"], 1 / std, dataset)
-                if job.anchor is not None:
-                    before = checkpoint.load(job.anchor, networks=()).provenance
-                    anchor.provenance["autoencoder"]["before"] = before
+                if start is not None:
+                    anchor.provenance["autoencoder"]["before"] = start.provenance
                 checkpoint.save(run.folder / "anchor", anchor)
                 print(f"{run.folder / 'anchor'}: complete; `anchor-jax train` takes it")
     finally:
         run.close()
 
 
-def start_contents(path: Path, dataset: Dataset, config: VAEConfig) -> dict[str, object]:
-    """`contents` where an ANCHOR's autoencoder learns further. Raises AnchorError for another
-    architecture."""
-    header = checkpoint.load(path, networks=())
-    vae = header.networks["vae"]
+def load_start(path: Path, config: VAEConfig) -> Anchor:
+    """The ANCHOR whose autoencoder learns further. Raises AnchorError for another architecture."""
+    anchor = checkpoint.load(path, networks=["vae"])
+    vae = anchor.networks["vae"]
     assert isinstance(vae, VAEConfig)
     if replace(vae, scaling_factor=config.scaling_factor) != config:
         raise AnchorError(
             f"{path}: its autoencoder is {vae}, expected {config}; give --channels,"
             " --latent-channels, --layers and --groups as it was trained with"
         )
-    return contents(dataset, header, ["vae"])
-
-
-def start_params(job: AutoencoderJob, config: VAEConfig) -> Params:
-    """What training begins with: an ANCHOR's autoencoder, or random numbers."""
-    if job.anchor is None:
-        return init_params(config, jax.random.key(job.seed))
-    return checkpoint.load(job.anchor, networks=["vae"]).params["vae"]
+    return anchor
 
 
 def loss(
