@@ -7,6 +7,7 @@ OpenGL takes its platform when it is first imported: a process that draws calls
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -164,19 +165,26 @@ def _make_scene(view: View):
 
 
 def _add(scene, **contents):
-    """Add a node to the scene. pyrender keeps nodes in sets, and sums light in their order: with
-    hashes of addresses it would change a grey level here and there from process to process."""
+    """Add a node to the scene, numbered so that the scene's sets of nodes keep their order."""
+    node = _node_class()(**contents)
+    node.number = len(scene.nodes)
+    scene.add_node(node)
+    return node
+
+
+@cache
+def _node_class():
+    """pyrender keeps nodes in sets, and sums light in their order: with hashes of addresses it
+    would change a grey level here and there from process to process."""
     import pyrender
 
     class Numbered(pyrender.Node):
-        number = len(scene.nodes)
+        number: int
 
         def __hash__(self) -> int:
             return self.number
 
-    node = Numbered(**contents)
-    scene.add_node(node)
-    return node
+    return Numbered
 
 
 def _at(place) -> np.ndarray:
