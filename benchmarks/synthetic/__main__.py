@@ -78,20 +78,22 @@ def make(args: argparse.Namespace) -> None:
     (args.out / "sheets").mkdir(parents=True, exist_ok=True)
     made: dict[str, Dataset] = {}
     with show_progress() as progress:
-        for name, people, clips in (
-            ("target", (TARGET,), range(args.clips)),
-            ("target-test", (TARGET,), TEST),
-            ("pretrain", OTHERS, range(args.clips)),
-            ("pretrain-test", OTHERS, TEST),
-        ):
-            made[name] = _dataset(args, name, people, clips, progress)
+        training = range(args.clips)
+        wanted = [
+            ("target", (TARGET,), training, None),
+            ("target-test", (TARGET,), TEST, None),
+            ("pretrain", OTHERS, training, None),
+            ("pretrain-test", OTHERS, TEST, None),
+        ]
+        if args.perturbed:
+            wanted.append(("target-perturbed", (TARGET,), training, NOISE))
+        for name, people, clips, noise in wanted:
+            made[name] = _dataset(args, name, people, clips, noise, progress)
             advance = progress("previewing", len(made[name].clips), "clip")
             write_sheets(made[name], args.out / "sheets" / name, advance)
             if name == "target-test":
                 source = _source(args, TARGET, TEST)
                 write_test_clip(source, args.out / "test", progress)
-        if args.perturbed:
-            _dataset(args, "target-perturbed", (TARGET,), range(args.clips), progress, NOISE)
         join([made["pretrain"], made["target"]], args.out / "everybody")
         tests = [args.out / name for name in ("target-test", "pretrain-test")]
         write_people_sheet(tests, args.out / "sheets" / "people.png")
@@ -102,8 +104,8 @@ def _dataset(
     name: str,
     people: tuple[Person, ...],
     clips: range,
+    noise: tuple[float, float] | None,
     progress: Progress,
-    noise: tuple[float, float] | None = None,
 ) -> Dataset:
     options: dict[str, object] = {
         "people": people,
