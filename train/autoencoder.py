@@ -32,7 +32,7 @@ from anchor_jax.training.run import Run
 
 from .configs import FREE, note, parse, settings
 from .frozen import Pictures
-from .inputs import check_factor, contents, validation_numbers
+from .inputs import check_factor, contents, history, validation_numbers
 from .loop import fit, open_devices
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
 
@@ -96,9 +96,10 @@ def main(args: Sequence[str] | None = None) -> None:
             )
             if run.is_main:
                 std = latent_std(config, params["vae"], dataset, batches)
-                anchor = make_anchor(job, params["vae"], 1 / std, dataset)
-                if start is not None:
-                    anchor.provenance["autoencoder"]["before"] = start.provenance
+                before = {} if start is None else start.provenance
+                anchor = make_anchor(
+                    job, params["vae"], 1 / std, history(before, "autoencoder", job, dataset)
+                )
                 checkpoint.save(run.folder / "anchor", anchor)
                 print(f"{run.folder / 'anchor'}: complete; `anchor-jax train` takes it")
     finally:

@@ -1,7 +1,7 @@
 """What the programs look up in data set and anchor before they begin."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,9 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import clip_spans
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.training.run import versions
+
+from .configs import FREE, LoopConfig, settings
 
 
 def check_factor(dataset: Dataset, pictures: Sequence[str], factor: int) -> None:
@@ -40,6 +43,16 @@ def contents(
         for name, config in configs.items():
             told |= {f"{name}.{key}": value for key, value in asdict(config).items()}
     return told
+
+
+def history(
+    before: Mapping[str, Any], stage: str, job: LoopConfig, dataset: Dataset
+) -> dict[str, Any]:
+    """Provenance of an anchor that a run has made of one with the provenance `before`: the same,
+    with the run as the last entry of "training"."""
+    run = {"stage": stage, "data": dataset.path.name, **contents(dataset)}
+    run |= {name: value for name, value in settings(job).items() if name not in FREE}
+    return {**before, "training": [*before.get("training", []), run | {"versions": versions()}]}
 
 
 def validation_numbers(dataset: Dataset, share: float, count: int) -> list[int]:

@@ -1,8 +1,8 @@
 """A small anchor: sizes of all its networks, and fresh ones around a trained autoencoder."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ import numpy as np
 from tyro.conf import arg
 
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.data.dataset import Dataset
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.fresh import fresh_control, fresh_control_config
 from anchor_jax.models import (
@@ -188,7 +187,7 @@ def make_configs(job: AutoencoderConfig) -> dict[str, NetworkConfig]:
 
 
 def make_anchor(
-    job: AutoencoderJob, vae: Params, scaling_factor: float, dataset: Dataset
+    job: AutoencoderJob, vae: Params, scaling_factor: float, provenance: dict[str, Any]
 ) -> Anchor:
     """The trained autoencoder, and fresh networks around it."""
     configs = make_configs(job)
@@ -208,6 +207,5 @@ def make_anchor(
     assert isinstance(text, CLIPTextConfig)
     tokens = jnp.ones((1, text.max_length), jnp.int32).at[0, 0].set(0)  # begin, end, end, ...
     empty_text = np.asarray(apply(text, params["text_encoder"], tokens)[0], np.float32)
-    trained = {"steps": job.steps, "data": job.data.name, **asdict(job.optimizer)}
     schedule = ScheduleConfig(prediction_type=job.prediction_type)
-    return Anchor(configs, schedule, empty_text, params, {"autoencoder": trained})
+    return Anchor(configs, schedule, empty_text, params, provenance)

@@ -24,7 +24,7 @@ from anchor_jax.training.run import Run
 from . import validation
 from .configs import FREE, Job, note, settings
 from .frozen import NETWORKS, Cached, Encoder, Pictures, cache, keep_mask
-from .inputs import check_factor, contents, validation_numbers
+from .inputs import check_factor, contents, history, validation_numbers
 from .loop import fit, open_devices
 
 STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_posterior")
@@ -117,7 +117,7 @@ def _train(
             model, np.asarray(told["losses"]), np.asarray(told["timesteps"])
         ),
     )
-    save_anchor(stage, job, run, params)
+    save_anchor(stage, job, run, dataset, params)
 
 
 def join_processes(coordinator: str | None) -> None:
@@ -221,7 +221,9 @@ def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validatio
     return validation.load_frames(Load(dataset), encoder, numbers, firsts, job.seed)
 
 
-def save_anchor(stage: Stage, job: Job, run: Run, trained: dict[str, Any]) -> None:
+def save_anchor(
+    stage: Stage, job: Job, run: Run, dataset: Dataset, trained: dict[str, Any]
+) -> None:
     """Write RUN/anchor: the anchor it began with, with the trained networks."""
     if not run.is_main:
         return
@@ -230,9 +232,6 @@ def save_anchor(stage: Stage, job: Job, run: Run, trained: dict[str, Any]) -> No
     anchor = checkpoint.load(job.anchor, networks=names, dtype=None)
     for name in ("unet", "control"):
         anchor.params[f"{stage.part}/{name}"] = trained[name]
-    provenance = {
-        **anchor.provenance,
-        f"trained {stage.part}": {"stage": stage.name, "steps": job.steps, "data": job.data.name},
-    }
+    provenance = history(anchor.provenance, stage.name, job, dataset)
     checkpoint.save(run.folder / "anchor", replace(anchor, provenance=provenance))
     print(f"{run.folder / 'anchor'}: complete; {run.folder / 'report.html'} shows the run")

@@ -33,6 +33,11 @@ from anchor_jax.training.sharding import any_process
 PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+def versions() -> dict[str, str]:
+    """Of the libraries that a run's result depends on."""
+    return {name: version(name) for name in PACKAGES}
+
+
 class Run:
     """A run's folder, new or gone on with. Of several processes the first one alone writes here,
     but for checkpoints.
@@ -104,7 +109,7 @@ class Run:
     def _write_config(self, settings: Mapping[str, Any]) -> None:
         content = {
             "settings": dict(settings),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": versions(),
             "python": platform.python_version(),
             "devices": [str(device) for device in jax.devices()],
             "command": sys.argv,

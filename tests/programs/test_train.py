@@ -45,7 +45,8 @@ def test_an_autoencoder_becomes_an_anchor(autoencoder, train_data):
     assert 0.01 < anchor.networks["vae"].scaling_factor < 100  # pyright: ignore
     zeros = anchor.params["body/control"]["controlnet_mid_block"]
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(zeros))
-    assert anchor.provenance["autoencoder"]["data"] == train_data.name
+    (run,) = anchor.provenance["training"]
+    assert (run["stage"], run["data"], run["steps"]) == ("autoencoder", train_data.name, 4)
 
 
 def test_an_autoencoder_learns_further(autoencoder, train_data, tmp_path):
@@ -59,9 +60,8 @@ def test_an_autoencoder_learns_further(autoencoder, train_data, tmp_path):
     )
     assert first[0]["frames"] == further[0]["frames"]
     assert further[0]["loss"] < first[-1]["loss"]
-    assert checkpoint.load(tmp_path / "run" / "anchor", networks=()).provenance["autoencoder"][
-        "before"
-    ]
+    runs = checkpoint.load(tmp_path / "run" / "anchor", networks=()).provenance["training"]
+    assert [run["stage"] for run in runs] == ["autoencoder", "autoencoder"]
     assert "validation/psnr_cut" in logged(tmp_path / "run")[-1]
     with Image.open(tmp_path / "run" / "grids" / "00000004.png") as grid:
         assert grid.size == (4 * 32, 2 * 32)
@@ -87,9 +87,16 @@ def test_autoencoders_see_people_as_pretraining_does():
 
 def test_finetuning_changes_the_body_alone(finetuned, fresh):
     """Catches a frozen network that is trained, a trained one that is not saved, and a grid or a
-    report that is missing."""
+    report that is missing, and an anchor that forgets what it was made from."""
     assert {path.name for path in finetuned.iterdir() if path.name[0] != "."} == RESULTS
     assert changed(finetuned / "anchor", fresh) == {"body/unet", "body/control"}
+    before, after = (
+        checkpoint.load(path, networks=()).provenance for path in (fresh, finetuned / "anchor")
+    )
+    *earlier, last = after.pop("training")
+    assert before == after | ({"training": earlier} if earlier else {})
+    assert last["stage"] == "finetune" and last["versions"]["jax"]
+    assert not any("/" in str(value) for value in last.values())  # no place of a machine
     with Image.open(finetuned / "grids" / "00000004.png") as grid:
         assert grid.size == (3 * 32, 2 * 32)
     lines = logged(finetuned)
