@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.anchor-jax-installed
-DEMO ?= out/demo
+DEMO ?= demo
 
 .PHONY: help setup test test-slow demo lint format bench
 
@@ -32,8 +32,8 @@ test: setup  ## all tests but the slow ones
 test-slow: setup  ## the slow ones: full-size networks, the wheel, a long video
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-demo: setup  ## a tiny anchor of random weights, drawn poses, a short video
-	$(BIN)/python docs/demo.py --out $(DEMO)
+demo: setup  ## the shipped person, generated from motion never trained on: demo/report.html
+	$(BIN)/anchor-jax demo --out $(DEMO) $(ARGS)
 
 lint: setup  ## style and types, without changing anything
 	$(BIN)/ruff check .

@@ -87,7 +87,7 @@ def demo(
     frames: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: as many as the test clip has)")
     ] = None,
-    steps: int = 20,
+    steps: int = 10,
     seed: int = 42,
     assets: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: what is shipped)")

@@ -84,6 +84,13 @@ def test_every_command_answers_outside_of_the_checkout(installed, tmp_path):
         assert f"anchor-jax {command}" in answer
 
 
+def test_the_demo_needs_nothing_but_the_wheel(installed, tmp_path):
+    """Catches assets that are not in the wheel, and a demo that needs an extra or the checkout."""
+    done = run(installed / "anchor-jax", "demo", "--frames=8", "--steps=2", cwd=tmp_path)
+    assert "report.html: complete" in done
+    assert (tmp_path / "demo" / "video.mp4").stat().st_size > 1000
+
+
 def test_weights_become_a_video_without_torch(installed, tmp_path):
     """Catches a dependency on torch, or on any package that only the tests have."""
     run(
