@@ -35,7 +35,7 @@ from anchor_jax.studies.clip import (
     read_clip,
     read_poses,
 )
-from anchor_jax.studies.run import versions
+from anchor_jax.versions import versions
 
 FILES = {"video.mp4", "sheet.png", "metrics.json", "report.html"}
 SPACE = 100 << 20  # bytes, more than it writes

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from anchor_jax.models import (
 )
 from anchor_jax.parameters import Lazy
 from anchor_jax.shapes import Params
+from anchor_jax.versions import versions
 
 from . import configs, ldm, names
 from .sources import Weights, find_weights, open_weights, sha256
@@ -109,7 +109,7 @@ def convert(
     with tqdm(desc="convert", total=size, **options) as bar:
         provenance = {
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC by anchor-jax convert",
-            "versions": {name: version(name) for name in ("anchor-jax", "jax", "flax", "numpy")},
+            "versions": versions(("anchor-jax", "jax", "flax", "numpy")),
             "dtype": dtype,
             "sources": [
                 {

@@ -1,4 +1,5 @@
-"""What the programs look up in data set and anchor before they begin."""
+"""What the programs look up in data set and anchor before they begin, and what the anchor that they
+make tells of it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import clip_spans
 from anchor_jax.errors import AnchorError, shorten
-from anchor_jax.training.run import versions
+from anchor_jax.training.run import PACKAGES
+from anchor_jax.versions import versions
 
 from .configs import FREE, LoopConfig, settings
 
@@ -52,7 +54,8 @@ def history(
     with the run as the last entry of "training"."""
     run = {"stage": stage, "data": dataset.path.name, **contents(dataset)}
     run |= {name: value for name, value in settings(job).items() if name not in FREE}
-    return {**before, "training": [*before.get("training", []), run | {"versions": versions()}]}
+    run["versions"] = versions(PACKAGES)
+    return {**before, "training": [*before.get("training", []), run]}
 
 
 def validation_numbers(dataset: Dataset, share: float, count: int) -> list[int]:

@@ -4,7 +4,6 @@ import json
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,8 +23,7 @@ from anchor_jax.studies.clip import (
 )
 from anchor_jax.studies.flops import step_flops
 from anchor_jax.studies.results import Result, markdown, plain, plot
-
-PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "numpy")
+from anchor_jax.versions import versions
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,6 @@ def measure_row(row: Row, study: Study) -> Result:
     flops = step_flops(anchor, shape, setting.window, setting.overlap, setting.guidance)
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
     return Result(scores, once, ceiling(anchor, clip, row.setting))
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that a result was made with."""
-    return {name: version(name) for name in PACKAGES}
 
 
 def _work(row: Row, study: Study, pipe: Connection) -> None:

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,9 @@ import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.training.sharding import any_process
+from anchor_jax.versions import versions
 
 PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that a run's result depends on."""
-    return {name: version(name) for name in PACKAGES}
 
 
 class Run:
@@ -109,7 +104,7 @@ class Run:
     def _write_config(self, settings: Mapping[str, Any]) -> None:
         content = {
             "settings": dict(settings),
-            "versions": versions(),
+            "versions": versions(PACKAGES),
             "python": platform.python_version(),
             "devices": [str(device) for device in jax.devices()],
             "command": sys.argv,
