@@ -94,7 +94,7 @@ def test_finetuning_changes_the_body_alone(finetuned, fresh):
         checkpoint.load(path, networks=()).provenance for path in (fresh, finetuned / "anchor")
     )
     *earlier, last = after.pop("training")
-    assert before == after | ({"training": earlier} if earlier else {})
+    assert earlier and before == after | {"training": earlier}
     assert last["stage"] == "finetune" and last["versions"]["jax"]
     assert not any("/" in str(value) for value in last.values())  # no place of a machine
     with Image.open(finetuned / "grids" / "00000004.png") as grid:
