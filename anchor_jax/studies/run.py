@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from anchor_jax import checkpoint
 from anchor_jax.data.video import placed
@@ -62,13 +63,12 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
         print(f"{name} {number}/{len(rows)}: {title}", flush=True)
         results[title] = measure_alone(row, study)
         told = {
-            "clip": str(study.clip),
+            "clip": _told(study.clip),
             "frames": study.frames,
             "seeds": study.seeds,
             "versions": versions(),
             "rows": {
-                title: {"anchor": str(rows[title].anchor), **asdict(rows[title].setting)}
-                | plain(asdict(result))
+                title: _told_row(rows[title]) | plain(asdict(result))
                 for title, result in results.items()
             },
         }
@@ -131,6 +131,19 @@ def measure_row(row: Row, study: Study) -> Result:
     flops = step_flops(anchor, shape, setting.window, setting.overlap, setting.guidance)
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
     return Result(scores, once, ceiling(anchor, clip, row.setting))
+
+
+def _told_row(row: Row) -> dict[str, Any]:
+    """What a row is, its anchor with the trainings that made it."""
+    trainings = checkpoint.load(row.anchor, networks=()).provenance.get("training", [])
+    runs = [f"{run['stage']} on {run['data']}, {run['steps']} steps" for run in trainings]
+    return {"anchor": _told(row.anchor), "training": runs, **asdict(row.setting)}
+
+
+def _told(path: Path) -> str:
+    """A path as others can read it: from the current folder where it lies in there."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _work(row: Row, study: Study, pipe: Connection) -> None:

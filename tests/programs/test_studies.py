@@ -68,7 +68,8 @@ def test_bad_options_are_one_error_before_any_work(windows, tmp_path, capsys, mo
 
 
 def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monkeypatch):
-    """Catches a row that leaves out nothing or something else, and an anchor that is not used."""
+    """Catches a row that leaves out nothing or something else, an anchor that is not used, and
+    results that tell a path of the machine they were measured on."""
     seen: list[Row] = []
 
     def measure(row: Row, study: Study) -> Result:
@@ -76,6 +77,7 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
         return Result([{"body/psnr": 20.0 + len(seen)}], {}, {})
 
     monkeypatch.setattr(studies, "measure_alone", measure)
+    monkeypatch.chdir(fresh.parent)
     words = ["--anchor", fresh, "--clip", test_clip, "--setting-two", fresh.parent / "anchor"]
     words += ["--seeds", 5, "--steps", 2, "--out", tmp_path]
     assert ablations.main(list(map(str, words))) == 0
@@ -88,6 +90,9 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
         "without face enhancement": (16, 4, False, False),
         "without two stages, setting II": (16, 4, False, True),
     }
+    assert rows["full"]["anchor"] == fresh.name
+    (run,) = rows["full"]["training"]
+    assert run.startswith("autoencoder on ")
     assert len(seen) == 5 and all(row.setting.steps == 2 for row in seen)
 
 
