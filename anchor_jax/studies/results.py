@@ -97,6 +97,8 @@ def plot(results: Mapping[str, Result]) -> str:
         axes.set_ylim(-0.5, len(titles) - 0.5)
         axes.set_title(SCORES[name][0], fontsize=9)
         axes.tick_params(labelsize=8)
+    key = "bars: 95 % intervals over the seeds; line: the autoencoder alone"
+    figure.supxlabel(key, fontsize=9)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
