@@ -684,8 +684,8 @@ def bench(
 
         anchor-jax bench windows seth --clip test/ --out windows/
 
-    Writes windows.json, windows.md (a table) and windows.svg (a plot). Without an ANCHOR it
-    measures the shipped one.
+    Writes windows.json, windows.md (a table), windows.svg (a plot) and windows.png (frames of each
+    pair). Without an ANCHOR it measures the shipped one.
 
     Args:
         study: what is varied; "windows" is the paper's table 2 and further pairs.

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -17,11 +16,10 @@ from anchor_jax.data.video import placed, write_video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.shapes import Images
 from anchor_jax.studies.results import SCORES, plain
+from anchor_jax.studies.sheet import png, sheet_of
 
 HEIGHT = 256  # pixels that a small frame is enlarged to, at least
-COLUMNS = 8
 MOST_GRIDS = 6
-LABEL = 84  # pixels
 STYLE = (
     "body{font-family:sans-serif;margin:2em;max-width:70em}video,img{max-width:100%}"
     "td,th{padding:0 1em 0 0;text-align:right}td:first-child{text-align:left}"
@@ -71,7 +69,7 @@ def write_demo(out: Path, shown: Shown) -> None:
             sides = zip(*shown.rows().values(), strict=True)
             wide = (np.concatenate(side, 1).repeat(factor, 0).repeat(factor, 1) for side in sides)
             write_video(partial / "video.mp4", wide, shown.fps)
-            (partial / "sheet.png").write_bytes(png(sheet(shown.rows())))
+            (partial / "sheet.png").write_bytes(png(sheet_of(shown.rows())))
             told = {"scores": table(shown.scores), **shown.facts}
             text = json.dumps(plain(told), indent=1)
             (partial / "metrics.json").write_text(text + "\n", "utf-8")
@@ -84,32 +82,6 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, floa
     """Each score beside the same of the autoencoder alone."""
     names = [name for name in SCORES if name in scores["generated"]]
     return {name: {column: scores[column][name] for column in scores} for name in names}
-
-
-def sheet(rows: Mapping[str, Images]) -> np.ndarray:
-    """Moments of the whole video, and below consecutive frames of its middle: uint8 (h, w, 3)."""
-    from PIL import Image, ImageDraw
-
-    n, height, width, _ = next(iter(rows.values())).shape
-    middle = max(0, n // 2 - COLUMNS // 2)
-    spread = np.linspace(0, n - 1, min(n, COLUMNS)).round().astype(int)
-    blocks = [spread, np.arange(middle, min(n, middle + COLUMNS))]
-    lines = [(name, images[moments]) for moments in blocks for name, images in rows.items()]
-    picture = Image.new("RGB", (LABEL + len(spread) * width, len(lines) * height), (24, 26, 30))
-    pen = ImageDraw.Draw(picture)
-    for line, (name, images) in enumerate(lines):
-        pen.text((LABEL / 2, (line + 0.5) * height), name, (236, 238, 242), anchor="mm")
-        for column, image in enumerate(images):
-            picture.paste(Image.fromarray(image), (LABEL + column * width, line * height))
-    return np.asarray(picture)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
 
 
 def report(shown: Shown, folder: Path) -> str:

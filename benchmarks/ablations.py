@@ -6,7 +6,7 @@
 Generates the test clip with everything and with one thing left out. Rows whose anchor is not given
 are left out: they need a training of their own. Setting I is trained on the target alone, setting
 II on the target together with the others, both as long as the two stages together; the perturbed
-one on poses with noise. Writes `ablations.json`, `.md` and `.svg`.
+one on poses with noise. Writes `ablations.json`, `.md`, `.svg` and `.png`.
 """
 
 import argparse

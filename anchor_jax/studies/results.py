@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from anchor_jax.shapes import Images
+
 CONFIDENCE = 0.95
 # What is told of a row: its heading and decimals.
 SCORES = {
@@ -37,11 +39,13 @@ class Result:
         scores: of each seed.
         once: what does not depend on the seed.
         autoencoder: the scores of the autoencoder alone.
+        frames: `sheet.moments` of the first seed's, uint8 (k, h, w, 3).
     """
 
     scores: list[dict[str, float]]
     once: dict[str, float]
     autoencoder: dict[str, float]
+    frames: Images
 
     def estimate(self, name: str) -> tuple[float, float]:
         """Mean of a score over the seeds and half its 95 % interval; see `interval`."""

@@ -15,6 +15,7 @@ from anchor_jax.data.workers import follow_parent
 from anchor_jax.errors import AnchorError
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.studies.clip import (
+    Clip,
     Setting,
     ceiling,
     check_clip,
@@ -24,6 +25,7 @@ from anchor_jax.studies.clip import (
 )
 from anchor_jax.studies.flops import step_flops
 from anchor_jax.studies.results import Result, markdown, plain, plot
+from anchor_jax.studies.sheet import moments, png, sheet
 from anchor_jax.versions import versions
 
 
@@ -51,13 +53,16 @@ class Study:
 
 
 def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> dict[str, Result]:
-    """Measure every row, one after the other, and write `NAME.json`, `NAME.md` and `NAME.svg` into
-    the folder `out` after each of them.
+    """Measure every row, one after the other, and write `NAME.json`, `NAME.md` (a table),
+    `NAME.svg` (a plot) and `NAME.png` (frames of all rows) into the folder `out` after each.
 
     Raises:
         AnchorError: bad input, told before the first row; a process that ended before its time.
     """
-    check_study(rows, study, out)
+    clip = check_study(rows, study, out)
+    assert clip.truth is not None
+    seen = moments(len(clip.poses))
+    known = [("pose", clip.poses[seen]), ("truth", clip.truth[seen])]
     results: dict[str, Result] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
         print(f"{name} {number}/{len(rows)}: {title}", flush=True)
@@ -68,20 +73,23 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
             "seeds": study.seeds,
             "versions": versions(),
             "rows": {
-                title: _told_row(rows[title]) | plain(asdict(result))
+                title: _told_row(rows[title]) | _told_result(result)
                 for title, result in results.items()
             },
         }
         texts = {"json": json.dumps(told, indent=1), "md": markdown(results), "svg": plot(results)}
-        for suffix, text in texts.items():
+        files = {suffix: f"{text}\n".encode() for suffix, text in texts.items()}
+        pictures = [(title, result.frames) for title, result in results.items()]
+        files["png"] = png(sheet(known + pictures))
+        for suffix, content in files.items():
             with placed(out / f"{name}.{suffix}") as path:
-                path.write_text(text + "\n", "utf-8")
+                path.write_bytes(content)
     print(markdown(results))
     return results
 
 
-def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> None:
-    """Raise AnchorError for what cannot work, and make the folder `out`."""
+def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> Clip:
+    """Raise AnchorError for what cannot work, and make the folder `out`; the clip."""
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise AnchorError(f"seeds are {list(study.seeds)}: expected at least one, each once")
     if study.frames is not None and study.frames < 1:
@@ -94,6 +102,7 @@ def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise AnchorError(f"cannot write into {out}: it is not a folder")
     out.mkdir(parents=True, exist_ok=True)
+    return clip
 
 
 def measure_alone(row: Row, study: Study) -> Result:
@@ -123,14 +132,15 @@ def measure_row(row: Row, study: Study) -> Result:
     clip = read_clip(study.clip, study.frames)
     anchor = checkpoint.load(row.anchor)
     generate_clip(anchor, clip, replace(row.setting, steps=1), study.seeds[0])
-    scores = []
+    scores, shown = [], []
     for seed in study.seeds:
-        _, score = generate_and_measure(anchor, clip, row.setting, seed, progress=True)
+        frames, score = generate_and_measure(anchor, clip, row.setting, seed, progress=True)
+        shown.append(frames[moments(len(frames))])
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
     setting, shape = row.setting, clip.poses.shape
     flops = step_flops(anchor, shape, setting.window, setting.overlap, setting.guidance)
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
-    return Result(scores, once, ceiling(anchor, clip, row.setting))
+    return Result(scores, once, ceiling(anchor, clip, row.setting), shown[0])
 
 
 def _told_row(row: Row) -> dict[str, Any]:
@@ -138,6 +148,12 @@ def _told_row(row: Row) -> dict[str, Any]:
     trainings = checkpoint.load(row.anchor, networks=()).provenance.get("training", [])
     runs = [f"{run['stage']} on {run['data']}, {run['steps']} steps" for run in trainings]
     return {"anchor": _told(row.anchor), "training": runs, **asdict(row.setting)}
+
+
+def _told_result(result: Result) -> dict[str, Any]:
+    """What was measured, without the pictures."""
+    told = {"scores": result.scores, "once": result.once, "autoencoder": result.autoencoder}
+    return plain(told)
 
 
 def _told(path: Path) -> str:

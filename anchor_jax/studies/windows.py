@@ -13,8 +13,8 @@ from anchor_jax.studies.run import Row, Study, run_study
 def study_windows(
     anchor: Path, study: Study, pairs: Sequence[str], setting: Setting, out: Path
 ) -> dict[str, Result]:
-    """Generate a clip with every pair, `window/overlap`, and write `windows.json`, `.md` and `.svg`
-    into `out`; see `run_study`."""
+    """Generate a clip with every pair, `window/overlap`, and write `windows.json`, `.md`, `.svg`
+    and `.png` into `out`; see `run_study`."""
     rows = {}
     for pair in pairs:
         try:

@@ -16,6 +16,7 @@ from anchor_jax.body.formats import save_motion
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.studies.clip import read_clip
+from anchor_jax.studies.sheet import LABEL
 from benchmarks.synthetic.assets import main as make_assets
 from benchmarks.synthetic.assets import write_train
 from benchmarks.synthetic.gesture import gesture
@@ -110,7 +111,7 @@ def test_the_demo_shows_the_clip_and_its_scores(demo, assets, tmp_path, capfd):
     report = (out / "report.html").read_text()
     assert report.count('src="data:') == report.count("src=") == 2
     with Image.open(out / "sheet.png") as sheet:
-        assert sheet.size == (demo_report.LABEL + 8 * 32, 6 * 32)
+        assert sheet.size == (LABEL + 8 * 32, 6 * 32)
 
 
 def test_an_older_demo_is_replaced_and_seeds_differ(demo, tmp_path):

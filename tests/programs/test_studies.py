@@ -3,17 +3,22 @@
 import json
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from anchor_jax import cli
 from anchor_jax.studies import run as studies
 from anchor_jax.studies.results import SCORES, Result
 from anchor_jax.studies.run import Row, Study, measure_row
+from anchor_jax.studies.sheet import LABEL
 from benchmarks import ablations
 
 from .test_generate import one_error
 
 pytestmark = pytest.mark.slow  # a process for each setting
+
+SUFFIXES = "json", "md", "png", "svg"
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def windows(fresh, test_clip, tmp_path):
 def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd):
     """Catches a score that is missing, seeds that are one, and files that do not appear."""
     assert windows() == 0
-    assert sorted(os.listdir(tmp_path / "out")) == ["windows.json", "windows.md", "windows.svg"]
+    assert sorted(os.listdir(tmp_path / "out")) == [f"windows.{suffix}" for suffix in SUFFIXES]
     told = json.loads((tmp_path / "out" / "windows.json").read_text())
     row = told["rows"]["16/4"]
     assert (row["window"], row["overlap"], told["seeds"]) == (16, 4, [0, 1])
@@ -42,6 +47,8 @@ def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd
     assert first["body/psnr"] != second["body/psnr"]
     assert row["once"]["memory_mb"] > 50 and row["once"]["gflops_per_frame"] > 0
     assert row["autoencoder"]["body/psnr"] > 0
+    with Image.open(tmp_path / "out" / "windows.png") as sheet:
+        assert sheet.size == (LABEL + 8 * 32, 3 * 32)
     table = (tmp_path / "out" / "windows.md").read_text()
     assert table in capfd.readouterr().out and "| 16/4 |" in table and "±" in table
 
@@ -74,12 +81,13 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
 
     def measure(row: Row, study: Study) -> Result:
         seen.append(row)
-        return Result([{"body/psnr": 20.0 + len(seen)}], {}, {})
+        frames = np.full((8, 32, 32, 3), 20 + len(seen), np.uint8)
+        return Result([{"body/psnr": 20.0 + len(seen)}], {}, {}, frames)
 
     monkeypatch.setattr(studies, "measure_alone", measure)
     monkeypatch.chdir(fresh.parent)
     words = ["--anchor", fresh, "--clip", test_clip, "--setting-two", fresh.parent / "anchor"]
-    words += ["--seeds", 5, "--steps", 2, "--out", tmp_path]
+    words += ["--seeds", 5, "--steps", 2, "--frames", 8, "--out", tmp_path]
     assert ablations.main(list(map(str, words))) == 0
     rows = json.loads((tmp_path / "ablations.json").read_text())["rows"]
     names = ("window", "overlap", "fresh_noise", "face")
@@ -93,6 +101,9 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
     assert rows["full"]["anchor"] == fresh.name
     (run,) = rows["full"]["training"]
     assert run.startswith("autoencoder on ")
+    with Image.open(tmp_path / "ablations.png") as sheet:
+        pixels = np.asarray(sheet).reshape(7, 32, -1, 3)
+    np.testing.assert_array_equal(pixels[2:, 0, LABEL, 0], range(21, 26))
     assert len(seen) == 5 and all(row.setting.steps == 2 for row in seen)
 
 

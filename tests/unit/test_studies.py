@@ -13,6 +13,8 @@ from anchor_jax.demo import framed_as
 from anchor_jax.studies.flops import count_flops
 from anchor_jax.studies.results import Result, interval, markdown, plain
 
+NONE = np.zeros((0, 1, 1, 3), np.uint8)  # frames
+
 
 def shape(*sizes: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(sizes, np.float32)
@@ -44,8 +46,8 @@ def test_intervals_are_students():
 
 def test_the_table_leaves_out_what_nobody_knows():
     """Catches a column of nothing, and a number where there is none."""
-    some = Result([{"body/psnr": 20.0}, {"body/psnr": 22.0}], {"memory_mb": 100.4}, {})
-    other = Result([{"body/psnr": 25.0, "flicker": math.nan}], {}, {})
+    some = Result([{"body/psnr": 20.0}, {"body/psnr": 22.0}], {"memory_mb": 100.4}, {}, NONE)
+    other = Result([{"body/psnr": 25.0, "flicker": math.nan}], {}, {}, NONE)
     lines = markdown({"a": some, "b": other}).splitlines()
     assert lines[0] == "|  | PSNR | peak MB |"
     assert lines[2] == "| a | 21.00 ± 12.71 | 100 |"
