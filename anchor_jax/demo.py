@@ -20,6 +20,7 @@ from anchor_jax.body.parallel import Body, draw_clip
 from anchor_jax.body.view import View, make_view
 from anchor_jax.data import video
 from anchor_jax.data.prepare import Progress
+from anchor_jax.data.preview import moments
 from anchor_jax.data.request import Request
 from anchor_jax.data.workers import num_cores
 from anchor_jax.demo_report import Shown, write_demo
@@ -166,16 +167,16 @@ def draw_motion(path: Path, like: Clip, count: int, folder: Path) -> Clip:
 
 def face_marks(body: Body, motion: Motion, view: View) -> np.ndarray:
     """Face landmarks (k, 5, 2) of some moments of a motion, pixels."""
-    moments = np.unique(np.linspace(0, len(motion.poses) - 1, MOMENTS).round().astype(int))
+    some = moments(len(motion.poses), MOMENTS)
     hands = motion.hand_pca
-    some = replace(
+    chosen = replace(
         motion,
-        poses=motion.poses[moments],
-        translation=motion.translation[moments],
-        expression=motion.expression[moments],
-        hand_pca=hands and (hands[0][moments], hands[1][moments]),
+        poses=motion.poses[some],
+        translation=motion.translation[some],
+        expression=motion.expression[some],
+        hand_pca=hands and (hands[0][some], hands[1][some]),
     )
-    return view.project(view.place(body.landmarks(body.vertices(some))))[0]
+    return view.project(view.place(body.landmarks(body.vertices(chosen))))[0]
 
 
 def framed_as(view: View, landmarks: np.ndarray, wanted: np.ndarray) -> View:

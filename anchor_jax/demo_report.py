@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from anchor_jax.data.dataset import encode
 from anchor_jax.data.video import placed, write_video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.shapes import Images
 from anchor_jax.studies.results import SCORES, plain
-from anchor_jax.studies.sheet import png, sheet_of
+from anchor_jax.studies.sheet import sheet_of
 
 HEIGHT = 256  # pixels that a small frame is enlarged to, at least
 MOST_GRIDS = 6
@@ -69,7 +70,7 @@ def write_demo(out: Path, shown: Shown) -> None:
             sides = zip(*shown.rows().values(), strict=True)
             wide = (np.concatenate(side, 1).repeat(factor, 0).repeat(factor, 1) for side in sides)
             write_video(partial / "video.mp4", wide, shown.fps)
-            (partial / "sheet.png").write_bytes(png(sheet_of(shown.rows())))
+            (partial / "sheet.png").write_bytes(encode(sheet_of(shown.rows()), 9))
             told = {"scores": table(shown.scores), **shown.facts}
             text = json.dumps(plain(told), indent=1)
             (partial / "metrics.json").write_text(text + "\n", "utf-8")

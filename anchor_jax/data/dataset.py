@@ -159,12 +159,12 @@ def decode(name: str, png: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def encode(pixels: np.ndarray) -> bytes:
-    """PNG of uint8 (h, w, 3) or (h, w)."""
+def encode(pixels: np.ndarray, compress_level: int = 1) -> bytes:
+    """PNG of uint8 (h, w, 3) or (h, w); levels from 0, fast, to 9, small."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", compress_level=1)
+    Image.fromarray(pixels).save(buffer, "png", compress_level=compress_level)
     return buffer.getvalue()
 
 

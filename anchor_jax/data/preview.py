@@ -16,6 +16,11 @@ PAPER, INK, FAINT = (24, 26, 30), (236, 238, 242), (150, 156, 166)
 POSE_SHARE = 0.6  # of the overlay, where there is a body
 
 
+def moments(count: int, most: int = COLUMNS) -> np.ndarray:
+    """Numbers of at most `most` of `count` frames, spread evenly from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
 def write_sheets(
     dataset: Dataset, folder: Path, advance: Callable[[int], object] = lambda count: None
 ) -> list[Path]:
@@ -29,17 +34,16 @@ def write_sheets(
     with placed(folder) as partial:
         partial.mkdir()
         for number, (clip, start) in enumerate(zip(dataset.clips, dataset.starts, strict=False)):
-            count = min(COLUMNS, clip.frames)
-            moments = np.linspace(0, clip.frames - 1, count).round().astype(int)
+            numbers = moments(clip.frames).tolist()
             frames = [
-                {name: decode(name, source[start + moment][name]) for name in dataset.pictures}
-                for moment in moments.tolist()
+                {name: decode(name, source[start + number][name]) for name in dataset.pictures}
+                for number in numbers
             ]
             fps = float(dataset.fps)
             title = f"{clip.name}   {clip.frames} frames, {clip.frames / fps:.1f} s at {fps:g} fps"
             if clip.identity != clip.name:
                 title += f"   of {clip.identity}"
-            labels = [f"{moment + 1}" for moment in moments.tolist()]
+            labels = [f"{number + 1}" for number in numbers]
             safe = re.sub(r"[^\w.-]+", "_", clip.name)[-60:]
             names.append(f"{number:05d}-{safe}.png")
             draw_sheet(title, labels, frames).save(partial / names[-1])

@@ -39,7 +39,7 @@ class Result:
         scores: of each seed.
         once: what does not depend on the seed.
         autoencoder: the scores of the autoencoder alone.
-        frames: `sheet.moments` of the first seed's, uint8 (k, h, w, 3).
+        frames: `preview.moments` of the first seed's, uint8 (k, h, w, 3).
     """
 
     scores: list[dict[str, float]]

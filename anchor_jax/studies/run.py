@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anchor_jax import checkpoint
+from anchor_jax.data.dataset import encode
+from anchor_jax.data.preview import moments
 from anchor_jax.data.video import placed
 from anchor_jax.data.workers import follow_parent
 from anchor_jax.errors import AnchorError
@@ -25,7 +27,7 @@ from anchor_jax.studies.clip import (
 )
 from anchor_jax.studies.flops import step_flops
 from anchor_jax.studies.results import Result, markdown, plain, plot
-from anchor_jax.studies.sheet import moments, png, sheet
+from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions
 
 
@@ -63,6 +65,7 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
     assert clip.truth is not None
     seen = moments(len(clip.poses))
     known = [("pose", clip.poses[seen]), ("truth", clip.truth[seen])]
+    told_rows = {title: _told_row(row) for title, row in rows.items()}
     results: dict[str, Result] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
         print(f"{name} {number}/{len(rows)}: {title}", flush=True)
@@ -73,14 +76,13 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
             "seeds": study.seeds,
             "versions": versions(),
             "rows": {
-                title: _told_row(rows[title]) | _told_result(result)
-                for title, result in results.items()
+                title: told_rows[title] | _told_result(result) for title, result in results.items()
             },
         }
         texts = {"json": json.dumps(told, indent=1), "md": markdown(results), "svg": plot(results)}
         files = {suffix: f"{text}\n".encode() for suffix, text in texts.items()}
         pictures = [(title, result.frames) for title, result in results.items()]
-        files["png"] = png(sheet(known + pictures))
+        files["png"] = encode(sheet(known + pictures), 9)
         for suffix, content in files.items():
             with placed(out / f"{name}.{suffix}") as path:
                 path.write_bytes(content)
@@ -158,8 +160,8 @@ def _told_result(result: Result) -> dict[str, Any]:
 
 def _told(path: Path) -> str:
     """A path as others can read it: from the current folder where it lies in there."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _work(row: Row, study: Study, pipe: Connection) -> None:

@@ -1,21 +1,15 @@
 """Pictures of several videos of the same motion, one below the other."""
 
-import io
 import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 
+from anchor_jax.data.preview import COLUMNS, INK, PAPER, moments
 from anchor_jax.shapes import Images
 
-COLUMNS = 8
 LABEL = 84  # pixels
 LETTERS = 13  # that fit beside each other there
-
-
-def moments(count: int) -> np.ndarray:
-    """Frames of a video of `count` frames, spread over all of it."""
-    return np.linspace(0, count - 1, min(count, COLUMNS)).round().astype(int)
 
 
 def neighbours(count: int) -> np.ndarray:
@@ -29,11 +23,11 @@ def sheet(lines: list[tuple[str, Images]]) -> np.ndarray:
     from PIL import Image, ImageDraw
 
     count, height, width, _ = lines[0][1].shape
-    picture = Image.new("RGB", (LABEL + count * width, len(lines) * height), (24, 26, 30))
+    picture = Image.new("RGB", (LABEL + count * width, len(lines) * height), PAPER)
     pen = ImageDraw.Draw(picture)
     for line, (name, images) in enumerate(lines):
         place, label = (LABEL / 2, (line + 0.5) * height), textwrap.fill(name, LETTERS)
-        pen.multiline_text(place, label, (236, 238, 242), anchor="mm", align="center")
+        pen.multiline_text(place, label, INK, anchor="mm", align="center")
         for column, image in enumerate(images):
             picture.paste(Image.fromarray(image), (LABEL + column * width, line * height))
     return np.asarray(picture)
@@ -44,12 +38,3 @@ def sheet_of(rows: Mapping[str, Images]) -> np.ndarray:
     count = len(next(iter(rows.values())))
     blocks = moments(count), neighbours(count)
     return sheet([(name, images[block]) for block in blocks for name, images in rows.items()])
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A picture as a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", optimize=True)
-    return buffer.getvalue()

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from anchor_jax.data.dataset import decode, load
+from anchor_jax.data.preview import moments
 from anchor_jax.data.video import resize
 
 MOMENTS = 6
@@ -22,8 +23,8 @@ def write_people_sheet(datasets: list[Path], out: Path) -> None:
         dataset = load(path)
         source = dataset.source()
         for clip, start in zip(dataset.clips, dataset.starts, strict=False):
-            moments = np.linspace(0, clip.frames - 1, MOMENTS).round().astype(int)
-            rows.append([_block(source[start + int(moment)]) for moment in moments])
+            numbers = moments(clip.frames, MOMENTS).tolist()
+            rows.append([_block(source[start + number]) for number in numbers])
     picture = np.concatenate([np.concatenate(row, 1) for row in rows], 0)
     Image.fromarray(picture).save(out, optimize=True)
 
