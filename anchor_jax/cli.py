@@ -127,7 +127,7 @@ def demo(
     from anchor_jax.studies.clip import Setting
 
     check_place(out)
-    shipped, setting = open_assets(assets), Setting(steps=steps)
+    shipped, setting = open_assets(assets), Setting(steps=steps, crossfade=True)
     clip = read_inputs(shipped, motion, setting, seed)
     anchor, before, grids = shipped.anchor, None, None
     if finetune:
@@ -513,6 +513,7 @@ def generate(
     control_scale: float = 2.0,
     window: int = 16,
     overlap: int = 4,
+    crossfade: FlagCreatePairsOff[bool] = False,
     size: Annotated[
         str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the poses' own)")
     ] = None,
@@ -566,6 +567,7 @@ def generate(
         control_scale: how strongly the poses count.
         window: frames that are denoised together; memory grows with it.
         overlap: frames that neighbouring windows share.
+        crossfade: let each window pass gradually into the next, against flicker.
         size: resize the poses, to a square or to WxH; rounded down to multiples of 8.
         noise: initial latents, float32, (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
         seed: the same seed gives the same video on the same machine.
@@ -650,6 +652,7 @@ def generate(
         control_scale=control_scale,
         window=window,
         overlap=overlap,
+        crossfade=crossfade,
         noise=start,
         seed=seed,
         dtype=dtype,
@@ -678,6 +681,7 @@ def bench(
     steps: int = 20,
     guidance: float = 1.0,
     control_scale: float = 1.0,
+    crossfade: FlagCreatePairsOff[bool] = False,
     face: bool = True,
 ) -> None:
     """Measure an anchor: sizes of windows and overlaps against the truth, time and memory.
@@ -698,6 +702,7 @@ def bench(
         steps: denoising steps.
         guidance: how strongly the picture counts.
         control_scale: how strongly the poses count.
+        crossfade: let each window pass gradually into the next.
         face: repaint faces, where anchor and clip have them.
     """
     _need_extra("train", "matplotlib")
@@ -709,7 +714,13 @@ def bench(
     if anchor is None or clip is None:
         shipped = open_assets()
         anchor, clip = anchor or shipped.anchor, clip or shipped.test
-    setting = Setting(steps=steps, guidance=guidance, control_scale=control_scale, face=face)
+    setting = Setting(
+        crossfade=crossfade,
+        face=face,
+        steps=steps,
+        guidance=guidance,
+        control_scale=control_scale,
+    )
     study_windows(anchor, Study(clip, frames, seeds), pairs, setting, out)
 
 

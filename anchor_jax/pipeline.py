@@ -35,6 +35,7 @@ def generate(
     control_scale: float = 2.0,
     window: int = 16,
     overlap: int = 4,
+    crossfade: bool = False,
     noise: np.ndarray | None = None,
     seed: int = 42,
     dtype: str = "float32",
@@ -53,6 +54,8 @@ def generate(
         control_scale: W_c of equation (2).
         window: frames denoised together.
         overlap: frames that neighbouring windows share.
+        crossfade: weigh what they predict there so that each window passes gradually into the
+            next; published: equal weights.
         noise: initial latents, float32 (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
         seed: for the initial noise where none is given; one noise frame serves all frames.
         dtype: of the computation, "float32" or "bfloat16".
@@ -95,6 +98,7 @@ def generate(
             guidance=guidance,
             window=window,
             overlap=overlap,
+            crossfade=crossfade,
             on_windows=advance,
         )
     del params
@@ -111,6 +115,7 @@ def generate(
             steps=steps,
             window=window,
             overlap=overlap,
+            crossfade=crossfade,
             seed=seed,
             dtype=dtype,
             stage=stage,

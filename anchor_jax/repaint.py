@@ -134,6 +134,7 @@ def repaint(
     steps: int,
     window: int,
     overlap: int,
+    crossfade: bool,
     seed: int,
     dtype: str,
     stage: Stage,
@@ -149,6 +150,7 @@ def repaint(
         steps: DDIM steps.
         window: frames that are computed together; with `all_frames`, that attend to each other.
         overlap: frames that neighbouring windows share with `all_frames`; else they share none.
+        crossfade: let each window pass gradually into the next, instead of equal weights.
         seed: of the initial noise and of the posterior's; one noise frame each serves all frames.
         dtype: of the computation.
         stage: makes a progress bar; three are made.
@@ -180,6 +182,7 @@ def repaint(
             guidance=face.guidance,
             window=window,
             overlap=overlap,
+            crossfade=crossfade,
             on_windows=advance,
         )
     check_finite(latents)

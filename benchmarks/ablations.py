@@ -25,6 +25,7 @@ def make_rows(anchor: Path, others: dict[str, Path | None], full: Setting) -> di
     alone = replace(full, window=1, overlap=0)
     rows = {
         "full": Row(anchor, full),
+        "full, windows cross-faded": Row(anchor, replace(full, crossfade=True)),
         "without temporal denoising, fresh noise": Row(anchor, replace(alone, fresh_noise=True)),
         "without temporal denoising, shared noise": Row(anchor, alone),
         "without face enhancement": Row(anchor, replace(full, face=False)),

@@ -22,7 +22,12 @@ from jax.typing import ArrayLike
 from anchor_jax.compiling import jit, return_freed_memory
 from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
-from anchor_jax.diffusion.windows import count_windows, plan_windows, sum_windows
+from anchor_jax.diffusion.windows import (
+    count_windows,
+    crossfade_weights,
+    plan_windows,
+    sum_windows,
+)
 from anchor_jax.shapes import Array
 
 Denoise = Callable[..., Array]
@@ -41,6 +46,7 @@ def sample(
     guidance: float = 7.5,
     window: int = 16,
     overlap: int = 4,
+    crossfade: bool = False,
     on_windows: Callable[[int], None] | None = None,
     on_step: Callable[[int, Array], None] | None = None,
 ) -> Array:
@@ -61,6 +67,8 @@ def sample(
         guidance: scale g of classifier-free guidance, u + g (c - u).
         window: frames in a window; a video shorter than that is one window of its own length.
         overlap: frames that neighbouring windows share.
+        crossfade: weigh the windows' predictions of these by `crossfade_weights`; published:
+            equally.
         on_windows: called as windows complete, with how many more are done.
         on_step: called after each step with its index and the latents, which it must copy if it
             is to keep them.
@@ -77,14 +85,15 @@ def sample(
     n, halves = len(x), 1 if guidance == 1 else 2
     starts = [w.start for w in plan_windows(n, window, overlap)]
     stride, size = window - overlap, min(window, n)
-    counts = jnp.asarray(count_windows(n, window, overlap))
+    weights = crossfade_weights(size, overlap) if crossfade else None
+    counts = jnp.asarray(count_windows(n, window, overlap, weights))
     span = (WINDOWS_PER_CALL - 1) * stride + size  # frames that a group of windows reaches
     groups = starts[::WINDOWS_PER_CALL]
     padding = groups[-1] + span - n
     predict = partial(predict_group, denoise, params, halves=halves, size=size, stride=stride)
     # Of no frames nothing is computed, so this only compiles.
     start = lax.dynamic_slice_in_dim(jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0))), 0, span)
-    predict(start, _host_slice(condition, 0, span), 0, 0).block_until_ready()
+    predict(start, _host_slice(condition, 0, span), 0, 0, weights).block_until_ready()
     return_freed_memory()
     for i, step in enumerate(sampling_steps(schedule, num_steps)):
         padded = jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0)))
@@ -95,6 +104,7 @@ def sample(
                 _host_slice(condition, start, span),
                 step.timestep,
                 n - start,
+                weights,
             )
             total = _add_at(total, part, start)
             if on_windows is not None:
@@ -122,17 +132,20 @@ def predict_group(
     condition: Any,
     timestep: ArrayLike,
     num_frames: ArrayLike,
+    weights: Array | np.ndarray | None = None,
     *,
     halves: int,
     size: int,
     stride: int,
 ) -> Array:
     """Sum of the predictions of `WINDOWS_PER_CALL` windows over the frames they reach:
-    (frames, h, w, c) -> (halves, frames, h, w, c). Only the first `num_frames` frames are real."""
+    (frames, h, w, c) -> (halves, frames, h, w, c). Only the first `num_frames` frames are real. The
+    predictions of a window are multiplied by `weights` (size,)."""
 
     def predict(start: Array, mask: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        return denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, mask)
+        predicted = denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, mask)
+        return predicted if weights is None else predicted * weights[:, None, None, None]
 
     shape = (halves, *latents.shape)
     return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)

@@ -31,11 +31,26 @@ def plan_windows(num_frames: int, size: int, overlap: int) -> list[range]:
     return [range(start, min(start + size, num_frames)) for start in starts]
 
 
-def count_windows(num_frames: int, size: int, overlap: int) -> np.ndarray:
-    """How many windows hold each frame: float32 (n,)."""
+def crossfade_weights(size: int, overlap: int) -> np.ndarray:
+    """How much each frame of a window counts in the average, float32 (size,), where one window is
+    to pass gradually into the next: rising over its first `overlap` frames, falling over its last.
+
+    >>> crossfade_weights(5, 1)
+    array([0.5, 1. , 1. , 1. , 0.5], dtype=float32)
+    """
+    place = np.arange(1, size + 1)
+    ends = np.minimum(place, place[::-1])
+    return np.minimum(ends / (overlap + 1), 1).astype(np.float32)
+
+
+def count_windows(
+    num_frames: int, size: int, overlap: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """How many windows hold each frame, float32 (n,), each counted by the weight (size,) that it
+    gives the frame."""
     counts = np.zeros(num_frames, np.float32)
     for window in plan_windows(num_frames, size, overlap):
-        counts[window.start : window.stop] += 1
+        counts[window.start : window.stop] += 1 if weights is None else weights[: len(window)]
     return counts
 
 

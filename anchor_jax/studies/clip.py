@@ -70,6 +70,7 @@ class Setting:
     Attributes:
         window: frames that are denoised together; with 1 each frame is sampled for itself.
         overlap: frames that neighbouring windows share.
+        crossfade: let each window pass gradually into the next.
         fresh_noise: begin each frame with noise of its own; else one noise frame serves all.
         face: repaint the faces, where anchor and clip have them.
         steps: denoising steps.
@@ -82,6 +83,7 @@ class Setting:
 
     window: int = 16
     overlap: int = 4
+    crossfade: bool = False
     fresh_noise: bool = False
     face: bool = True
     steps: int = 20
@@ -157,7 +159,13 @@ def generate_clip(
         noise = np.asarray(jax.random.normal(jax.random.key(seed), shape))
     chosen = arguments(anchor, clip, setting, seed)
     return pipeline.generate(
-        anchor, clip.poses, clip.appearance, noise=noise, progress=progress, **chosen
+        anchor,
+        clip.poses,
+        clip.appearance,
+        crossfade=setting.crossfade,
+        noise=noise,
+        progress=progress,
+        **chosen,
     )
 
 

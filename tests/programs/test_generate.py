@@ -108,6 +108,15 @@ def test_the_noise_decides_the_video(generate, tmp_path):
     assert made[1] != made[2]
 
 
+def test_windows_are_cross_faded_on_demand(generate, tmp_path):
+    """Catches an option that does not reach the sampling."""
+    options = {"window": 4, "overlap": 3}
+    assert generate(**options, frames_dir=tmp_path / "equal") == 0
+    assert generate("--crossfade", **options, frames_dir=tmp_path / "faded") == 0
+    equal, faded = (video.read_frames(tmp_path / name)[0] for name in ("equal", "faded"))
+    assert (equal != faded).any()
+
+
 def test_the_appearance_may_have_alpha_or_16_bits(generate, tmp_path):
     """Catches a traceback for pictures that are not 8-bit RGB."""
     Image.new("RGBA", (50, 70), (200, 100, 50, 128)).save(tmp_path / "alpha.png")

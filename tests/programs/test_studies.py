@@ -90,21 +90,22 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
     words += ["--seeds", 5, "--steps", 2, "--frames", 8, "--out", tmp_path]
     assert ablations.main(list(map(str, words))) == 0
     rows = json.loads((tmp_path / "ablations.json").read_text())["rows"]
-    names = ("window", "overlap", "fresh_noise", "face")
+    names = ("window", "overlap", "crossfade", "fresh_noise", "face")
     assert {title: tuple(row[name] for name in names) for title, row in rows.items()} == {
-        "full": (16, 4, False, True),
-        "without temporal denoising, fresh noise": (1, 0, True, True),
-        "without temporal denoising, shared noise": (1, 0, False, True),
-        "without face enhancement": (16, 4, False, False),
-        "without two stages, setting II": (16, 4, False, True),
+        "full": (16, 4, False, False, True),
+        "full, windows cross-faded": (16, 4, True, False, True),
+        "without temporal denoising, fresh noise": (1, 0, False, True, True),
+        "without temporal denoising, shared noise": (1, 0, False, False, True),
+        "without face enhancement": (16, 4, False, False, False),
+        "without two stages, setting II": (16, 4, False, False, True),
     }
     assert rows["full"]["anchor"] == fresh.name
     (run,) = rows["full"]["training"]
     assert run.startswith("autoencoder on ")
     with Image.open(tmp_path / "ablations.png") as sheet:
-        pixels = np.asarray(sheet).reshape(7, 32, -1, 3)
-    np.testing.assert_array_equal(pixels[2:, 0, LABEL, 0], range(21, 26))
-    assert len(seen) == 5 and all(row.setting.steps == 2 for row in seen)
+        pixels = np.asarray(sheet).reshape(8, 32, -1, 3)
+    np.testing.assert_array_equal(pixels[2:, 0, LABEL, 0], range(21, 27))
+    assert len(seen) == 6 and all(row.setting.steps == 2 for row in seen)
 
 
 def test_settings_change_what_they_say(fresh, test_clip):

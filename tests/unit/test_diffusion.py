@@ -12,7 +12,7 @@ from anchor_jax.diffusion import ScheduleConfig, ddim_step, plan_windows, sample
 from anchor_jax.diffusion import sample as sample_function
 from anchor_jax.diffusion import windows as windows_module
 from anchor_jax.diffusion.ddim import clean_and_noise
-from anchor_jax.diffusion.windows import count_windows
+from anchor_jax.diffusion.windows import count_windows, crossfade_weights
 
 SCHEDULE = ScheduleConfig()
 
@@ -42,6 +42,17 @@ def test_impossible_windows_are_refused(num_frames: int, size: int, overlap: int
         plan_windows(num_frames, size, overlap)
 
 
+@pytest.mark.parametrize(("size", "overlap"), [(16, 4), (16, 8), (5, 0), (4, 1)])
+def test_a_crossfade_is_linear(size: int, overlap: int):
+    """Catches ramps that do not meet: away from the video's ends two windows add up to one, and
+    from frame to frame the share of the second grows by the same step."""
+    weights = crossfade_weights(size, overlap)
+    total = count_windows(10 * size, size, overlap, weights)
+    np.testing.assert_allclose(total[size:-size], 1, rtol=1e-6)
+    steps = np.diff(weights[:overlap], prepend=0)
+    np.testing.assert_allclose(steps, 1 / (overlap + 1), rtol=1e-6)
+
+
 def window_mean_denoiser(params, latents, condition, timestep, frame_mask):
     """Mixes frames through their mean over the window, as attention does, and tells halves
     apart."""
@@ -51,18 +62,23 @@ def window_mean_denoiser(params, latents, condition, timestep, frame_mask):
     return jnp.stack([0.5 * base, base])
 
 
-def reference(latents, condition, num_steps, guidance, window, overlap, params=0.3):
+def reference(latents, condition, num_steps, guidance, window, overlap, crossfade, params=0.3):
     """Algorithm 1 of the paper in plain loops over real, short windows."""
     latents = np.asarray(latents, np.float64)
+    size = min(window, len(latents))
     for step in sampling_steps(SCHEDULE, num_steps):
         total, count = np.zeros((2, *latents.shape)), np.zeros(len(latents))
         for frames in plan_windows(len(latents), window, overlap):
             part = slice(frames.start, frames.stop)
             mask = jnp.ones(len(frames), bool)
-            total[:, part] += window_mean_denoiser(
+            predicted = window_mean_denoiser(
                 params, jnp.asarray(latents[part]), condition[part], step.timestep, mask
             )
-            count[part] += 1
+            for k, frame in enumerate(frames):
+                nearest = min(k + 1, size - k)  # places from an end of a whole window
+                weight = min(1.0, nearest / (overlap + 1)) if crossfade else 1.0
+                total[:, frame] += weight * predicted[:, k]
+                count[frame] += weight
         uncond, cond = total / count[:, None, None, None]
         prediction = uncond + guidance * (cond - uncond)
         latents = np.asarray(
@@ -73,9 +89,11 @@ def reference(latents, condition, num_steps, guidance, window, overlap, params=0
 
 @pytest.mark.parametrize("num_frames", [1, 3, 4, 5, 13, 14, 29])
 @pytest.mark.parametrize(("window", "overlap"), [(4, 1), (4, 3), (3, 0)])
-def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int):
+@pytest.mark.parametrize("crossfade", [False, True])
+def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int, crossfade: bool):
     """Catches a group of windows that is cut or added in the wrong place, a padded frame that is
-    counted, guidance before the average, halves swapped."""
+    counted, guidance before the average, halves swapped; weights of a window that do not reach the
+    sum of weights, or sit on the wrong frames."""
     rng = np.random.default_rng(num_frames)
     latents = rng.normal(size=(num_frames, 2, 3, 1)).astype(np.float32)
     condition = rng.normal(size=(num_frames, 1, 1, 1)).astype(np.float32)
@@ -90,9 +108,10 @@ def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int):
         guidance=2.5,
         window=window,
         overlap=overlap,
+        crossfade=crossfade,
         on_windows=done.append,
     )
-    expected = reference(latents, condition, 3, 2.5, window, overlap)
+    expected = reference(latents, condition, 3, 2.5, window, overlap, crossfade)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
     assert sum(done) == 3 * len(plan_windows(num_frames, window, overlap))
 

@@ -42,7 +42,7 @@ def test_crops_of_training_keep_the_order_of_colours(tmp_path: Path):
 
 def test_repainting_keeps_the_order_of_colours(monkeypatch):
     """Catches red and blue exchanged on the way into the autoencoder or the control branch, or in
-    what is pasted."""
+    what is pasted; and windows of faces that are not cross-faded as the body's are."""
     given, sizes = {}, {"channels": (8, 8), "cross_attention": (True, False), "num_heads": 2}
     sizes |= {"layers_per_block": 1, "context_dim": 8, "norm_groups": 4}
     networks = {
@@ -57,7 +57,7 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
         return jnp.zeros((len(images), *noise.shape))
 
     def sample(denoise, params, latents, condition, *others, **options):
-        given["poses"] = condition["poses"]
+        given["poses"], given["crossfade"] = condition["poses"], options["crossfade"]
         return latents
 
     def decode(config, params, latents, dtype):
@@ -77,12 +77,13 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
         steps=1,
         window=1,
         overlap=0,
+        crossfade=True,
         seed=0,
         dtype="float32",
         stage=lambda *_: nullcontext(lambda count: None),
     )
     kept = np.asarray(given["known"][0, 0, 0])
     np.testing.assert_allclose((kept + 1) * 127.5, SKIN, atol=0.01)
-    assert (given["poses"] == MESH).all()
+    assert (given["poses"] == MESH).all() and given["crossfade"]
     assert np.abs(frames[0, SIDE // 2, SIDE // 2].astype(int) - PAINT).max() <= 2
     assert (frames[0, 0, 0] == SKIN).all()

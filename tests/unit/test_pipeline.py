@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import inference
+from anchor_jax import inference, pipeline
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import ScheduleConfig
 from anchor_jax.errors import AnchorError
@@ -139,6 +139,15 @@ def test_guidance_of_one_is_the_conditional_half_alone(anchor, poses):
     assert np.abs(alone.astype(int) - formula).max() <= 1
     guided = run(guidance=7.5)
     assert np.abs(guided.astype(int) - formula).max() > 1
+
+
+def test_a_crossfade_weighs_what_windows_share(anchor, poses, monkeypatch):
+    """Catches an option without effect. Of one shared frame both windows have half, as without."""
+    monkeypatch.setattr(pipeline, "decode", lambda anchor, latents, *_: np.asarray(latents))
+    run = partial(generate, anchor, poses, APPEARANCE, steps=2)
+    for window, overlap, same in ((2, 1, True), (3, 2, False)):
+        equal, faded = (run(window=window, overlap=overlap, crossfade=c) for c in (False, True))
+        assert np.allclose(equal, faded, atol=1e-4) == same
 
 
 def test_weights_that_overflow_are_told(anchor, poses):
