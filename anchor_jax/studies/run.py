@@ -30,6 +30,8 @@ from anchor_jax.studies.results import Result, markdown, plain, plot
 from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions
 
+SECONDS_TO_END = 10  # for a process that has answered; one that is killed leaves semaphores behind
+
 
 @dataclass(frozen=True)
 class Row:
@@ -116,6 +118,7 @@ def measure_alone(row: Row, study: Study) -> Result:
     theirs.close()
     try:
         answer = ours.recv()
+        process.join(SECONDS_TO_END)
     except EOFError:
         raise AnchorError(
             "the process that generates has ended before its time, perhaps for want of memory:"
