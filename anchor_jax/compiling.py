@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 
-# Of XLA's fusions for YNNPACK only those of reductions, which take up to half of attention's time
-# away. Convolutions and matrix products stay with Eigen: YNNPACK splits output channels into blocks
-# of 64, so that 64 channels keep one thread busy and 320 keep two busy for five sixths of the time.
+# With YNNPACK a block of attention (two products and the exponential between them) is one pass over
+# tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
+# Eigen: YNNPACK splits output channels into blocks of 64, so that 64 channels keep one thread busy
+# and 320 keep two busy for five sixths of the time. So do linear layers (`models.blocks.linear`).
 CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_prefer_vector_width": 512,  # where the CPU has such vectors; XLA's default is 256
 }
 

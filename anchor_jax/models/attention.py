@@ -1,5 +1,6 @@
 """Scaled dot-product attention, computed so that no score matrix is ever held whole."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,8 @@ from jaxtyping import Bool, Float
 
 from anchor_jax.shapes import Array
 
-CHUNK = 1024  # queries and keys of one block of scores: 4 MB
+CHUNKS = 4096, 512  # queries and keys of one block of scores: 8 MB where they are ever written
+SAFE = 64.0  # a sum of exp(64) does not overflow, and one with exp(-64) in it does not vanish
 
 
 def attention(
@@ -35,12 +37,17 @@ def chunked_attention(
     key: Float[Array, "b t m d"],
     value: Float[Array, "b t m d"],
     key_mask: Bool[Array, "b t"] | None = None,
-    chunk: int = CHUNK,
+    chunks: tuple[int, int] = CHUNKS,
 ) -> Float[Array, "b s m d"]:
-    """`attention` one block of queries and keys at a time, with the softmax kept running over the
-    blocks (Milakov and Gimelshein 2018): on a CPU several times faster than one large softmax,
-    because a block of scores stays in the cache. Heads with few tokens share a block. The backward
-    pass computes the scores again (Dao et al. 2022), so nothing of their size is ever kept."""
+    """`attention` one block of queries and keys at a time, of the sizes `chunks`, summing what the
+    blocks of keys give: on a CPU several times faster than one large softmax, because a block of
+    scores stays in the cache. Heads with few tokens share a block. The backward pass computes the
+    scores again (Dao et al. 2022), so nothing of their size is ever kept.
+
+    Softmax is the same whatever is added to all keys or taken from all scores of a query. With
+    keys about their mean, the largest score of a query is not negative, and the product of the
+    lengths bounds it: so that only where this bound is large the largest score must be looked for.
+    """
     b, s, m, d = query.shape
     # The norm is mixed like one more value, of ones. A masked key repeats the first one, so that it
     # moves no maximum, and its values are zero.
@@ -48,10 +55,11 @@ def chunked_attention(
     if key_mask is not None:
         real = key_mask[:, :, None, None]
         key, value = jnp.where(real, key, key[:, :1]), jnp.where(real, value, 0)
+    key = (key - key.mean(1, keepdims=True, dtype=jnp.float32)).astype(key.dtype)
     out = _mix(
-        _chunks(query * d**-0.5, chunk),
-        _chunks(key, chunk, "edge"),
-        _chunks(value, chunk),
+        _chunks(query * d**-0.5, chunks[0]),
+        _chunks(key, chunks[1], "edge"),
+        _chunks(value, chunks[1]),
     )
     out = out.reshape(b, m, -1, d)[:, :, :s]
     return out.transpose(0, 2, 1, 3).astype(value.dtype)
@@ -68,12 +76,17 @@ def _mix(
 
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
     """What `_mix` gives, and the logarithm of each query's norm (n, j, s, 1)."""
+    length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
+    bounds = length(queries) * length(keys).max()
+    bounded = bounds.max() < 2 * SAFE
+    tops = jnp.maximum(bounds - SAFE, 0)
 
     def one_head(head):
-        queries, keys, values = head
-        return lax.map(lambda chunk: _running_softmax(chunk, keys, values), queries)
+        queries, tops, keys, values = head
+        attend = lambda chunk: _softmax_mix(chunk[0], chunk[1], keys, values, bounded)
+        return lax.map(attend, (queries, tops))
 
-    return _over_heads(one_head, (queries, keys, values))
+    return _over_heads(one_head, (queries, tops, keys, values))
 
 
 def _keep(queries: Array, keys: Array, values: Array):
@@ -91,7 +104,7 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
     # Contracting the longer axis of a block of scores takes XLA's CPU backend eight times as long
     # unless the other factor comes transposed, and in memory so.
     flat = [x.swapaxes(-1, -2) for x in (queries, gradient)]
-    inputs = queries, keys, values, gradient, log_norm, *flat
+    inputs = queries, log_norm, keys, values, gradient, *flat
     query_gradients, *grads = _over_heads(_head_gradients, inputs)
     grads = query_gradients, *(x.swapaxes(-1, -2) for x in grads)
     return tuple(g.astype(x.dtype) for g, x in zip(grads, (queries, keys, values), strict=True))
@@ -103,14 +116,14 @@ _mix.defvjp(_keep, _backward)
 def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     """Gradients of one head's queries (j, s, d), and of its keys (k, t, d) and values (k, t, e)
     transposed, float32."""
-    queries, keys, values, *chunks = head
+    queries, log_norm, keys, values, *chunks = head
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def add_keys(query_gradients, block):
         keys, values = block
 
         def add_queries(carry, chunk):
-            queries, gradient, log_norm, flat_queries, flat_gradient = chunk
+            queries, log_norm, gradient, flat_queries, flat_gradient = chunk
             weights = jnp.exp(product("sd,td->st", queries, keys) - log_norm)
             inner = weights * product("se,te->st", gradient, values)
             weights, inner = weights.astype(values.dtype), inner.astype(values.dtype)
@@ -122,7 +135,7 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
             return carry, product("st,td->sd", inner, keys)
 
         start = tuple(jnp.zeros(x.T.shape, jnp.float32) for x in (keys, values))
-        grads, parts = lax.scan(add_queries, start, (queries, *chunks))
+        grads, parts = lax.scan(add_queries, start, (queries, log_norm, *chunks))
         return query_gradients + parts, grads
 
     start = jnp.zeros(queries.shape, jnp.float32)
@@ -132,36 +145,40 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
 
 def _over_heads(function: Callable, arrays: tuple[Array, ...]):
     """Map over the leading axis, several heads at once where their blocks are small."""
-    (n, _, s, _), t = arrays[0].shape, arrays[1].shape[2]
-    at_once = max(1, CHUNK**2 // (s * t))
+    (n, _, s, _), t = arrays[0].shape, arrays[2].shape[2]
+    at_once = max(1, math.prod(CHUNKS) // (s * t))
     while n % at_once:
         at_once -= 1
     return lax.map(function, arrays, batch_size=at_once if at_once > 1 else None)
 
 
-def _running_softmax(
-    queries: Float[Array, "s d"], keys: Float[Array, "k t d"], values: Float[Array, "k t d+1"]
+def _softmax_mix(
+    queries: Float[Array, "s d"],
+    tops: Float[Array, "s 1"],
+    keys: Float[Array, "k t d"],
+    values: Float[Array, "k t d+1"],
+    bounded: Bool[Array, ""],
 ) -> tuple[Float[Array, "s d"], Float[Array, "s 1"]]:
     """Attention to k chunks of keys and values, float32, and the logarithm of the norm; the
-    values' last column is the keys' share of the norm."""
+    values' last column is the keys' share of the norm. What is taken from a query's scores before
+    the exponential is `tops` or, where scores are not `bounded`, the largest of them."""
+    scores = partial(jnp.einsum, "sd,td->st", queries, preferred_element_type=jnp.float32)
+    tops = lax.fori_loop(
+        0,
+        jnp.where(bounded, 0, len(keys)),  # a CPU computes a `lax.cond` on one thread
+        lambda i, tops: jnp.maximum(tops, scores(keys[i]).max(-1, keepdims=True)),
+        jnp.where(bounded, tops, jnp.finfo(jnp.float32).min),
+    )
 
-    def add(carry, block):
-        mixed, top = carry
+    def add(mixed, block):
         keys, values = block
-        scores = jnp.einsum("sd,td->st", queries, keys, preferred_element_type=jnp.float32)
-        new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
-        weights = jnp.exp(scores - new_top).astype(values.dtype)
-        mixed = mixed * jnp.exp(top - new_top) + jnp.einsum(
-            "st,td->sd", weights, values, preferred_element_type=jnp.float32
-        )
-        return (mixed, new_top), None
+        weights = jnp.exp(scores(keys) - tops).astype(values.dtype)
+        more = jnp.einsum("st,td->sd", weights, values, preferred_element_type=jnp.float32)
+        return mixed + more, None
 
-    s, width = len(queries), values.shape[-1]
-    lowest = jnp.finfo(jnp.float32).min
-    start = (jnp.zeros((s, width), jnp.float32), jnp.full((s, 1), lowest))
-    (mixed, top), _ = lax.scan(add, start, (keys, values))
+    mixed, _ = lax.scan(add, jnp.zeros((len(queries), values.shape[-1])), (keys, values))
     norm = mixed[:, -1:]
-    return mixed[:, :-1] / norm, top + jnp.log(norm)
+    return mixed[:, :-1] / norm, tops + jnp.log(norm)
 
 
 def _chunks(

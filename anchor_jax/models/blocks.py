@@ -5,11 +5,13 @@ Inside a network the frames of a window are folded into the batch: features are 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from anchor_jax.models.attention import attention
@@ -52,6 +54,21 @@ class Frames:
 def repeat_rows(x: Array, count: int) -> Array:
     """Tile the leading axis, where it is shorter, to `count`."""
     return x if len(x) == count else jnp.tile(x, (count // len(x), *[1] * (x.ndim - 1)))
+
+
+def linear(features: int, **kwargs) -> nn.Dense:
+    """Of tokens (b, s, c)."""
+    return nn.Dense(features, dot_general=_product, **kwargs)
+
+
+def _product(x: Array, kernel: Array, dimension_numbers: Any, **kwargs) -> Array:
+    """`lax.dot_general` of tokens and a linear layer's kernel. On a CPU it is written as the
+    convolution with a kernel of one token, the same product, so that Eigen computes it."""
+    if jax.default_backend() != "cpu":
+        return lax.dot_general(x, kernel, dimension_numbers, **kwargs)
+    return lax.conv_general_dilated(
+        x, kernel[None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), **kwargs
+    )
 
 
 def conv1(features: int, **kwargs) -> nn.Conv:
@@ -159,11 +176,11 @@ def attend(
     width = x.shape[-1]
 
     def project(name: str, tokens: Array) -> Array:
-        out = nn.Dense(width, use_bias=qkv_bias, dtype=dtype, name=name)(tokens)
+        out = linear(width, use_bias=qkv_bias, dtype=dtype, name=name)(tokens)
         return out.reshape(*tokens.shape[:2], num_heads, width // num_heads)
 
     out = attention(project("to_q", x), project("to_k", context), project("to_v", context), mask)
-    return nn.Dense(width, dtype=dtype, name="to_out_0")(out.reshape(x.shape))
+    return linear(width, dtype=dtype, name="to_out_0")(out.reshape(x.shape))
 
 
 class Attention(nn.Module):
@@ -185,7 +202,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.Dense(self.features, dtype=self.dtype, name="proj")(x)
+        return linear(self.features, dtype=self.dtype, name="proj")(x)
 
 
 class GatedFeedForward(nn.Module):
@@ -198,7 +215,7 @@ class GatedFeedForward(nn.Module):
         width = x.shape[-1]
         h = Projection(8 * width, self.dtype, name="net_0")(x)
         h, gate = jnp.split(h, 2, -1)
-        return nn.Dense(width, dtype=self.dtype, name="net_2")(h * nn.gelu(gate, approximate=False))
+        return linear(width, dtype=self.dtype, name="net_2")(h * nn.gelu(gate, approximate=False))
 
 
 class TransformerBlock(nn.Module):

@@ -23,8 +23,8 @@ from anchor_jax.shapes import Array
 
 def count_flops(function: Callable, *args: Any) -> int:
     """Of all matrix products and convolutions in `function(*args)`, two for each multiplication
-    with its addition; a `scan` counts as often as it runs, a `while` once. Nothing is computed, and
-    arguments may be `jax.ShapeDtypeStruct`."""
+    with its addition; a `scan` counts as often as it runs, a `while`, which may not run at all,
+    never. Nothing is computed, and arguments may be `jax.ShapeDtypeStruct`."""
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -78,7 +78,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
                 terms = inputs[1].size // inputs[1].shape[numbers.rhs_spec[0]]
             total += 2 * output.size * terms
         else:
-            times = equation.params["length"] if name == "scan" else 1
+            times = {"scan": equation.params.get("length"), "while": 0}.get(name, 1)
             total += times * sum(map(_count, _inner(equation.params)))
     return total
 

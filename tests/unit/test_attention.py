@@ -28,7 +28,7 @@ def test_blocks_change_nothing(s: int, t: int, chunk: int):
     applied to what was mixed before, heads or rows that swap places."""
     query, key, value = qkv(2, s, t, 3, 5)
     expected = jax.nn.dot_product_attention(query, key, value)
-    out = chunked_attention(query, key, value, chunk=chunk)
+    out = chunked_attention(query, key, value, chunks=(chunk, chunk))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -39,7 +39,7 @@ def test_masked_keys_do_not_exist(chunk: int):
     query, key, value = qkv(2, 9, 12, 2, 4)
     lengths = [12, 5]
     mask = jnp.arange(12) < jnp.array(lengths)[:, None]
-    out = chunked_attention(query, key, value, mask, chunk=chunk)
+    out = chunked_attention(query, key, value, mask, chunks=(chunk, chunk))
     for row, length in enumerate(lengths):
         alone = jax.nn.dot_product_attention(
             query[row : row + 1], key[row : row + 1, :length], value[row : row + 1, :length]
@@ -47,12 +47,23 @@ def test_masked_keys_do_not_exist(chunk: int):
         np.testing.assert_allclose(out[row], alone[0], rtol=1e-5, atol=1e-6)
 
 
-def test_large_scores_stay_finite():
-    """Catches exponentials taken without subtracting the maximum."""
-    query, key, value = qkv(1, 6, 6, 1, 4)
-    out = chunked_attention(100 * query, 100 * key, value, chunk=2)
-    expected = jax.nn.dot_product_attention(100 * query, 100 * key, value)
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("size", [10, 63, 100, 127, 129, 1000])
+@pytest.mark.parametrize("shift", [0, -110])
+def test_scores_of_any_size(size: int, shift: int):
+    """Catches exponentials that overflow, or that all vanish; a bound that is too low; keys with a
+    mean of their own, whose scores may all be far below the bound."""
+    query, key, value = (np.asarray(x, np.float64) for x in qkv(1, 6, 9, 1, 4))
+    key -= key.mean(1)
+    longest = key[0, np.linalg.norm(key, axis=-1).argmax(), 0]
+    query = longest + 0.1 * query  # all much the same, one direction for keys to be shifted in
+    query *= 2 * size / np.linalg.norm(query, axis=-1).max() / np.linalg.norm(longest)
+    query[:, -1] *= -1  # whose largest score is far below the bound
+    key += 2 * shift * query[:, :1] / np.square(query[:, :1]).sum()
+    scores = np.einsum("bsmd,btmd->bmst", query, key) / 2
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("bmst,btmd->bsmd", weights / weights.sum(-1, keepdims=True), value)
+    out = chunked_attention(*map(jnp.float32, (query, key, value)), chunks=(4, 2))
+    np.testing.assert_allclose(out, expected, atol=1e-6 * (size - shift))
 
 
 def test_gradients_are_those_of_plain_attention():
@@ -62,15 +73,17 @@ def test_gradients_are_those_of_plain_attention():
     def loss(attend):
         return jax.grad(lambda args: (attend(*args) ** 2).sum())(args)
 
-    ours = loss(lambda *args: chunked_attention(*args, chunk=4))
+    ours = loss(lambda *args: chunked_attention(*args, chunks=(4, 4)))
     for a, b in zip(ours, loss(jax.nn.dot_product_attention), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_across_many_chunks():
+@pytest.mark.parametrize("scale", [1, 12])
+def test_gradients_across_many_chunks(scale: int):
     """Catches a backward pass that forgets a block, the padding of the last one, a masked key or
-    the norm's own gradient."""
+    the norm's own gradient, or that knows another norm where scores are large."""
     query, key, value = qkv(2, 11, 9, 3, 8)
+    query = scale * query
     mask = (jnp.arange(18) % 3 != 2).reshape(2, 9)
     weights = draw(3, 2, 11, 3, 8)
 
@@ -83,9 +96,9 @@ def test_gradients_across_many_chunks():
         loss = lambda *args: (weights * function(*args)).sum()
         return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
 
-    ours = gradients(lambda *args: chunked_attention(*args, key_mask=mask, chunk=4))
+    ours = gradients(lambda *args: chunked_attention(*args, key_mask=mask, chunks=(4, 4)))
     for gradient, expected in zip(ours, gradients(whole), strict=True):
-        np.testing.assert_allclose(gradient, expected, atol=2e-5)
+        np.testing.assert_allclose(gradient, expected, atol=2e-5 * scale)
 
 
 def test_the_backward_pass_keeps_no_scores():
