@@ -32,6 +32,7 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, mask=mask)
 
 
+@partial(jax.jit, static_argnames="chunks")  # traced once for all layers of one size
 def chunked_attention(
     query: Float[Array, "b s m d"],
     key: Float[Array, "b t m d"],
