@@ -78,16 +78,16 @@ def _mix(
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
     """What `_mix` gives, and the logarithm of each query's norm (n, j, s, 1)."""
     length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
-    bounds = length(queries) * length(keys).max()
-    bounded = bounds.max() < 2 * SAFE
+    bounds = length(queries) * length(keys).max((1, 2, 3), keepdims=True)
+    bounded = bounds.max((1, 2, 3)) < 2 * SAFE
     tops = jnp.maximum(bounds - SAFE, 0)
 
     def one_head(head):
-        queries, tops, keys, values = head
+        queries, tops, keys, values, bounded = head
         attend = lambda chunk: _softmax_mix(chunk[0], chunk[1], keys, values, bounded)
         return lax.map(attend, (queries, tops))
 
-    return _over_heads(one_head, (queries, tops, keys, values))
+    return _over_heads(one_head, (queries, tops, keys, values, bounded))
 
 
 def _keep(queries: Array, keys: Array, values: Array):

@@ -66,6 +66,15 @@ def test_scores_of_any_size(size: int, shift: int):
     np.testing.assert_allclose(out, expected, atol=1e-6 * (size - shift))
 
 
+def test_heads_may_need_their_maximum_or_not():
+    """Catches a head that is computed as its neighbour in the same block is."""
+    query, key, value = qkv(2, 6, 6, 3, 4)
+    query *= jnp.array([1, 1000, 0.1])[:, None]
+    out = chunked_attention(query, key, value, chunks=(2, 2))
+    expected = jax.nn.dot_product_attention(query, key, value)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_gradients_are_those_of_plain_attention():
     """Catches a block that the backward pass does not see."""
     args = qkv(1, 6, 10, 2, 4)
