@@ -57,7 +57,7 @@ def repeat_rows(x: Array, count: int) -> Array:
 
 
 def linear(features: int, **kwargs) -> nn.Dense:
-    """Of tokens (b, s, c)."""
+    """A linear layer for tokens (b, s, c)."""
     return nn.Dense(features, dot_general=_product, **kwargs)
 
 

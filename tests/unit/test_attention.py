@@ -24,8 +24,8 @@ def qkv(b: int, s: int, t: int, m: int, d: int):
     ids=["one block", "exact blocks", "uneven blocks", "one key", "one query"],
 )
 def test_blocks_change_nothing(s: int, t: int, chunk: int):
-    """Catches padded queries or keys that leak into the softmax, a running maximum that is not
-    applied to what was mixed before, heads or rows that swap places."""
+    """Catches padded queries or keys that leak into the softmax, a block of keys that is not added
+    to those before, heads or rows that swap places."""
     query, key, value = qkv(2, s, t, 3, 5)
     expected = jax.nn.dot_product_attention(query, key, value)
     out = chunked_attention(query, key, value, chunks=(chunk, chunk))
