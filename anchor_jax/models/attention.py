@@ -1,6 +1,5 @@
 """Scaled dot-product attention, computed so that no score matrix is ever held whole."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +10,8 @@ from jaxtyping import Bool, Float
 
 from anchor_jax.shapes import Array
 
-CHUNKS = 4096, 512  # queries and keys of one block of scores: 8 MB where they are ever written
+CHUNKS = 16384, 512  # queries and keys of one block of scores
+BLOCK = 4096 * 512  # scores of small heads that are computed at once: 8 MB where they are written
 SAFE = 64.0  # a sum of exp(64) does not overflow, and one with exp(-64) in it does not vanish
 
 
@@ -50,13 +50,14 @@ def chunked_attention(
     lengths bounds it: so that only where this bound is large the largest score must be looked for.
     """
     b, s, m, d = query.shape
-    # The norm is mixed like one more value, of ones. A masked key repeats the first one, so that it
-    # moves no maximum, and its values are zero.
-    value = jnp.concatenate([value, jnp.ones((*value.shape[:3], 1), value.dtype)], -1)
-    if key_mask is not None:
-        real = key_mask[:, :, None, None]
-        key, value = jnp.where(real, key, key[:, :1]), jnp.where(real, value, 0)
+    if key_mask is not None:  # a masked key repeats the first one, so that it moves no maximum
+        key = jnp.where(key_mask[:, :, None, None], key, key[:, :1])
     key = (key - key.mean(1, keepdims=True, dtype=jnp.float32)).astype(key.dtype)
+    # One more element of the keys, of ones, meets what is added to a query's scores; one more of
+    # the values, of ones, is mixed to the norm.
+    key, value = _with_column(key, 1), _with_column(value, 1)
+    if key_mask is not None:
+        value = jnp.where(key_mask[:, :, None, None], value, 0)
     out = _mix(
         _chunks(query * d**-0.5, chunks[0]),
         _chunks(key, chunks[1], "edge"),
@@ -68,19 +69,24 @@ def chunked_attention(
 
 @jax.custom_vjp
 def _mix(
-    queries: Float[Array, "n j s d"], keys: Float[Array, "n k t d"], values: Float[Array, "n k t e"]
+    queries: Float[Array, "n j s d"], keys: Float[Array, "n k t e"], values: Float[Array, "n k t e"]
 ) -> Float[Array, "n j s d"]:
     """Attention of n independent heads in chunks, float32. Queries are scaled; the last of the
-    e = d + 1 columns of the values is each key's share of the norm."""
+    e = d + 1 columns of the keys is one, that of the values each key's share of the norm."""
     return _forward(queries, keys, values)[0]
 
 
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
     """What `_mix` gives, and the logarithm of each query's norm (n, j, s, 1)."""
     length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
-    bounds = length(queries) * length(keys).max((1, 2, 3), keepdims=True)
+    bounds = length(queries) * length(keys[..., :-1]).max((1, 2, 3), keepdims=True)
     bounded = bounds.max((1, 2, 3)) < 2 * SAFE
     tops = jnp.maximum(bounds - SAFE, 0)
+
+    # A product with 9 columns takes longer than one with 16: whole vectors, where few are missing.
+    missing = -values.shape[-1] % 16
+    if missing < 8:
+        values = jnp.pad(values, ((0, 0), (0, 0), (0, 0), (0, missing)))
 
     def one_head(head):
         queries, tops, keys, values, bounded = head
@@ -107,7 +113,8 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
     flat = [x.swapaxes(-1, -2) for x in (queries, gradient)]
     inputs = queries, log_norm, keys, values, gradient, *flat
     query_gradients, *grads = _over_heads(_head_gradients, inputs)
-    grads = query_gradients, *(x.swapaxes(-1, -2) for x in grads)
+    key_gradients, value_gradients = (x.swapaxes(-1, -2) for x in grads)
+    grads = query_gradients, _with_column(key_gradients, 0), value_gradients
     return tuple(g.astype(x.dtype) for g, x in zip(grads, (queries, keys, values), strict=True))
 
 
@@ -118,14 +125,15 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     """Gradients of one head's queries (j, s, d), and of its keys (k, t, d) and values (k, t, e)
     transposed, float32."""
     queries, log_norm, keys, values, *chunks = head
+    queries = jnp.concatenate([queries, -log_norm], -1)  # promoted: the logarithm stays float32
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def add_keys(query_gradients, block):
         keys, values = block
 
         def add_queries(carry, chunk):
-            queries, log_norm, gradient, flat_queries, flat_gradient = chunk
-            weights = jnp.exp(product("sd,td->st", queries, keys) - log_norm)
+            queries, gradient, flat_queries, flat_gradient = chunk
+            weights = jnp.exp(product("sd,td->st", queries, keys))
             inner = weights * product("se,te->st", gradient, values)
             weights, inner = weights.astype(values.dtype), inner.astype(values.dtype)
             key_gradient, value_gradient = carry
@@ -133,13 +141,13 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
                 key_gradient + product("ds,st->dt", flat_queries, inner),
                 value_gradient + product("es,st->et", flat_gradient, weights),
             )
-            return carry, product("st,td->sd", inner, keys)
+            return carry, product("st,td->sd", inner, keys[:, :-1])
 
-        start = tuple(jnp.zeros(x.T.shape, jnp.float32) for x in (keys, values))
-        grads, parts = lax.scan(add_queries, start, (queries, log_norm, *chunks))
+        start = tuple(jnp.zeros(x.T.shape, jnp.float32) for x in (keys[:, :-1], values))
+        grads, parts = lax.scan(add_queries, start, (queries, *chunks))
         return query_gradients + parts, grads
 
-    start = jnp.zeros(queries.shape, jnp.float32)
+    start = jnp.zeros((*queries.shape[:-1], queries.shape[-1] - 1), jnp.float32)
     query_gradients, (key_gradients, value_gradients) = lax.scan(add_keys, start, (keys, values))
     return query_gradients, key_gradients, value_gradients
 
@@ -147,7 +155,7 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
 def _over_heads(function: Callable, arrays: tuple[Array, ...]):
     """Map over the leading axis, several heads at once where their blocks are small."""
     (n, _, s, _), t = arrays[0].shape, arrays[2].shape[2]
-    at_once = max(1, math.prod(CHUNKS) // (s * t))
+    at_once = max(1, BLOCK // (s * t))
     while n % at_once:
         at_once -= 1
     return lax.map(function, arrays, batch_size=at_once if at_once > 1 else None)
@@ -156,30 +164,38 @@ def _over_heads(function: Callable, arrays: tuple[Array, ...]):
 def _softmax_mix(
     queries: Float[Array, "s d"],
     tops: Float[Array, "s 1"],
-    keys: Float[Array, "k t d"],
-    values: Float[Array, "k t d+1"],
+    keys: Float[Array, "k t d+1"],
+    values: Float[Array, "k t e"],
     bounded: Bool[Array, ""],
 ) -> tuple[Float[Array, "s d"], Float[Array, "s 1"]]:
-    """Attention to k chunks of keys and values, float32, and the logarithm of the norm; the
-    values' last column is the keys' share of the norm. What is taken from a query's scores before
-    the exponential is `tops` or, where scores are not `bounded`, the largest of them."""
-    scores = partial(jnp.einsum, "sd,td->st", queries, preferred_element_type=jnp.float32)
+    """Attention to k chunks of keys and values, float32, and the logarithm of the norm, which is
+    column d of what is mixed. What is taken from a query's scores before the exponential is `tops`
+    or, where scores are not `bounded`, the largest of them."""
+    d = queries.shape[-1]
+    scores = partial(jnp.einsum, "sd,td->st", preferred_element_type=jnp.float32)
     tops = lax.fori_loop(
         0,
         jnp.where(bounded, 0, len(keys)),  # a CPU computes a `lax.cond` on one thread
-        lambda i, tops: jnp.maximum(tops, scores(keys[i]).max(-1, keepdims=True)),
+        lambda i, tops: jnp.maximum(tops, scores(queries, keys[i, :, :d]).max(-1, keepdims=True)),
         jnp.where(bounded, tops, jnp.finfo(jnp.float32).min),
     )
+    taken = tops.astype(queries.dtype)
+    queries = jnp.concatenate([queries, -taken], -1)
 
     def add(mixed, block):
         keys, values = block
-        weights = jnp.exp(scores(keys) - tops).astype(values.dtype)
-        more = jnp.einsum("st,td->sd", weights, values, preferred_element_type=jnp.float32)
+        weights = jnp.exp(scores(queries, keys)).astype(values.dtype)
+        more = jnp.einsum("st,te->se", weights, values, preferred_element_type=jnp.float32)
         return mixed + more, None
 
     mixed, _ = lax.scan(add, jnp.zeros((len(queries), values.shape[-1])), (keys, values))
-    norm = mixed[:, -1:]
-    return mixed[:, :-1] / norm, tops + jnp.log(norm)
+    norm = mixed[:, d : d + 1]
+    return mixed[:, :d] / norm, taken + jnp.log(norm)
+
+
+def _with_column(x: Array, value: int) -> Array:
+    """One more element at the end of the last axis."""
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, 1),), constant_values=value)
 
 
 def _chunks(
