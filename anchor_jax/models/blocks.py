@@ -100,22 +100,22 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array, frames: Frames | None = None) -> Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        num, mask = 1, None
+        num, real = 1, None
         if frames is not None and frames.pooled_norm:
-            num, mask = frames.num, frames.mask
-        # (rows, frames, pixels, groups, channels of a group)
-        grouped = x.astype(jnp.float32).reshape(
-            -1, num, x.shape[1] * x.shape[2], self.groups, x.shape[3] // self.groups
-        )
-        real = None if mask is None else mask[:, :, None, None, None]
+            num, real = frames.num, frames.mask
+        channels = x.shape[-1]
+        rows = x.astype(jnp.float32).reshape(-1, num, x.shape[1] * x.shape[2], channels)
 
         def mean(values: Array) -> Array:
-            return values.mean((1, 2, 4), keepdims=True, where=real)
+            """Of each channel's group. Channel by channel first, which keeps vectors whole, and
+            frame by frame, so that the mask meets little."""
+            means = values.mean(2).mean(1, where=None if real is None else real[..., None])
+            means = means.reshape(-1, self.groups, channels // self.groups).mean(-1, keepdims=True)
+            return means.repeat(channels // self.groups, -1).reshape(-1, 1, 1, channels)
 
-        centred = grouped - mean(grouped)
-        variance = mean(centred**2)
-        out = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        return (out * scale + bias).astype(self.dtype)
+        centred = rows - mean(rows)
+        factor = lax.rsqrt(mean(centred**2) + self.epsilon) * scale
+        return (centred * factor + bias).reshape(x.shape).astype(self.dtype)
 
 
 class TimeEmbedding(nn.Module):
@@ -303,7 +303,7 @@ class Upsample(nn.Module):
         def phase(row: int, column: int) -> Array:
             small = _fold_taps(_fold_taps(kernel, 0, row), 1, column).astype(self.dtype)
             padding = ((1 - row, row), (1 - column, column))
-            return jax.lax.conv_general_dilated(
+            return lax.conv_general_dilated(
                 x, small, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
 
