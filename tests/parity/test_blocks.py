@@ -3,6 +3,8 @@
 # torch and diffusers are typed too loosely.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from anchor_jax.models.blocks import (
     Frames,
+    GroupNorm,
     ResidualBlock,
     SpatialTransformer,
     TimeEmbedding,
@@ -84,6 +87,48 @@ def test_residual_block_pools_its_norms_over_frames():
     expected = to_ours(theirs(to_torch(x), torch.from_numpy(time.repeat(3, 0))))
     assert relative(pooled, expected) < 1e-5
     assert relative(apply({"params": params}, x, time, PER_FRAME), expected) > 1e-3
+
+
+def vjp_of_norm(module: GroupNorm, params: dict, x: np.ndarray, gradient: np.ndarray, *frames):
+    apply = lambda params, x: module.apply({"params": params}, x, *frames)
+    return jax.jit(lambda params, x, g: jax.vjp(apply, params, x)[1](g))(params, x, gradient)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_gradients_of_group_normalisation(pooled: bool):
+    """Catches a gradient that forgets what goes through mean or variance, sums over other frames
+    or groups than the forward pass, and scale and bias in each other's place."""
+    theirs: Any = randomise(torch.nn.GroupNorm(4, 12, eps=1e-5))
+    theirs.requires_grad_(True)
+    if pooled:
+        theirs.__class__, theirs.num_frames = PooledGroupNorm, 3
+    x, gradient = 2 + draw(6, 3, 5, 12), draw(6, 3, 5, 12, seed=1)
+    inputs = to_torch(x).requires_grad_(True)
+    theirs(inputs).backward(to_torch(gradient))
+    module = GroupNorm(4)
+    params = {"scale": theirs.weight.detach().numpy(), "bias": theirs.bias.detach().numpy()}
+    frames = Frames(3, joint_attention=False, pooled_norm=pooled)
+    of_params, of_x = vjp_of_norm(module, params, x, gradient, frames)
+    assert relative(of_x, to_ours(inputs.grad)) < 1e-5
+    assert relative(of_params["scale"], theirs.weight.grad) < 1e-5
+    assert relative(of_params["bias"], theirs.bias.grad) < 1e-5
+    _, half = vjp_of_norm(module, params, x.astype(jnp.bfloat16), gradient, frames)
+    assert half.dtype == jnp.bfloat16 and relative(half, of_x) < 0.01
+
+
+def test_padding_frames_have_no_gradient():
+    """Catches padding that counts in the gradient's means, and a gradient of padding frames."""
+    x, gradient = draw(4, 3, 5, 12), draw(4, 3, 5, 12, seed=1)
+    gradient[2:] = 0
+    module, params = GroupNorm(4), {"scale": draw(12), "bias": draw(12, seed=1)}
+    frames = Frames(2, joint_attention=False, pooled_norm=True)
+    alone = vjp_of_norm(module, params, x[:2], gradient[:2], frames)
+    mask = jnp.array([[True, True, False, False]])
+    padded = Frames(4, joint_attention=False, pooled_norm=True, mask=mask)
+    of_params, of_x = vjp_of_norm(module, params, x, gradient, padded)
+    assert relative(of_x[:2], alone[1]) < 1e-6 and not of_x[2:].any()
+    for name, value in alone[0].items():
+        assert relative(of_params[name], value) < 1e-6
 
 
 def test_spatial_transformer():
