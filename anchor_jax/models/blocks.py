@@ -5,7 +5,6 @@ Inside a network the frames of a window are folded into the batch: features are 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -16,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from anchor_jax.models.attention import attention
+from anchor_jax.models.products import convolution, product
 from anchor_jax.shapes import Array
 
 
@@ -59,21 +59,11 @@ def repeat_rows(x: Array, count: int) -> Array:
 
 def linear(features: int, **kwargs) -> nn.Dense:
     """A linear layer for tokens (b, s, c)."""
-    return nn.Dense(features, dot_general=_product, **kwargs)
-
-
-def _product(x: Array, kernel: Array, dimension_numbers: Any, **kwargs) -> Array:
-    """`lax.dot_general` of tokens and a linear layer's kernel. On a CPU it is written as the
-    convolution with a kernel of one token, the same product, so that Eigen computes it."""
-    if jax.default_backend() != "cpu":
-        return lax.dot_general(x, kernel, dimension_numbers, **kwargs)
-    return lax.conv_general_dilated(
-        x, kernel[None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), **kwargs
-    )
+    return nn.Dense(features, dot_general=product, **kwargs)
 
 
 def conv1(features: int, **kwargs) -> nn.Conv:
-    return nn.Conv(features, (1, 1), **kwargs)
+    return nn.Conv(features, (1, 1), conv_general_dilated=convolution, **kwargs)
 
 
 def conv3(features: int, stride: int = 1, **kwargs) -> nn.Conv:
@@ -82,6 +72,7 @@ def conv3(features: int, stride: int = 1, **kwargs) -> nn.Conv:
         (3, 3),
         (stride, stride),
         padding=((1, 1), (1, 1)),
+        conv_general_dilated=convolution,
         **kwargs,
     )
 
