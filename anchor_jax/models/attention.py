@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from anchor_jax.shapes import Array
 
 CHUNKS = 16384, 512  # queries and keys of one block of scores
-BLOCK = 4096 * 512  # scores of small heads that are computed at once: 8 MB where they are written
+BLOCK = 2**21  # scores of small heads that are computed at once
+KEPT_BLOCK = 2**19  # the same where they are written and read again, so that they stay in the cache
 SAFE = 64.0  # a sum of exp(64) does not overflow, and one with exp(-64) in it does not vanish
 
 
@@ -93,7 +94,7 @@ def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
         attend = lambda chunk: _softmax_mix(chunk[0], chunk[1], keys, values, bounded)
         return lax.map(attend, (queries, tops))
 
-    return _over_heads(one_head, (queries, tops, keys, values, bounded))
+    return _over_heads(one_head, (queries, tops, keys, values, bounded), BLOCK)
 
 
 def _keep(queries: Array, keys: Array, values: Array):
@@ -112,10 +113,13 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
     # unless the other factor comes transposed, and in memory so.
     flat = [x.swapaxes(-1, -2) for x in (queries, gradient)]
     inputs = queries, log_norm, keys, values, gradient, *flat
-    query_gradients, *grads = _over_heads(_head_gradients, inputs)
-    key_gradients, value_gradients = (x.swapaxes(-1, -2) for x in grads)
-    grads = query_gradients, _with_column(key_gradients, 0), value_gradients
-    return tuple(g.astype(x.dtype) for g, x in zip(grads, (queries, keys, values), strict=True))
+    query_gradients, *transposed = _over_heads(_head_gradients, inputs, KEPT_BLOCK)
+    key_gradients, value_gradients = (x.swapaxes(-1, -2) for x in transposed)
+    return (
+        query_gradients.astype(queries.dtype),
+        _with_column(key_gradients, 0).astype(keys.dtype),
+        value_gradients.astype(values.dtype),
+    )
 
 
 _mix.defvjp(_keep, _backward)
@@ -152,10 +156,10 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     return query_gradients, key_gradients, value_gradients
 
 
-def _over_heads(function: Callable, arrays: tuple[Array, ...]):
-    """Map over the leading axis, several heads at once where their blocks are small."""
+def _over_heads(function: Callable, arrays: tuple[Array, ...], most: int):
+    """Map over the leading axis, so many heads at once as have at most `most` scores in a block."""
     (n, _, s, _), t = arrays[0].shape, arrays[2].shape[2]
-    at_once = max(1, BLOCK // (s * t))
+    at_once = max(1, most // (s * t))
     while n % at_once:
         at_once -= 1
     return lax.map(function, arrays, batch_size=at_once if at_once > 1 else None)

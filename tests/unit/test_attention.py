@@ -23,10 +23,12 @@ def qkv(b: int, s: int, t: int, m: int, d: int):
     [(12, 12, 64), (12, 12, 4), (13, 29, 8), (7, 1, 4), (1, 40, 8)],
     ids=["one block", "exact blocks", "uneven blocks", "one key", "one query"],
 )
-def test_blocks_change_nothing(s: int, t: int, chunk: int):
+@pytest.mark.parametrize("width", [5, 8])
+def test_blocks_change_nothing(s: int, t: int, chunk: int, width: int):
     """Catches padded queries or keys that leak into the softmax, a block of keys that is not added
-    to those before, heads or rows that swap places."""
-    query, key, value = qkv(2, s, t, 3, 5)
+    to those before, heads or rows that swap places, and a norm looked for among what fills the
+    values up to whole vectors (width 8)."""
+    query, key, value = qkv(2, s, t, 3, width)
     expected = jax.nn.dot_product_attention(query, key, value)
     out = chunked_attention(query, key, value, chunks=(chunk, chunk))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
