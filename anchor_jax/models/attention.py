@@ -111,14 +111,14 @@ def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, A
     gradient = jnp.concatenate([gradient, -taken], -1).astype(values.dtype)
     # Contracting the longer axis of a block of scores takes XLA's CPU backend eight times as long
     # unless the other factor comes transposed, and in memory so.
-    flat = [x.swapaxes(-1, -2) for x in (queries, gradient)]
+    flat = [x.swapaxes(-1, -2) for x in (queries, gradient[..., :-1])]
     inputs = queries, log_norm, keys, values, gradient, *flat
     query_gradients, *transposed = _over_heads(_head_gradients, inputs, KEPT_BLOCK)
     key_gradients, value_gradients = (x.swapaxes(-1, -2) for x in transposed)
     return (
         query_gradients.astype(queries.dtype),
         _with_column(key_gradients, 0).astype(keys.dtype),
-        value_gradients.astype(values.dtype),
+        _with_column(value_gradients, 0).astype(values.dtype),
     )
 
 
@@ -126,8 +126,8 @@ _mix.defvjp(_keep, _backward)
 
 
 def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    """Gradients of one head's queries (j, s, d), and of its keys (k, t, d) and values (k, t, e)
-    transposed, float32."""
+    """Gradients of one head's queries (j, s, d), and of its keys and values (k, t, d) transposed,
+    without their last columns, which are constants, float32."""
     queries, log_norm, keys, values, *chunks = head
     queries = jnp.concatenate([queries, -log_norm], -1)  # promoted: the logarithm stays float32
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -143,11 +143,11 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
             key_gradient, value_gradient = carry
             carry = (
                 key_gradient + product("ds,st->dt", flat_queries, inner),
-                value_gradient + product("es,st->et", flat_gradient, weights),
+                value_gradient + product("ds,st->dt", flat_gradient, weights),
             )
             return carry, product("st,td->sd", inner, keys[:, :-1])
 
-        start = tuple(jnp.zeros(x.T.shape, jnp.float32) for x in (keys[:, :-1], values))
+        start = (jnp.zeros(keys[:, :-1].T.shape, jnp.float32),) * 2
         grads, parts = lax.scan(add_queries, start, (queries, *chunks))
         return query_gradients + parts, grads
 
