@@ -20,7 +20,7 @@ def product(x: Array, kernel: Array, dimension_numbers: Any, **kwargs) -> Array:
     """`lax.dot_general` of tokens (b, s, c) and a linear layer's kernel (c, d), for `nn.Dense`."""
     if jax.default_backend() != "cpu":
         return lax.dot_general(x, kernel, dimension_numbers, **kwargs)
-    return _mix_channels(x, kernel)
+    return jax.jit(_mix_channels)(x, kernel)  # traced once for all layers of one size
 
 
 def convolution(
@@ -32,8 +32,8 @@ def convolution(
         return lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
     if kernel.shape[:2] == (1, 1):
         n, h, w, c = x.shape
-        return _mix_channels(x.reshape(n, h * w, c), kernel[0, 0]).reshape(n, h, w, -1)
-    return _convolve(x, kernel)
+        return jax.jit(_mix_channels)(x.reshape(n, h * w, c), kernel[0, 0]).reshape(n, h, w, -1)
+    return jax.jit(_convolve)(x, kernel)
 
 
 @jax.custom_vjp
