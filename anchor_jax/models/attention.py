@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from anchor_jax.shapes import Array
 
 CHUNKS = 16384, 512  # queries and keys of one block of scores
+GRADIENT_CHUNKS = 512, 1024  # the same in the backward pass, where scores lie the other way round
 BLOCK = 2**21  # scores of small heads that are computed at once
 KEPT_BLOCK = 2**19  # the same where they are written and read again, so that they stay in the cache
 SAFE = 64.0  # a sum of exp(64) does not overflow, and one with exp(-64) in it does not vanish
@@ -33,13 +34,14 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, mask=mask)
 
 
-@partial(jax.jit, static_argnames="chunks")  # traced once for all layers of one size
+@partial(jax.jit, static_argnames=("chunks", "gradient_chunks"))  # traced once for a size
 def chunked_attention(
     query: Float[Array, "b s m d"],
     key: Float[Array, "b t m d"],
     value: Float[Array, "b t m d"],
     key_mask: Bool[Array, "b t"] | None = None,
     chunks: tuple[int, int] = CHUNKS,
+    gradient_chunks: tuple[int, int] = GRADIENT_CHUNKS,
 ) -> Float[Array, "b s m d"]:
     """`attention` one block of queries and keys at a time, of the sizes `chunks`, summing what the
     blocks of keys give: on a CPU several times faster than one large softmax, because a block of
@@ -59,26 +61,33 @@ def chunked_attention(
     key, value = _with_column(key, 1), _with_column(value, 1)
     if key_mask is not None:
         value = jnp.where(key_mask[:, :, None, None], value, 0)
+    heads = lambda x: x.transpose(0, 2, 1, 3).reshape(b * m, *x.shape[1::2])
     out = _mix(
-        _chunks(query * d**-0.5, chunks[0]),
-        _chunks(key, chunks[1], "edge"),
-        _chunks(value, chunks[1]),
+        _chunks(heads(query * d**-0.5), chunks[0]),
+        _chunks(heads(key), chunks[1], "edge"),
+        _chunks(heads(value), chunks[1]),
+        gradient_chunks,
     )
     out = out.reshape(b, m, -1, d)[:, :, :s]
     return out.transpose(0, 2, 1, 3).astype(value.dtype)
 
 
-@jax.custom_vjp
-def _mix(
-    queries: Float[Array, "n j s d"], keys: Float[Array, "n k t e"], values: Float[Array, "n k t e"]
+def _attend(
+    queries: Float[Array, "n j s d"],
+    keys: Float[Array, "n k t e"],
+    values: Float[Array, "n k t e"],
+    gradient_chunks: tuple[int, int],
 ) -> Float[Array, "n j s d"]:
     """Attention of n independent heads in chunks, float32. Queries are scaled; the last of the
     e = d + 1 columns of the keys is one, that of the values each key's share of the norm."""
     return _forward(queries, keys, values)[0]
 
 
+_mix = jax.custom_vjp(_attend, nondiff_argnums=(3,))
+
+
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
-    """What `_mix` gives, and the logarithm of each query's norm (n, j, s, 1)."""
+    """What `_attend` gives, and the logarithm of each query's norm (n, j, s, 1)."""
     length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
     bounds = length(queries) * length(keys[..., :-1]).max((1, 2, 3), keepdims=True)
     bounded = bounds.max((1, 2, 3)) < 2 * SAFE
@@ -94,31 +103,39 @@ def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
         attend = lambda chunk: _softmax_mix(chunk[0], chunk[1], keys, values, bounded)
         return lax.map(attend, (queries, tops))
 
-    return _over_heads(one_head, (queries, tops, keys, values, bounded), BLOCK)
+    at_once = BLOCK // (queries.shape[2] * keys.shape[2])
+    return _over_heads(one_head, (queries, tops, keys, values, bounded), at_once)
 
 
-def _keep(queries: Array, keys: Array, values: Array):
+def _keep(queries: Array, keys: Array, values: Array, _):
     out, log_norm = _forward(queries, keys, values)
     return out, (queries, keys, values, out, log_norm)
 
 
-def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+def _backward(chunks: tuple[int, int], kept: tuple[Array, ...], gradient: Array):
     queries, keys, values, out, log_norm = kept
     # With P the weights, dP = dO V^T and dS = P (dP - rowsum(dO O)): what is taken away is one more
     # column of dO, against the values' column of ones.
     gradient = gradient.astype(jnp.float32)
     taken = (gradient * out).sum(-1, keepdims=True)
     gradient = jnp.concatenate([gradient, -taken], -1).astype(values.dtype)
-    # Contracting the longer axis of a block of scores takes XLA's CPU backend eight times as long
+    again = lambda x, most: _chunks(x.reshape(len(x), -1, x.shape[-1]), most)
+    by_query = [again(x, chunks[0]) for x in (queries, log_norm, gradient)]
+    by_key = [again(x, chunks[1]) for x in (keys, values)]
+    # Contracting the longer axis of a block of scores takes XLA's CPU backend several times as long
     # unless the other factor comes transposed, and in memory so.
-    flat = [x.swapaxes(-1, -2) for x in (queries, gradient[..., :-1])]
-    inputs = queries, log_norm, keys, values, gradient, *flat
-    query_gradients, *transposed = _over_heads(_head_gradients, inputs, KEPT_BLOCK)
-    key_gradients, value_gradients = (x.swapaxes(-1, -2) for x in transposed)
+    by_key.append(by_key[0][..., :-1].swapaxes(-1, -2))
+    at_once = KEPT_BLOCK // (by_query[0].shape[2] * by_key[0].shape[2])
+    flat, *grads = _over_heads(_head_gradients, (*by_query, *by_key), at_once)
+
+    def like(x: Array, gradient: Array) -> Array:
+        n, num, size, _ = x.shape
+        gradient = gradient.reshape(n, -1, gradient.shape[-1])[:, : num * size]
+        return gradient.reshape(n, num, size, -1).astype(x.dtype)
+
     return (
-        query_gradients.astype(queries.dtype),
-        _with_column(key_gradients, 0).astype(keys.dtype),
-        _with_column(value_gradients, 0).astype(values.dtype),
+        like(queries, flat.swapaxes(-1, -2)),
+        *(like(x, _with_column(g, 0)) for x, g in zip((keys, values), grads, strict=True)),
     )
 
 
@@ -126,41 +143,42 @@ _mix.defvjp(_keep, _backward)
 
 
 def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    """Gradients of one head's queries (j, s, d), and of its keys and values (k, t, d) transposed,
+    """Gradients of one head's queries (j, d, s), transposed, and of its keys and values (k, t, d)
     without their last columns, which are constants, float32."""
-    queries, log_norm, keys, values, *chunks = head
+    queries, log_norm, gradients, keys, values, flat_keys = head
     queries = jnp.concatenate([queries, -log_norm], -1)  # promoted: the logarithm stays float32
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def add_keys(query_gradients, block):
-        keys, values = block
+        keys, values, flat_keys = block
 
         def add_queries(carry, chunk):
-            queries, gradient, flat_queries, flat_gradient = chunk
-            weights = jnp.exp(product("sd,td->st", queries, keys))
-            inner = weights * product("se,te->st", gradient, values)
+            queries, gradient = chunk
+            weights = jnp.exp(product("td,sd->ts", keys, queries))
+            inner = weights * product("te,se->ts", values, gradient)
             weights, inner = weights.astype(values.dtype), inner.astype(values.dtype)
             key_gradient, value_gradient = carry
             carry = (
-                key_gradient + product("ds,st->dt", flat_queries, inner),
-                value_gradient + product("ds,st->dt", flat_gradient, weights),
+                key_gradient + product("ts,sd->td", inner, queries[:, :-1].astype(inner.dtype)),
+                value_gradient + product("ts,sd->td", weights, gradient[:, :-1]),
             )
-            return carry, product("st,td->sd", inner, keys[:, :-1])
+            return carry, product("dt,ts->ds", flat_keys, inner)
 
-        start = (jnp.zeros(keys[:, :-1].T.shape, jnp.float32),) * 2
-        grads, parts = lax.scan(add_queries, start, (queries, *chunks))
+        start = (jnp.zeros(flat_keys.T.shape, jnp.float32),) * 2
+        grads, parts = lax.scan(add_queries, start, (queries, gradients))
         return query_gradients + parts, grads
 
-    start = jnp.zeros((*queries.shape[:-1], queries.shape[-1] - 1), jnp.float32)
-    query_gradients, (key_gradients, value_gradients) = lax.scan(add_keys, start, (keys, values))
+    start = jnp.zeros((len(queries), flat_keys.shape[1], queries.shape[1]), jnp.float32)
+    query_gradients, (key_gradients, value_gradients) = lax.scan(
+        add_keys, start, (keys, values, flat_keys)
+    )
     return query_gradients, key_gradients, value_gradients
 
 
-def _over_heads(function: Callable, arrays: tuple[Array, ...], most: int):
-    """Map over the leading axis, so many heads at once as have at most `most` scores in a block."""
-    (n, _, s, _), t = arrays[0].shape, arrays[2].shape[2]
-    at_once = max(1, most // (s * t))
-    while n % at_once:
+def _over_heads(function: Callable, arrays: tuple[Array, ...], at_once: int):
+    """Map over the leading axis, at most so many heads at once."""
+    at_once = max(1, at_once)
+    while len(arrays[0]) % at_once:
         at_once -= 1
     return lax.map(function, arrays, batch_size=at_once if at_once > 1 else None)
 
@@ -203,11 +221,11 @@ def _with_column(x: Array, value: int) -> Array:
 
 
 def _chunks(
-    x: Float[Array, "b s m d"], most: int, padding: str = "constant"
-) -> Float[Array, "b*m k size d"]:
+    x: Float[Array, "n s d"], most: int, padding: str = "constant"
+) -> Float[Array, "n k size d"]:
     """Equal chunks of at most `most` tokens."""
-    b, s, m, d = x.shape
+    n, s, d = x.shape
     num = -(-s // most)
     size = -(-s // num)
-    x = jnp.pad(x.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, num * size - s), (0, 0)), padding)
-    return x.reshape(b * m, num, size, d)
+    x = jnp.pad(x, ((0, 0), (0, num * size - s), (0, 0)), padding)
+    return x.reshape(n, num, size, d)

@@ -84,7 +84,7 @@ def test_gradients_are_those_of_plain_attention():
     def loss(attend):
         return jax.grad(lambda args: (attend(*args) ** 2).sum())(args)
 
-    ours = loss(lambda *args: chunked_attention(*args, chunks=(4, 4)))
+    ours = loss(lambda *args: chunked_attention(*args, chunks=(4, 4), gradient_chunks=(3, 5)))
     for a, b in zip(ours, loss(jax.nn.dot_product_attention), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -107,7 +107,8 @@ def test_gradients_across_many_chunks(scale: int):
         loss = lambda *args: (weights * function(*args)).sum()
         return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
 
-    ours = gradients(lambda *args: chunked_attention(*args, key_mask=mask, chunks=(4, 4)))
+    chunks = {"chunks": (4, 4), "gradient_chunks": (3, 5)}
+    ours = gradients(lambda *args: chunked_attention(*args, key_mask=mask, **chunks))
     for gradient, expected in zip(ours, gradients(whole), strict=True):
         np.testing.assert_allclose(gradient, expected, atol=2e-5 * scale)
 
