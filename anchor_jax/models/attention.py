@@ -12,9 +12,12 @@ from anchor_jax.shapes import Array
 
 CHUNKS = 16384, 512  # queries and keys of one block of scores
 GRADIENT_CHUNKS = 512, 1024  # the same in the backward pass, where scores lie the other way round
-BLOCK = 2**21  # scores of small heads that are computed at once
+ALL_HEADS = 256  # keys, at most, where the heads are computed at once
+BLOCK = 2**21  # scores of small heads that are computed at once, where there are more keys
 KEPT_BLOCK = 2**19  # the same where they are written and read again, so that they stay in the cache
 SAFE = 64.0  # a sum of exp(64) does not overflow, and one with exp(-64) in it does not vanish
+
+_product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def attention(
@@ -45,17 +48,21 @@ def chunked_attention(
 ) -> Float[Array, "b s m d"]:
     """`attention` one block of queries and keys at a time, of the sizes `chunks`, summing what the
     blocks of keys give: on a CPU several times faster than one large softmax, because a block of
-    scores stays in the cache. Heads with few tokens share a block. The backward pass computes the
-    scores again (Dao et al. 2022), so nothing of their size is ever kept.
+    scores stays in the cache. Few keys are one block. The backward pass computes the scores again
+    (Dao et al. 2022), so nothing of their size is ever kept.
 
     Softmax is the same whatever is added to all keys or taken from all scores of a query. With
     keys about their mean, the largest score of a query is not negative, and the product of the
-    lengths bounds it: so that only where this bound is large the largest score must be looked for.
+    lengths bounds it: so that only where this bound is large the largest score must be looked for
+    in all blocks before they are summed.
     """
     b, s, m, d = query.shape
     if key_mask is not None:  # a masked key repeats the first one, so that it moves no maximum
         key = jnp.where(key_mask[:, :, None, None], key, key[:, :1])
-    key = (key - key.mean(1, keepdims=True, dtype=jnp.float32)).astype(key.dtype)
+    if key.shape[1] <= 2 * chunks[1]:
+        chunks = query.shape[1], key.shape[1]
+    else:
+        key = (key - key.mean(1, keepdims=True, dtype=jnp.float32)).astype(key.dtype)
     # One more element of the keys, of ones, meets what is added to a query's scores; one more of
     # the values, of ones, is mixed to the norm.
     key, value = _with_column(key, 1), _with_column(value, 1)
@@ -88,19 +95,22 @@ _mix = jax.custom_vjp(_attend, nondiff_argnums=(3,))
 
 def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
     """What `_attend` gives, and the logarithm of each query's norm (n, j, s, 1)."""
+    # A product with 9 columns takes longer than one with 16: whole vectors, where few are missing.
+    missing = -values.shape[-1] % 16
+    if missing < 8:
+        values = jnp.pad(values, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    if keys.shape[1] == 1:
+        at_once = len(keys) if keys.shape[2] <= ALL_HEADS else 1
+        return _over_heads(_one_block, (queries, keys[:, 0, :, :-1], values[:, 0]), at_once)
+
     length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
     bounds = length(queries) * length(keys[..., :-1]).max((1, 2, 3), keepdims=True)
     bounded = bounds.max((1, 2, 3)) < 2 * SAFE
     tops = jnp.maximum(bounds - SAFE, 0)
 
-    # A product with 9 columns takes longer than one with 16: whole vectors, where few are missing.
-    missing = -values.shape[-1] % 16
-    if missing < 8:
-        values = jnp.pad(values, ((0, 0), (0, 0), (0, 0), (0, missing)))
-
     def one_head(head):
         queries, tops, keys, values, bounded = head
-        attend = lambda chunk: _softmax_mix(chunk[0], chunk[1], keys, values, bounded)
+        attend = lambda chunk: _all_blocks(*chunk, keys, values, bounded)
         return lax.map(attend, (queries, tops))
 
     at_once = BLOCK // (queries.shape[2] * keys.shape[2])
@@ -147,22 +157,21 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     without their last columns, which are constants, float32."""
     queries, log_norm, gradients, keys, values, flat_keys = head
     queries = jnp.concatenate([queries, -log_norm], -1)  # promoted: the logarithm stays float32
-    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def add_keys(query_gradients, block):
         keys, values, flat_keys = block
 
         def add_queries(carry, chunk):
             queries, gradient = chunk
-            weights = jnp.exp(product("td,sd->ts", keys, queries))
-            inner = weights * product("te,se->ts", values, gradient)
+            weights = jnp.exp(_product("td,sd->ts", keys, queries))
+            inner = weights * _product("te,se->ts", values, gradient)
             weights, inner = weights.astype(values.dtype), inner.astype(values.dtype)
             key_gradient, value_gradient = carry
             carry = (
-                key_gradient + product("ts,sd->td", inner, queries[:, :-1].astype(inner.dtype)),
-                value_gradient + product("ts,sd->td", weights, gradient[:, :-1]),
+                key_gradient + _product("ts,sd->td", inner, queries[:, :-1].astype(inner.dtype)),
+                value_gradient + _product("ts,sd->td", weights, gradient[:, :-1]),
             )
-            return carry, product("dt,ts->ds", flat_keys, inner)
+            return carry, _product("dt,ts->ds", flat_keys, inner)
 
         start = (jnp.zeros(flat_keys.T.shape, jnp.float32),) * 2
         grads, parts = lax.scan(add_queries, start, (queries, gradients))
@@ -177,28 +186,40 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
 
 def _over_heads(function: Callable, arrays: tuple[Array, ...], at_once: int):
     """Map over the leading axis, at most so many heads at once."""
+    if at_once >= len(arrays[0]):
+        return jax.vmap(function)(arrays)
     at_once = max(1, at_once)
     while len(arrays[0]) % at_once:
         at_once -= 1
     return lax.map(function, arrays, batch_size=at_once if at_once > 1 else None)
 
 
-def _softmax_mix(
+def _one_block(head: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Attention of queries (j, s, d) to all keys (t, d) and values (t, e), as `_all_blocks`."""
+    queries, keys, values = head
+    scores = _product("jsd,td->jst", queries, keys)
+    tops = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - tops).astype(values.dtype)
+    return _normalised(_product("jst,te->jse", weights, values), tops, keys.shape[-1])
+
+
+def _all_blocks(
     queries: Float[Array, "s d"],
     tops: Float[Array, "s 1"],
     keys: Float[Array, "k t d+1"],
     values: Float[Array, "k t e"],
     bounded: Bool[Array, ""],
 ) -> tuple[Float[Array, "s d"], Float[Array, "s 1"]]:
-    """Attention to k chunks of keys and values, float32, and the logarithm of the norm, which is
+    """Attention to k blocks of keys and values, float32, and the logarithm of the norm, which is
     column d of what is mixed. What is taken from a query's scores before the exponential is `tops`
     or, where scores are not `bounded`, the largest of them."""
     d = queries.shape[-1]
-    scores = partial(jnp.einsum, "sd,td->st", preferred_element_type=jnp.float32)
     tops = lax.fori_loop(
         0,
         jnp.where(bounded, 0, len(keys)),  # a CPU computes a `lax.cond` on one thread
-        lambda i, tops: jnp.maximum(tops, scores(queries, keys[i, :, :d]).max(-1, keepdims=True)),
+        lambda i, tops: jnp.maximum(
+            tops, _product("sd,td->st", queries, keys[i, :, :d]).max(-1, keepdims=True)
+        ),
         jnp.where(bounded, tops, jnp.finfo(jnp.float32).min),
     )
     taken = tops.astype(queries.dtype)
@@ -206,13 +227,17 @@ def _softmax_mix(
 
     def add(mixed, block):
         keys, values = block
-        weights = jnp.exp(scores(queries, keys)).astype(values.dtype)
-        more = jnp.einsum("st,te->se", weights, values, preferred_element_type=jnp.float32)
-        return mixed + more, None
+        weights = jnp.exp(_product("sd,td->st", queries, keys)).astype(values.dtype)
+        return mixed + _product("st,te->se", weights, values), None
 
     mixed, _ = lax.scan(add, jnp.zeros((len(queries), values.shape[-1])), (keys, values))
-    norm = mixed[:, d : d + 1]
-    return mixed[:, :d] / norm, taken + jnp.log(norm)
+    return _normalised(mixed, taken, d)
+
+
+def _normalised(mixed: Array, taken: Array, d: int) -> tuple[Array, Array]:
+    """The first d columns over the norm, and its logarithm."""
+    norm = mixed[..., d : d + 1]
+    return mixed[..., :d] / norm, taken + jnp.log(norm)
 
 
 def _with_column(x: Array, value: int) -> Array:
