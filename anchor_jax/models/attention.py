@@ -13,8 +13,7 @@ from anchor_jax.shapes import Array
 CHUNKS = 16384, 512  # queries and keys of one block of scores
 GRADIENT_CHUNKS = 512, 1024  # the same in the backward pass, where scores lie the other way round
 ALL_HEADS = 256  # keys, at most, where the heads are computed at once
-BLOCK = 2**21  # scores of small heads that are computed at once, where there are more keys
-KEPT_BLOCK = 2**19  # the same where they are written and read again, so that they stay in the cache
+KEPT_BLOCK = 2**19  # scores of small heads at once in the backward pass, to stay in the cache
 SAFE = 64.0  # a sum of exp(64) does not overflow, and one with exp(-64) in it does not vanish
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -105,16 +104,14 @@ def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
 
     length = lambda x: jnp.linalg.norm(x.astype(jnp.float32), axis=-1, keepdims=True)
     bounds = length(queries) * length(keys[..., :-1]).max((1, 2, 3), keepdims=True)
-    bounded = bounds.max((1, 2, 3)) < 2 * SAFE
     tops = jnp.maximum(bounds - SAFE, 0)
 
     def one_head(head):
-        queries, tops, keys, values, bounded = head
-        attend = lambda chunk: _all_blocks(*chunk, keys, values, bounded)
+        queries, tops, keys, values, bound = head
+        attend = lambda chunk: _all_blocks(*chunk, keys, values, bound)
         return lax.map(attend, (queries, tops))
 
-    at_once = BLOCK // (queries.shape[2] * keys.shape[2])
-    return _over_heads(one_head, (queries, tops, keys, values, bounded), at_once)
+    return lax.map(one_head, (queries, tops, keys, values, bounds.max((1, 2, 3))))
 
 
 def _keep(queries: Array, keys: Array, values: Array, _):
@@ -208,29 +205,34 @@ def _all_blocks(
     tops: Float[Array, "s 1"],
     keys: Float[Array, "k t d+1"],
     values: Float[Array, "k t e"],
-    bounded: Bool[Array, ""],
+    bound: Float[Array, ""],
 ) -> tuple[Float[Array, "s d"], Float[Array, "s 1"]]:
     """Attention to k blocks of keys and values, float32, and the logarithm of the norm, which is
     column d of what is mixed. What is taken from a query's scores before the exponential is `tops`
-    or, where scores are not `bounded`, the largest of them."""
+    or, where the bound of all scores is too large for that, the largest of them. Where it is small,
+    nothing is."""
     d = queries.shape[-1]
-    tops = lax.fori_loop(
-        0,
-        jnp.where(bounded, 0, len(keys)),  # a CPU computes a `lax.cond` on one thread
-        lambda i, tops: jnp.maximum(
+    safe, bounded = bound < SAFE, bound < 2 * SAFE
+
+    def all_keys_if(condition: Array, *loop):
+        # A CPU computes a `lax.cond` on one thread.
+        return lax.fori_loop(0, jnp.where(condition, len(keys), 0), *loop)
+
+    def largest(i: Array, tops: Array) -> Array:
+        return jnp.maximum(
             tops, _product("sd,td->st", queries, keys[i, :, :d]).max(-1, keepdims=True)
-        ),
-        jnp.where(bounded, tops, jnp.finfo(jnp.float32).min),
-    )
+        )
+
+    def add(queries: Array, i: Array, mixed: Array) -> Array:
+        scores = _product("sd,td->st", queries, keys[i, :, : queries.shape[-1]])
+        weights = jnp.exp(scores).astype(values.dtype)
+        return mixed + _product("st,te->se", weights, values[i])
+
+    tops = all_keys_if(~bounded, largest, jnp.where(bounded, tops, jnp.finfo(jnp.float32).min))
     taken = tops.astype(queries.dtype)
-    queries = jnp.concatenate([queries, -taken], -1)
-
-    def add(mixed, block):
-        keys, values = block
-        weights = jnp.exp(_product("sd,td->st", queries, keys)).astype(values.dtype)
-        return mixed + _product("st,te->se", weights, values), None
-
-    mixed, _ = lax.scan(add, jnp.zeros((len(queries), values.shape[-1])), (keys, values))
+    mixed = jnp.zeros((len(queries), values.shape[-1]))
+    mixed = all_keys_if(safe, partial(add, queries), mixed)
+    mixed = all_keys_if(~safe, partial(add, jnp.concatenate([queries, -taken], -1)), mixed)
     return _normalised(mixed, taken, d)
 
 
