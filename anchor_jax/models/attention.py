@@ -108,7 +108,7 @@ def _forward(queries: Array, keys: Array, values: Array) -> tuple[Array, Array]:
 
     def one_head(head):
         queries, tops, keys, values, bound = head
-        attend = lambda chunk: _all_blocks(*chunk, keys, values, bound)
+        attend = lambda chunk: _all_blocks(chunk[0], chunk[1], keys, values, bound)
         return lax.map(attend, (queries, tops))
 
     return lax.map(one_head, (queries, tops, keys, values, bounds.max((1, 2, 3))))
