@@ -11,7 +11,7 @@ import jax
 # With YNNPACK a block of attention (two products and the exponential between them) is one pass over
 # tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
 # Eigen: YNNPACK splits output channels into blocks of 64, so that 64 channels keep one thread busy
-# and 320 keep two busy for five sixths of the time. So do linear layers (`models.blocks.linear`).
+# and 320 keep two busy for five sixths of the time. So do linear layers (`models.products`).
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
     # What LLVM compiles are element-wise loops, no faster unrolled: a ninth of the compiling.

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from anchor_jax.shapes import Array
 
-CHUNKS = 16384, 512  # queries and keys of one block of scores
+CHUNKS = 16384, 512  # queries and keys of one block of scores; up to twice the keys are one block
 GRADIENT_CHUNKS = 512, 1024  # the same in the backward pass, where scores lie the other way round
 ALL_HEADS = 256  # keys, at most, where the heads are computed at once
 KEPT_BLOCK = 2**19  # scores of small heads at once in the backward pass, to stay in the cache
@@ -218,14 +218,15 @@ def _all_blocks(
         # A CPU computes a `lax.cond` on one thread.
         return lax.fori_loop(0, jnp.where(condition, len(keys), 0), *loop)
 
+    def scores(queries: Array, i: Array) -> Array:
+        """Of d columns, or of d + 1."""
+        return _product("sd,td->st", queries, keys[i, :, : queries.shape[-1]])
+
     def largest(i: Array, tops: Array) -> Array:
-        return jnp.maximum(
-            tops, _product("sd,td->st", queries, keys[i, :, :d]).max(-1, keepdims=True)
-        )
+        return jnp.maximum(tops, scores(queries, i).max(-1, keepdims=True))
 
     def add(queries: Array, i: Array, mixed: Array) -> Array:
-        scores = _product("sd,td->st", queries, keys[i, :, : queries.shape[-1]])
-        weights = jnp.exp(scores).astype(values.dtype)
+        weights = jnp.exp(scores(queries, i)).astype(values.dtype)
         return mixed + _product("st,te->se", weights, values[i])
 
     tops = all_keys_if(~bounded, largest, jnp.where(bounded, tops, jnp.finfo(jnp.float32).min))
