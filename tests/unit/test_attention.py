@@ -20,8 +20,8 @@ def qkv(b: int, s: int, t: int, m: int, d: int):
 
 @pytest.mark.parametrize(
     ("s", "t", "chunk"),
-    [(12, 12, 64), (12, 12, 4), (13, 29, 8), (7, 1, 4), (1, 40, 8)],
-    ids=["one block", "exact blocks", "uneven blocks", "one key", "one query"],
+    [(12, 12, 64), (5, 300, 512), (12, 12, 4), (13, 29, 8), (7, 1, 4), (1, 40, 8)],
+    ids=["one block", "one for each head", "exact", "uneven", "one key", "one query"],
 )
 @pytest.mark.parametrize("width", [5, 8])
 def test_blocks_change_nothing(s: int, t: int, chunk: int, width: int):
@@ -51,9 +51,11 @@ def test_masked_keys_do_not_exist(chunk: int):
 
 @pytest.mark.parametrize("size", [10, 63, 100, 127, 129, 1000])
 @pytest.mark.parametrize("shift", [0, -110])
-def test_scores_of_any_size(size: int, shift: int):
+@pytest.mark.parametrize("chunk", [2, 64], ids=["many blocks", "one block"])
+def test_scores_of_any_size(size: int, shift: int, chunk: int):
     """Catches exponentials that overflow, or that all vanish; a bound that is too low; keys with a
-    mean of their own, whose scores may all be far below the bound."""
+    mean of their own, whose scores may all be far below the bound; in one block, a maximum that is
+    not taken, or is another query's."""
     query, key, value = (np.asarray(x, np.float64) for x in qkv(1, 6, 9, 1, 4))
     key -= key.mean(1)
     longest = key[0, np.linalg.norm(key, axis=-1).argmax(), 0]
@@ -64,7 +66,7 @@ def test_scores_of_any_size(size: int, shift: int):
     scores = np.einsum("bsmd,btmd->bmst", query, key) / 2
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     expected = np.einsum("bmst,btmd->bsmd", weights / weights.sum(-1, keepdims=True), value)
-    out = chunked_attention(*map(jnp.float32, (query, key, value)), chunks=(4, 2))
+    out = chunked_attention(*map(jnp.float32, (query, key, value)), chunks=(4, chunk))
     np.testing.assert_allclose(out, expected, atol=1e-6 * (size - shift))
 
 
@@ -77,14 +79,17 @@ def test_heads_may_need_their_maximum_or_not():
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_are_those_of_plain_attention():
-    """Catches a block that the backward pass does not see."""
+@pytest.mark.parametrize("chunk", [4, 64], ids=["many blocks", "one block"])
+def test_gradients_are_those_of_plain_attention(chunk: int):
+    """Catches a block that the backward pass does not see, and a norm that one block of keys does
+    not leave for it."""
     args = qkv(1, 6, 10, 2, 4)
 
     def loss(attend):
         return jax.grad(lambda args: (attend(*args) ** 2).sum())(args)
 
-    ours = loss(lambda *args: chunked_attention(*args, chunks=(4, 4), gradient_chunks=(3, 5)))
+    chunks = {"chunks": (4, chunk), "gradient_chunks": (3, 5)}
+    ours = loss(lambda *args: chunked_attention(*args, **chunks))
     for a, b in zip(ours, loss(jax.nn.dot_product_attention), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
