@@ -380,7 +380,8 @@ def test_the_page_on_data_sets_can_be_pasted(tmp_path, monkeypatch):
     """Catches commands and code on docs/dataset.md that have never been run, or no longer work."""
     page = (ROOT / "docs" / "dataset.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    for folder in re.findall(r"^mkdir -p (.*)$", page, re.MULTILINE):
+        (tmp_path / folder).mkdir()
     video.write_video(tmp_path / "seth.mp4", noise(COUNT, 64), Fraction(30))
     video.write_frames(tmp_path / "seth-poses", noise(COUNT, 64, 1))
     video.write_frames(tmp_path / "talk-poses", noise(7, 64, 2))
