@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 test: setup  ## all tests but the slow ones
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: setup  ## the slow ones: full-size networks, the wheel, a long video
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -110,7 +110,7 @@ def test_the_noise_decides_the_video(generate, tmp_path):
 
 def test_windows_are_cross_faded_on_demand(generate, tmp_path):
     """Catches an option that does not reach the sampling."""
-    options = {"window": 4, "overlap": 3}
+    options = {"overlap": 2}
     assert generate(**options, frames_dir=tmp_path / "equal") == 0
     assert generate("--crossfade", **options, frames_dir=tmp_path / "faded") == 0
     equal, faded = (video.read_frames(tmp_path / name)[0] for name in ("equal", "faded"))

@@ -117,7 +117,8 @@ def test_the_anchor_gets_the_moving_average(finetuned):
 def test_pretraining_cuts_backgrounds_away(fresh, train_data, generate, poses, tmp_path):
     """Catches a stage that learns backgrounds, and a result that does not generate."""
     run = tmp_path / "run"
-    assert train("pretrain", fresh, train_data, run, "--background", "77") == 0
+    settings = ("--accumulate", "2", "--background", "77")  # the program of `finetuned`
+    assert train("pretrain", fresh, train_data, run, *settings) == 0
     assert changed(run / "anchor", fresh) == {"body/unet", "body/control"}
     with Image.open(run / "grids" / "00000004.png") as grid:
         truth = np.asarray(grid)[:32, 64:]

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -297,20 +298,21 @@ def test_a_description_that_is_no_json_is_refused(broken, content):
 def test_damaged_parameters_are_refused(broken):
     """Catches a traceback, pages of Orbax's log, or weights of zero, after a broken copy."""
     folder = broken / "params" / "vae"
+    read = partial(load, networks=["vae"])
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert len(files) > 3
     for path in files:
         content = path.read_bytes()
         for length in (0, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:length])
-            assert path.name in refused(broken)
+            assert path.name in refused(broken, read)
         path.unlink()
-        assert path.name in refused(broken)
+        assert path.name in refused(broken, read)
         path.write_bytes(content)
     (folder / ".DS_Store").touch()
-    assert load(broken, ["vae"]).params
+    assert read(broken).params
     shutil.rmtree(folder)
-    assert "params/vae" in refused(broken)
+    assert "params/vae" in refused(broken, read)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
