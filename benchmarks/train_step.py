@@ -1,15 +1,16 @@
 """The training step's speed and memory against the same step in PyTorch.
 
     python -m benchmarks.train_step [--pairs 7] [--out docs/benchmarks/train_step.json]
-    python -m benchmarks.train_step --plan sd15 [--batch 4] [--dtype bfloat16]
+    python -m benchmarks.train_step --plan sd15 [--batch 4] [--dtype bfloat16] [--steps 3]
 
 Equation (1) of the paper, its gradients, clipping of the control branch and AdamW, in float32, as
 `benchmarks.peer` pairs them; loss and gradient norms of the first step are compared in the run.
 `--plan` compiles a step without any array and tells the memory that the program asks for: on this
-device, so on a GPU for a GPU.
+device, so on a GPU for a GPU. With `--steps` it computes some instead, without PyTorch beside.
 """
 
 import argparse
+import time
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
     return step, begin
 
 
-def build_ours(case: Case):
+def build_ours(case: Case, dtype: str = "float32", remat: bool = False):
     """Our side: a step, which returns loss and gradient norms."""
     import jax
     import jax.numpy as jnp
@@ -77,7 +78,7 @@ def build_ours(case: Case):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     configs = SIZES[case.size]
     drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
-    jitted, begin = make_jitted(case)
+    jitted, begin = make_jitted(case, dtype, remat)
     params = {
         name: random_params(getattr(configs, name), SEEDS[name]) for name in ("unet", "control")
     }
@@ -143,7 +144,20 @@ def build_torch(case: Case):
     return run
 
 
-def plan(size: str, batch: int, side: int, dtype: str, remat: bool) -> dict[str, float]:
+def compute(case: Case, dtype: str, remat: bool, steps: int) -> dict[str, float]:
+    """Seconds of the first step, which compiles, and of the fastest other; peak memory in GB."""
+    from anchor_jax.memory import peak_memory_mb
+
+    run, seconds = build_ours(case, dtype, remat), []
+    for _ in range(1 + steps):
+        began = time.perf_counter()
+        run()
+        seconds.append(round(time.perf_counter() - began, 2))
+    peak = round(peak_memory_mb() * 2**20 / 1e9, 2)
+    return {"first": seconds[0], "other": min(seconds[1:]), "peak": peak}
+
+
+def plan(case: Case, dtype: str, remat: bool) -> dict[str, float]:
     """GB that a step's program asks for: its state, and what it computes with beside."""
     import jax
     import jax.numpy as jnp
@@ -152,8 +166,7 @@ def plan(size: str, batch: int, side: int, dtype: str, remat: bool) -> dict[str,
     from anchor_jax.training.loss import Draw
     from benchmarks.random_checkpoint import SIZES
 
-    case = Case("", "train", size, batch, side)
-    configs = SIZES[size]
+    configs = SIZES[case.size]
     step, begin = make_jitted(case, dtype, remat)
     params = {name: abstract_params(getattr(configs, name)) for name in ("unet", "control")}
     drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
@@ -171,10 +184,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="of --plan: of the latents")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--no-remat", action="store_true", help="of --plan: keep all activations")
+    parser.add_argument("--steps", type=int, default=0, help="of --plan: compute so many instead")
     peer.add_arguments(parser, CASES)
     args = parser.parse_args()
     if args.plan:
-        print(plan(args.plan, args.batch, args.side, args.dtype, not args.no_remat))
+        case = Case("", "train", args.plan, args.batch, args.side)
+        how = args.dtype, not args.no_remat
+        print(compute(case, *how, args.steps) if args.steps > 0 else plan(case, *how))
         return
     peer.run(CASES, args, "benchmarks.train_step")
 
