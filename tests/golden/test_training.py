@@ -50,7 +50,7 @@ def run(request, anchor, face_anchor, golden_dir):
     )
     optimizer = make_optimizer(OptimizerConfig(max_norm=report["max_grad_norm"]), 3)
 
-    # Two programs, of which runs of one network share the first: half of the compiling.
+    # Two programs, of which runs of one network share the first: a third less to compile.
     @jax.jit
     def differentiate(params, draw):
         return jax.value_and_grad(lambda params: losses(model, params, draw).mean())(params)
