@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anchor_jax.checkpoint import Anchor, load
     from anchor_jax.errors import AnchorError
-    from anchor_jax.face_inputs import read_face
-    from anchor_jax.pipeline import generate
-    from anchor_jax.repaint import Face
+    from anchor_jax.generation.face import Face
+    from anchor_jax.generation.pipeline import generate
+    from anchor_jax.poses.face_inputs import read_face
 
     __version__: str
 
@@ -23,10 +23,10 @@ __all__ = ["Anchor", "AnchorError", "Face", "__version__", "generate", "load", "
 _HOME = {
     "Anchor": "anchor_jax.checkpoint",
     "AnchorError": "anchor_jax.errors",
-    "Face": "anchor_jax.repaint",
-    "generate": "anchor_jax.pipeline",
+    "Face": "anchor_jax.generation.face",
+    "generate": "anchor_jax.generation.pipeline",
     "load": "anchor_jax.checkpoint",
-    "read_face": "anchor_jax.face_inputs",
+    "read_face": "anchor_jax.poses.face_inputs",
 }
 
 

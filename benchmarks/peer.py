@@ -90,9 +90,9 @@ def build_ours(case: Case):
 
     from anchor_jax.compiling import return_freed_memory
     from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
-    from anchor_jax.inference import NoisePredictor, decode_images
+    from anchor_jax.generation.face import FacePredictor
+    from anchor_jax.generation.networks import NoisePredictor, decode_images
     from anchor_jax.models import PER_FRAME
-    from anchor_jax.repaint import FacePredictor
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from anchor_jax.checkpoint.parameters import flatten, unflatten
 from anchor_jax.convert import names, published
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
@@ -28,7 +29,6 @@ from anchor_jax.models import (
     VAEConfig,
     abstract_params,
 )
-from anchor_jax.parameters import flatten, unflatten
 from anchor_jax.shapes import Params
 
 FILES = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anchor_jax.description import impossible
+from anchor_jax.checkpoint.config_json import impossible
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,

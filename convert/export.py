@@ -9,14 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from anchor_jax.checkpoint import Anchor, new_folder, params_folder, read_header
-from anchor_jax.models import CLIPVisionConfig
-from anchor_jax.parameters import (
+from anchor_jax.checkpoint.parameters import (
     flatten,
     groups,
     read_params,
     stored_params,
     unflatten,
 )
+from anchor_jax.models import CLIPVisionConfig
 from anchor_jax.shapes import Params
 
 from . import names

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anchor_jax.checkpoint.parameters import Lazy, abstract_params, flatten, unflatten
 from anchor_jax.errors import shorten
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -18,7 +19,6 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
-from anchor_jax.parameters import Lazy, abstract_params, flatten, unflatten
 from anchor_jax.shapes import Params
 
 from .sources import Tensor, Weights

@@ -12,15 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from anchor_jax.checkpoint import NETWORKS, TOKENIZER_FILES, Anchor, check_new, save
+from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
+from anchor_jax.checkpoint.parameters import Lazy
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, shorten
-from anchor_jax.fresh import fresh_control, fresh_control_config
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
     NetworkConfig,
 )
-from anchor_jax.parameters import Lazy
 from anchor_jax.shapes import Params
 from anchor_jax.versions import versions
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anchor_jax.checkpoint.parameters import Lazy
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import CLIPTextConfig, build
-from anchor_jax.parameters import Lazy
 from anchor_jax.shapes import Params
 
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import torch
 
+from anchor_jax.checkpoint.parameters import flatten, unflatten
 from anchor_jax.convert import names
 from anchor_jax.convert.sources import Tensor, Weights
 from anchor_jax.models import CLIPTextConfig, CLIPVisionConfig, NetworkConfig
-from anchor_jax.parameters import flatten, unflatten
 from benchmarks.torch_peer import torch_network
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint.parameters import flatten
 from anchor_jax.compiling import jit
 from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.data.encodings import Encodings
 from anchor_jax.face import mask
-from anchor_jax.inference import clip_pixels, encode_pixels
+from anchor_jax.generation.networks import clip_pixels, encode_pixels
 from anchor_jax.models import CLIPVisionConfig, VAEConfig, apply
-from anchor_jax.parameters import flatten
 from anchor_jax.shapes import Params
 from anchor_jax.training.sharding import any_process
 

@@ -10,8 +10,8 @@ import numpy as np
 from tyro.conf import arg
 
 from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
 from anchor_jax.diffusion.schedule import ScheduleConfig
-from anchor_jax.fresh import fresh_control, fresh_control_config
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,

@@ -17,7 +17,7 @@ from anchor_jax.diffusion.schedule import sampling_steps
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.face import mask
-from anchor_jax.inference import decode_images
+from anchor_jax.generation.networks import decode_images
 from anchor_jax.models import VAEConfig
 from anchor_jax.shapes import Array, Params
 from anchor_jax.training.loss import Model, apply_networks

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from anchor_jax import pipeline
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.data import video
 from anchor_jax.errors import AnchorError
@@ -20,9 +19,10 @@ from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.face import align, mask
 from anchor_jax.face.landmarks import Track
-from anchor_jax.face_inputs import read_face
-from anchor_jax.pose_images import TABLE, conditions_beside
-from anchor_jax.repaint import Face, through_autoencoder
+from anchor_jax.generation import pipeline
+from anchor_jax.generation.face import Face, through_autoencoder
+from anchor_jax.poses.face_inputs import read_face
+from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.shapes import Images
 
 FPS = Fraction(30)  # of folders of frames

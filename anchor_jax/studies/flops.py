@@ -14,10 +14,10 @@ import numpy as np
 from jax.extend import core
 
 from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint.parameters import abstract_params
 from anchor_jax.diffusion import plan_windows
-from anchor_jax.inference import NoisePredictor
+from anchor_jax.generation.networks import NoisePredictor
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
-from anchor_jax.parameters import abstract_params
 from anchor_jax.shapes import Array
 
 

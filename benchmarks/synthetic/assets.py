@@ -33,7 +33,7 @@ from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.data.clips import MIN_LENGTH
 from anchor_jax.errors import AnchorError
-from anchor_jax.pose_images import TABLE, conditions_beside
+from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Setting, check_clip, read_clip
 from benchmarks.synthetic.gesture import gesture
 

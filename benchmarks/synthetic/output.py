@@ -15,7 +15,7 @@ from anchor_jax.body.parallel import PoseImage
 from anchor_jax.data.dataset import Dataset, write_metadata
 from anchor_jax.data.prepare import Progress
 from anchor_jax.data.video import placed, write_frames
-from anchor_jax.pose_images import write_pose_images
+from anchor_jax.poses.pose_images import write_pose_images
 from benchmarks.synthetic.motion import FPS
 from benchmarks.synthetic.source import Frame, Studio, Talking
 

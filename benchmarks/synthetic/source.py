@@ -12,8 +12,8 @@ from anchor_jax.body import render
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data.dataset import FACE, Pictures, Size
-from anchor_jax.face_crops import FaceCrops
-from anchor_jax.pose_images import Conditions
+from anchor_jax.poses.face_crops import FaceCrops
+from anchor_jax.poses.pose_images import Conditions
 from benchmarks.synthetic.body import Anny, make_view
 from benchmarks.synthetic.motion import perturb, talk
 from benchmarks.synthetic.painter import Painter

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anchor_jax.convert import empty_text
-from anchor_jax.inference import clip_pixels, encode_appearance
+from anchor_jax.generation.networks import clip_pixels, encode_appearance
 from anchor_jax.models import build
 from tests.torch_side import relative
 

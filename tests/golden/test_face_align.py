@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anchor_jax.face import align, blend, mask
-from anchor_jax.repaint import resize
+from anchor_jax.generation.face import resize
 from tests.torch_side import relative
 
 

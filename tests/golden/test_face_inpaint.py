@@ -8,8 +8,8 @@ import pytest
 
 from anchor_jax.diffusion import sample
 from anchor_jax.face import mask
-from anchor_jax.inference import decode_images, encode_images
-from anchor_jax.repaint import face_predictor
+from anchor_jax.generation.face import face_predictor
+from anchor_jax.generation.networks import decode_images, encode_images
 from tests.torch_side import relative
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from anchor_jax.checkpoint.parameters import flatten
 from anchor_jax.convert import names
-from anchor_jax.parameters import flatten
 from anchor_jax.training.loss import Draw, Model, losses
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from anchor_jax.data.video import read_frames
 from anchor_jax.diffusion import plan_windows, sample
-from anchor_jax.inference import NoisePredictor, decode, initial_latents
-from anchor_jax.pipeline import generate
+from anchor_jax.generation.networks import NoisePredictor, decode, initial_latents
+from anchor_jax.generation.pipeline import generate
 from tests.torch_side import channels_last, relative
 
 VIDEOS = ["N4_ws16_os4", "N9_ws4_os2", "N11_ws4_os1", "N16_ws16_os4"]

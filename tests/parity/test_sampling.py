@@ -19,7 +19,7 @@ from anchor_jax.diffusion import (
     sampling_steps,
 )
 from anchor_jax.diffusion.windows import plan_windows
-from anchor_jax.inference import NoisePredictor
+from anchor_jax.generation.networks import NoisePredictor
 from benchmarks.torch_peer import inflate, window_step
 from tests.parity.test_networks import CONTROL, UNET, draw
 from tests.torch_side import network_params, random_network, relative, to_ours, to_torch

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import checkpoint, cli, demo_report
+from anchor_jax import checkpoint, cli
 from anchor_jax.assets import open_assets
 from anchor_jax.body.formats import save_motion
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
+from anchor_jax.demo import report as demo_report
 from anchor_jax.studies.clip import read_clip
 from anchor_jax.studies.sheet import LABEL
 from benchmarks.synthetic.assets import main as make_assets

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from anchor_jax import cli, pose_images
+from anchor_jax import cli
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data import dataset as datasets
@@ -29,6 +29,7 @@ from anchor_jax.data.green_screen import green_screen
 from anchor_jax.data.mattes import Matting, to_bytes
 from anchor_jax.data.still_camera import still_camera
 from anchor_jax.face.align import TEMPLATE
+from anchor_jax.poses import pose_images
 from tests.programs.test_generate import one_error
 from tests.unit.test_clips import tone
 from tests.unit.test_mattes import HEIGHT, WIDTH, composite, person, room, screen

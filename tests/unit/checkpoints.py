@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from anchor_jax.checkpoint.parameters import abstract_params, flatten
 from anchor_jax.convert import ldm, names
 from anchor_jax.convert.published import published
 from anchor_jax.models import (
@@ -16,7 +17,6 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
-from anchor_jax.parameters import abstract_params, flatten
 
 # Widths that a single file allows: 8 heads, 32 norm groups, text heads 64 wide.
 UNET = UNetConfig(

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchor_jax import AnchorError, checkpoint, parameters
-from anchor_jax.checkpoint import Anchor, describe, load, save
+from anchor_jax import AnchorError, checkpoint
+from anchor_jax.checkpoint import Anchor, describe, load, parameters, save
+from anchor_jax.checkpoint.parameters import Lazy, abstract_params, flatten, groups, unflatten
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -24,7 +25,6 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
-from anchor_jax.parameters import Lazy, abstract_params, flatten, groups, unflatten
 
 UNET = UNetConfig(
     channels=(8,),

@@ -11,9 +11,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from anchor_jax import AnchorError, checkpoint
+from anchor_jax.checkpoint.parameters import flatten
 from anchor_jax.convert import convert, export, names
 from anchor_jax.models import CLIPTextConfig, UNetConfig
-from anchor_jax.parameters import flatten
 
 from . import checkpoints
 from .checkpoints import CONTROL, TEXT, UNET, VAE, VISION

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from anchor_jax.checkpoint.parameters import abstract_params, flatten
 from anchor_jax.convert import names
 from anchor_jax.convert.published import published
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
-from anchor_jax.parameters import abstract_params, flatten
 
 SMALL_UNET = UNetConfig(
     channels=(32, 64, 64), layers_per_block=1, cross_attention=(True, False, True)

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from anchor_jax import repaint
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import ScheduleConfig
 from anchor_jax.face import align
 from anchor_jax.face.landmarks import follow
-from anchor_jax.face_crops import FaceCrops
+from anchor_jax.generation import face as repaint
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
-from anchor_jax.pose_images import read_conditions
+from anchor_jax.poses.face_crops import FaceCrops
+from anchor_jax.poses.pose_images import read_conditions
 
 SIDE = 64
 SKIN, MESH, PAINT = (220, 160, 120), (118, 146, 152), (250, 100, 50)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import inference, pipeline
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import ScheduleConfig
 from anchor_jax.errors import AnchorError
-from anchor_jax.inference import clip_pixels, initial_latents
+from anchor_jax.generation import networks as inference
+from anchor_jax.generation import pipeline
+from anchor_jax.generation.networks import clip_pixels, initial_latents
+from anchor_jax.generation.pipeline import check_arguments, generate
 from anchor_jax.models import (
     CLIPVisionConfig,
     ControlConfig,
@@ -21,7 +23,6 @@ from anchor_jax.models import (
     VAEConfig,
     abstract_params,
 )
-from anchor_jax.pipeline import check_arguments, generate
 
 SIZES = {
     "channels": (8, 8),

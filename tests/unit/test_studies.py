@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from anchor_jax.body.view import View
-from anchor_jax.demo import framed_as
+from anchor_jax.demo.demo import framed_as
 from anchor_jax.studies.flops import count_flops
 from anchor_jax.studies.results import Result, interval, markdown, plain
 

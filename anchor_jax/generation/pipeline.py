@@ -11,7 +11,8 @@ from tqdm import tqdm
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import plan_windows, sample
 from anchor_jax.errors import AnchorError
-from anchor_jax.inference import (
+from anchor_jax.generation.face import Face, check_face, repaint
+from anchor_jax.generation.networks import (
     NoisePredictor,
     check_finite,
     decode,
@@ -19,7 +20,6 @@ from anchor_jax.inference import (
     stage_params,
 )
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
-from anchor_jax.repaint import Face, check_face, repaint
 from anchor_jax.shapes import Images
 
 DTYPES = ("float32", "bfloat16")

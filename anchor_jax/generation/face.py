@@ -20,7 +20,7 @@ from anchor_jax.diffusion import plan_windows, sample
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import align, blend, mask
 from anchor_jax.face.landmarks import Track
-from anchor_jax.inference import (
+from anchor_jax.generation.networks import (
     PICTURE_BATCH,
     NoisePredictor,
     cast_kernels,

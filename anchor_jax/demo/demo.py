@@ -23,9 +23,9 @@ from anchor_jax.data.prepare import Progress
 from anchor_jax.data.preview import moments
 from anchor_jax.data.request import Request
 from anchor_jax.data.workers import num_cores
-from anchor_jax.demo_report import Shown, write_demo
+from anchor_jax.demo.report import Shown, write_demo
 from anchor_jax.errors import AnchorError
-from anchor_jax.pose_images import conditions_beside, write_pose_images
+from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
 from anchor_jax.studies.clip import (
     FPS,
     Clip,

@@ -123,7 +123,7 @@ def demo(
         raise AnchorError(f"--data {data}: it is for --finetune")
     use_compile_cache()
     from anchor_jax.assets import open_assets
-    from anchor_jax.demo import check_place, read_inputs, show
+    from anchor_jax.demo.demo import check_place, read_inputs, show
     from anchor_jax.studies.clip import Setting
 
     check_place(out)
@@ -157,7 +157,7 @@ def _finetune_demo(assets: "Assets", out: Path, data: Path | None, steps: int) -
     """The ANCHOR that `demo --finetune` makes in OUT-finetune."""
     _need_extra("train", *_TRAIN_MODULES)
     from anchor_jax.data import dataset as datasets
-    from anchor_jax.demo import finetune, prepare_training
+    from anchor_jax.demo.demo import finetune, prepare_training
 
     folder = out.with_name(f"{out.name}-finetune")
     if data is None:
@@ -301,9 +301,9 @@ def render(
     """
     from contextlib import closing
 
-    from anchor_jax import pose_images
     from anchor_jax.body.parallel import draw_clip
     from anchor_jax.body.view import check_size, make_view
+    from anchor_jax.poses import pose_images
 
     conditions = conditions or pose_images.conditions_beside(out)
     pose_images.check_outputs(out, conditions)
@@ -421,7 +421,7 @@ def prepare(
     from anchor_jax.data.prepare import hidden_folder
     from anchor_jax.data.preview import write_sheets
     from anchor_jax.data.request import Request
-    from anchor_jax.face_crops import find_faces
+    from anchor_jax.poses.face_crops import find_faces
 
     count = workers.num_cores() if processes is None else processes
     if count < 1:
@@ -597,9 +597,10 @@ def generate(
     start = None if noise is None else _read_noise(noise)
 
     use_compile_cache()
-    from anchor_jax import checkpoint, pipeline
-    from anchor_jax.face_inputs import read_face
-    from anchor_jax.repaint import Face
+    from anchor_jax import checkpoint
+    from anchor_jax.generation import pipeline
+    from anchor_jax.generation.face import Face
+    from anchor_jax.poses.face_inputs import read_face
 
     header = checkpoint.load(anchor, networks=())
     networks = ["body/unet", "body/control", "vae", "image_encoder"]

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anchor_jax.checkpoint.parameters import abstract_params, flatten, unflatten
 from anchor_jax.models import ControlConfig, NetworkConfig, UNetConfig
 from anchor_jax.models.configs import EncoderConfig
 from anchor_jax.models.control import PoseEmbedding
-from anchor_jax.parameters import abstract_params, flatten, unflatten
 from anchor_jax.shapes import Params
 
 

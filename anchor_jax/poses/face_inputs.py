@@ -16,7 +16,7 @@ from anchor_jax.data import video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face import detect, mask
 from anchor_jax.face.landmarks import Size, Track, follow
-from anchor_jax.pose_images import (
+from anchor_jax.poses.pose_images import (
     EXPECTED,
     LARGEST_ARRAY,
     TABLE,

@@ -21,7 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anchor_jax.description import brief, impossible, parse_config, plain
+from anchor_jax.checkpoint.config_json import brief, impossible, parse_config, plain
+from anchor_jax.checkpoint.parameters import (
+    abstract_params,
+    read_params,
+    stored_params,
+    write_params,
+)
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.models import (
@@ -32,7 +38,6 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
-from anchor_jax.parameters import abstract_params, read_params, stored_params, write_params
 from anchor_jax.shapes import Params
 
 FORMAT_VERSION = 1

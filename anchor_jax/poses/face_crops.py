@@ -10,7 +10,7 @@ from anchor_jax.data.dataset import Pictures
 from anchor_jax.data.video import resize
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import align, mask
-from anchor_jax.pose_images import TABLE, Conditions, conditions_beside, read_conditions
+from anchor_jax.poses.pose_images import TABLE, Conditions, conditions_beside, read_conditions
 
 Size = tuple[int, int]  # width, height
 SIDE = 256  # pixels, as published

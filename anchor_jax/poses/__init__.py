@@ -1,0 +1,1 @@
+"""Pose images on disk, and the faces that are known beside them."""
