@@ -14,21 +14,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from anchor_jax import checkpoint
 from anchor_jax.assets import open_assets
 from anchor_jax.errors import AnchorError
-from anchor_jax.studies.clip import Setting
+from anchor_jax.studies.clip import Variant
 from anchor_jax.studies.run import Row, Study, run_study
 
 
-def make_rows(anchor: Path, others: dict[str, Path | None], full: Setting) -> dict[str, Row]:
+def make_rows(anchor: Path, others: dict[str, Path | None], full: Variant) -> dict[str, Row]:
     """The rows of the table. Without temporal denoising each frame is a window of its own."""
-    alone = replace(full, window=1, overlap=0)
+    alone = full.with_sampling(window=1, overlap=0)
     rows = {
         "full": Row(anchor, full),
-        "full, windows cross-faded": Row(anchor, replace(full, crossfade=True)),
+        "full, windows cross-faded": Row(anchor, full.with_sampling(crossfade=True)),
         "without temporal denoising, fresh noise": Row(anchor, replace(alone, fresh_noise=True)),
         "without temporal denoising, shared noise": Row(anchor, alone),
-        "without face enhancement": Row(anchor, replace(full, face=False)),
+        "without face enhancement": Row(anchor, replace(full, faces=False)),
     }
     return rows | {name: Row(path, full) for name, path in others.items() if path is not None}
 
@@ -58,7 +59,9 @@ def main(words: list[str] | None = None) -> int:
         if args.anchor is None or args.clip is None:
             assets = open_assets()
             args.anchor, args.clip = args.anchor or assets.anchor, args.clip or assets.test
-        rows = make_rows(args.anchor, others, Setting(steps=args.steps))
+        settings = checkpoint.load(args.anchor, networks=()).settings
+        full = Variant(settings).with_sampling(steps=args.steps, crossfade=False)
+        rows = make_rows(args.anchor, others, full)
         run_study("ablations", rows, Study(args.clip, args.frames, tuple(args.seeds)), args.out)
     except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

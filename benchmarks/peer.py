@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 
 TIMESTEP, CONTROL_SCALE = 481, 2.0
-KNOWN_CHANNELS = 5  # the mask and four of the masked image
+INPAINTING_CHANNELS = 5  # the mask and four of the masked image
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ CASES = {
 
 
 def inputs(case: Case, context_dim: int) -> tuple[np.ndarray, ...]:
-    """Latents (f, h, w, 4), tokens (2, 50, c), uint8 poses (f, 8h, 8w, 3), and what inpainting
-    knows (f, h, w, 5)."""
+    """Latents (f, h, w, 4), tokens (2, 50, c), uint8 poses (f, 8h, 8w, 3), and the
+    inpainting channels (f, h, w, 5)."""
     rng = np.random.default_rng(7)
     latents = rng.standard_normal((case.frames, case.side, case.side, 4), dtype=np.float32)
     tokens = rng.standard_normal((2, 50, context_dim), dtype=np.float32)
     pixels = 8 * case.side
     poses = rng.integers(0, 256, (case.frames, pixels, pixels, 3), dtype=np.uint8)
-    known = rng.standard_normal((*latents.shape[:3], KNOWN_CHANNELS), dtype=np.float32)
-    return latents, tokens, poses, known
+    inpainting = rng.standard_normal((*latents.shape[:3], INPAINTING_CHANNELS), dtype=np.float32)
+    return latents, tokens, poses, inpainting
 
 
 def unet_config(case: Case):
@@ -79,7 +79,7 @@ def unet_config(case: Case):
     from benchmarks.random_checkpoint import SIZES
 
     config = SIZES[case.size].unet
-    more = KNOWN_CHANNELS if case.work == "face" else 0
+    more = INPAINTING_CHANNELS if case.work == "face" else 0
     return replace(config, in_channels=config.in_channels + more)
 
 
@@ -90,14 +90,13 @@ def build_ours(case: Case):
 
     from anchor_jax.compiling import return_freed_memory
     from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
-    from anchor_jax.generation.face import FacePredictor
-    from anchor_jax.generation.networks import NoisePredictor, decode_images
-    from anchor_jax.models import PER_FRAME
+    from anchor_jax.generation.networks import WindowDenoiser, decode_images
+    from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     configs, unet = SIZES[case.size], unet_config(case)
-    latents, tokens, poses, known = map(jnp.asarray, inputs(case, unet.context_dim))
+    latents, tokens, poses, inpainting = map(jnp.asarray, inputs(case, unet.context_dim))
     if case.work == "decode":
         params = random_params(configs.vae, SEEDS["vae"])
         return lambda: np.asarray(decode_images(configs.vae, params, latents, "float32"))
@@ -108,12 +107,12 @@ def build_ours(case: Case):
         "control_scale": jnp.float32(CONTROL_SCALE),
     }
     # As `sample` calls it: one window of a group, the others past the end of the video.
-    predictor, condition = NoisePredictor(unet, configs.control), poses
+    inflation, condition = PUBLISHED, {"poses": poses}
     if case.work == "face":
-        predictor = FacePredictor(NoisePredictor(unet, configs.control, inflation=PER_FRAME))
-        condition = {"poses": poses, "known": known}
+        inflation, condition = PER_FRAME, {"poses": poses, "inpainting": inpainting}
+    denoise = WindowDenoiser(Denoiser(unet, configs.control, inflation=inflation))
     sizes = {"halves": 2, "size": case.frames, "stride": case.frames}
-    group = partial(predict_group, predictor, params, **sizes)
+    group = partial(predict_group, denoise, params, **sizes)
     rest = ((0, (WINDOWS_PER_CALL - 1) * case.frames), (0, 0), (0, 0), (0, 0))
     latents, condition = jax.tree.map(lambda x: jnp.pad(x, rest), (latents, condition))
     compiled = False
@@ -138,8 +137,8 @@ def build_torch(case: Case):
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     configs, config = SIZES[case.size], unet_config(case)
-    latents, tokens, poses, known = map(torch.from_numpy, inputs(case, config.context_dim))
-    latents, poses, known = (x.permute(0, 3, 1, 2) for x in (latents, poses, known))
+    latents, tokens, poses, inpainting = map(torch.from_numpy, inputs(case, config.context_dim))
+    latents, poses, inpainting = (x.permute(0, 3, 1, 2) for x in (latents, poses, inpainting))
     if case.work == "decode":
         vae = torch_peer.random_network(configs.vae, SEEDS["vae"])
 
@@ -155,7 +154,7 @@ def build_torch(case: Case):
 
     def step():
         both = torch.cat([latents, latents]).contiguous(memory_format=torch.channels_last)
-        more = torch.cat([known, known]) if face else None
+        more = torch.cat([inpainting, inpainting]) if face else None
         noise = torch_peer.window_step(
             unet, control, both, TIMESTEP, tokens, poses.float() / 255, CONTROL_SCALE, more
         )

@@ -41,20 +41,15 @@ def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
 
     from anchor_jax.compiling import options
     from anchor_jax.diffusion.schedule import ScheduleConfig
+    from anchor_jax.models import PER_FRAME, Denoiser
     from anchor_jax.training.loss import Model, losses
     from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
     from anchor_jax.training.step import init_state, make_step
     from benchmarks.random_checkpoint import SIZES
 
     configs = SIZES[case.size]
-    model = Model(
-        configs.unet,
-        configs.control,
-        ScheduleConfig(),
-        configs.vae.scaling_factor,
-        dtype=dtype,
-        remat=remat,
-    )
+    denoiser = Denoiser(configs.unet, configs.control, dtype, PER_FRAME, remat)
+    model = Model(denoiser, ScheduleConfig(), configs.vae.scaling_factor)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE), 1000)
 
     def loss(params, key, batch):

@@ -16,7 +16,6 @@ from anchor_jax.checkpoint.parameters import (
     stored_params,
     unflatten,
 )
-from anchor_jax.models import CLIPVisionConfig
 from anchor_jax.shapes import Params
 
 from . import names
@@ -44,9 +43,10 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     """
     anchor, out = Path(anchor), Path(out)
     header, sizes = read_header(anchor)
+    networks = header.networks()
     stored = {
-        name: stored_params(params_folder(anchor, name, sizes), config)
-        for name, config in header.networks.items()
+        name: stored_params(params_folder(anchor, name, sizes), network.config)
+        for name, network in networks.items()
     }
     needed = sum(_nbytes(leaf) for leaf in jax.tree.leaves(stored))
     with new_folder(out, needed) as partial:
@@ -57,19 +57,17 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
             "disable": None if progress else True,
         }
         with tqdm(desc="export", total=needed, **options) as bar:
-            for name, config in header.networks.items():
+            for name, network in networks.items():
                 path = partial / FILES[name]
-                _write_json(path.parent / "config.json", published(config))
+                _write_json(path.parent / "config.json", published(network.config))
                 folder = anchor / "params" / name
                 _write_weights(path, folder, stored[name], _position_ids(header, name), bar)
         for name, content in header.tokenizer.items():
             (partial / "sd" / "tokenizer").mkdir(exist_ok=True)
             (partial / "sd" / "tokenizer" / name).write_bytes(content)
-        image = header.networks["image_encoder"]
-        assert isinstance(image, CLIPVisionConfig)
         for name, content in {
             "sd/scheduler/scheduler_config.json": scheduler(header.schedule),
-            "clip-vision/preprocessor_config.json": preprocessor(image),
+            "clip-vision/preprocessor_config.json": preprocessor(header.image_encoder.config),
         }.items():
             _write_json(partial / name, content)
 
@@ -120,5 +118,5 @@ def _position_ids(header: Anchor, name: str) -> dict[str, np.ndarray]:
     dtype = buffers.get(name) if isinstance(buffers, dict) else None
     if name not in names.POSITION_IDS or dtype not in TYPE_CODES:
         return {}
-    count = names.num_positions(header.networks[name])
+    count = names.num_positions(header.networks()[name].config)
     return {names.POSITION_IDS[name]: np.arange(count, dtype=dtype)[None]}

@@ -11,16 +11,20 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from anchor_jax.checkpoint import NETWORKS, TOKENIZER_FILES, Anchor, check_new, save
+from anchor_jax.checkpoint import (
+    FRESH_NOTE,
+    NETWORKS,
+    TOKENIZER_FILES,
+    Network,
+    assemble,
+    check_new,
+    save,
+)
 from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
 from anchor_jax.checkpoint.parameters import Lazy
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, shorten
-from anchor_jax.models import (
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    NetworkConfig,
-)
+from anchor_jax.models import NetworkConfig
 from anchor_jax.shapes import Params
 from anchor_jax.versions import versions
 
@@ -84,22 +88,19 @@ def convert(
     for stage, folder, channels in (("body", body, 4), ("face", face, 9)):
         if folder is not None:
             sources |= _open_stage(stage, Path(folder), channels, problems)
-    networks = {name: source.config for name, source in sources.items()}
+    found: dict[str, Any] = {name: source.config for name, source in sources.items()}
     if body is None:
-        networks["body/control"] = fresh_control_config(networks["body/unet"])
-        notes.append(
-            f"fresh control branch: a copy of the UNet's encoder, pose embedding seed {seed}"
-        )
-    networks = {name: networks[name] for name in NETWORKS if name in networks}
-    problems += [] if problems else configs.cross_check(networks)
+        found["body/control"] = fresh_control_config(found["body/unet"])
+        notes.append(f"{FRESH_NOTE}: a copy of the UNet's encoder, pose embedding seed {seed}")
+    found = {name: found[name] for name in NETWORKS if name in found}
+    problems += [] if problems else configs.cross_check(found)
     if problems:
         raise AnchorError(f"not a supported checkpoint: {shorten(problems, 8, '; ')}")
 
     params, buffers = _match(sources, dtype, notes)
     if body is None:
-        params["body/control"] = fresh_control(networks["body/control"], params["body/unet"], seed)
-    text, image = networks["text_encoder"], networks["image_encoder"]
-    assert isinstance(text, CLIPTextConfig) and isinstance(image, CLIPVisionConfig)
+        params["body/control"] = fresh_control(found["body/control"], params["body/unet"], seed)
+    text, image = found["text_encoder"], found["image_encoder"]
     ends = begin_and_end(tokenizer, text)
     empty = empty_text(text, params["text_encoder"], image.num_tokens, ends)
     files = {source.weights.path: name for name, source in sources.items()}
@@ -124,7 +125,17 @@ def convert(
             "buffers": buffers,
         }
         params = jax.tree.map(lambda leaf: _reporting(leaf, bar), params)
-        save(out, Anchor(networks, schedule, empty, params, provenance, tokenizer))
+        networks = {name: Network(config, params[name]) for name, config in found.items()}
+        trained = {"body": body is not None, "face": face is not None}
+        anchor = assemble(
+            networks,
+            trained,
+            schedule=schedule,
+            empty_text=empty,
+            provenance=provenance,
+            tokenizer=tokenizer,
+        )
+        save(out, anchor)
     return notes
 
 

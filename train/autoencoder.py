@@ -25,13 +25,13 @@ from anchor_jax.data.loader import Batches, Load, clip_spans
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
-from anchor_jax.models import VAEConfig, apply, init_params
+from anchor_jax.models import VAEConfig, abstract_params, apply, init_params
 from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
 from .configs import FREE, note, parse, settings
-from .frozen import Pictures
+from .frozen import StagePictures
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import fit, open_devices
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
@@ -48,7 +48,7 @@ cut away, as pretraining sees them. With --anchor a trained autoencoder learns f
 Killed or interrupted, the same command goes on where the last checkpoint is.
 """
 
-CUT = Pictures(matte="matte")  # people as pretraining sees them
+CUT = StagePictures(matte="matte")  # people as pretraining sees them
 MEASURED = 64  # batches over which the latents' standard deviation is taken
 
 
@@ -63,14 +63,13 @@ def main(args: Sequence[str] | None = None) -> None:
     job = parse(AutoencoderJob, AutoencoderPlaces, PRESETS, "autoencoder", TEXT, words)
     mesh = open_devices(job)
     dataset = datasets.load(job.data)
-    config = make_configs(job)["vae"]
-    assert isinstance(config, VAEConfig)
+    config = make_configs(job).vae
     pictures = [name for name in ("target", "face") if name in dataset.pictures]
     check_factor(dataset, pictures, config.factor)
     cut = job.cut if {"target", "matte"} <= set(dataset.pictures) else 0.0
     start = None if job.anchor is None else load_start(job.anchor, config)
-    told = contents(dataset, start, ["vae"])
-    run = Run(job.out, {"stage": "autoencoder", **settings(job), **told}, FREE)
+    inputs_of_run = contents(dataset, start, ["vae"])
+    run = Run(job.out, {"stage": "autoencoder", **settings(job), **inputs_of_run}, FREE)
     try:
         if (job.out / "anchor").exists():
             note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
@@ -83,11 +82,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 job,
                 run,
                 mesh,
-                params={
-                    "vae": init_params(config, jax.random.key(job.seed))
-                    if start is None
-                    else start.params.pop("vae")
-                },
+                shapes={"vae": abstract_params(config)},
+                initial=partial(initial_params, job, config),
                 optimizer=make_optimizer(job.optimizer, job.steps),
                 loss=partial(loss, config, job.kl_weight, cut, pictures),
                 batches=batches,
@@ -107,16 +103,23 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def load_start(path: Path, config: VAEConfig) -> Anchor:
-    """The ANCHOR whose autoencoder learns further. Raises AnchorError for another architecture."""
-    anchor = checkpoint.load(path, networks=["vae"])
-    vae = anchor.networks["vae"]
-    assert isinstance(vae, VAEConfig)
+    """The header of the ANCHOR whose autoencoder learns further. Raises AnchorError for another
+    architecture."""
+    anchor = checkpoint.load(path, networks=())
+    vae = anchor.vae.config
     if replace(vae, scaling_factor=config.scaling_factor) != config:
         raise AnchorError(
             f"{path}: its autoencoder is {vae}, expected {config}; give --channels,"
             " --latent-channels, --layers and --groups as it was trained with"
         )
     return anchor
+
+
+def initial_params(job: AutoencoderJob, config: VAEConfig) -> dict[str, Params]:
+    """Of the autoencoder: an anchor's, or random ones."""
+    if job.anchor is None:
+        return {"vae": init_params(config, jax.random.key(job.seed))}
+    return {"vae": checkpoint.load(job.anchor, networks=["vae"]).vae.params}
 
 
 def loss(

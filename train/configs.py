@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,6 +14,8 @@ from anchor_jax.training.optimizer import OptimizerConfig
 
 C = TypeVar("C", bound="LoopConfig")
 J = TypeVar("J", bound="LoopConfig")
+T = TypeVar("T")
+OfAnchor = Annotated[T, arg(help_behavior_hint="(default: the anchor's)")]
 
 # May be others when a run goes on: they do not change what is computed.
 FREE = frozenset(
@@ -106,8 +107,8 @@ class Config(LoopConfig):
         cached: compute what the frozen networks make of every frame once, before the first step.
         background: grey level behind the person where mattes cut the background away.
         validation_steps: denoising steps of a grid.
-        guidance: guidance of a grid.
-        control_scale: control scale of a grid.
+        guidance: guidance of a grid; the anchor that the run makes recommends it.
+        control_scale: control scale of a grid; the same.
 
     Raises:
         AnchorError: settings that contradict each other.
@@ -120,9 +121,9 @@ class Config(LoopConfig):
     flip: float = 0.0
     cached: bool = True
     background: int = 0
-    validation_steps: int = 20
-    guidance: float = 7.5
-    control_scale: float = 2.0
+    validation_steps: OfAnchor[int | None] = None
+    guidance: OfAnchor[float | None] = None
+    control_scale: OfAnchor[float | None] = None
 
     def _checks(self) -> dict[str, bool]:
         return super()._checks() | {
@@ -133,11 +134,7 @@ class Config(LoopConfig):
             f"flip is {self.flip}: expected 0 to 1": 0 <= self.flip <= 1,
             f"background is {self.background}: expected 0 to 255": 0 <= self.background <= 255,
             f"validation_steps is {self.validation_steps}: expected 1 to 1000": (
-                1 <= self.validation_steps <= 1000
-            ),
-            f"guidance is {self.guidance}: expected a finite number": isfinite(self.guidance),
-            f"control_scale is {self.control_scale}: expected a finite number": isfinite(
-                self.control_scale
+                self.validation_steps is None or 1 <= self.validation_steps <= 1000
             ),
             "flip mirrors pictures, and what is cached of them cannot be mirrored: add --no-cached"
             " or leave out --flip": not (self.flip and self.cached),
@@ -190,8 +187,6 @@ _SMALL = Config(
     log_every=20,
     save_every=500,
     validate_every=500,
-    guidance=1.0,
-    control_scale=1.0,
 )
 _DEBUG = replace(
     _SMALL,
@@ -208,11 +203,7 @@ _DEBUG = replace(
 PRESETS: dict[str, dict[str, Config]] = {
     "pretrain": {"sd15": Config(steps=300_000), "small": _SMALL, "debug": _DEBUG},
     "finetune": {"sd15": Config(steps=50_000), "small": _SMALL, "debug": _DEBUG},
-    "face": {
-        "sd15": Config(steps=80_000, guidance=3.5, control_scale=1.0),
-        "small": _SMALL,
-        "debug": _DEBUG,
-    },
+    "face": {"sd15": Config(steps=80_000), "small": _SMALL, "debug": _DEBUG},
 }
 
 

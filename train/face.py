@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from .configs import PRESETS, Job, StagePlaces, parse
-from .frozen import Pictures
+from .frozen import StagePictures
 from .stage import Stage, train
 
-STAGE = Stage("face", "face", Pictures("face", "face_pose", mask="face_mask"))
+STAGE = Stage("face", "face", StagePictures("face", "face_pose", mask="face_mask"))
 
 TEXT = """Train on one person's face, cut out and to be repainted inside a mask.
 

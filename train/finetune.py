@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from .configs import PRESETS, Job, StagePlaces, parse
-from .frozen import Pictures
+from .frozen import StagePictures
 from .stage import Stage, train
 
-STAGE = Stage("finetune", "body", Pictures())
+STAGE = Stage("finetune", "body", StagePictures())
 
 TEXT = """Train on one person, with the background: stage two.
 

@@ -22,16 +22,16 @@ from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.data.encodings import Encodings
 from anchor_jax.face import mask
 from anchor_jax.generation.networks import clip_pixels, encode_pixels
-from anchor_jax.models import CLIPVisionConfig, VAEConfig, apply
+from anchor_jax.models import VAEConfig, apply
 from anchor_jax.shapes import Params
 from anchor_jax.training.sharding import any_process
 
 BATCH = 4  # frames encoded together
-NETWORKS = ("vae", "image_encoder")
+NETWORKS = ("vae", "image_encoder")  # their names on disk
 
 
 @dataclass(frozen=True)
-class Pictures:
+class StagePictures:
     """Which pictures of a data set a stage trains on.
 
     Attributes:
@@ -63,26 +63,24 @@ class Pictures:
 class Encoder:
     """The frozen networks of an anchor."""
 
-    def __init__(self, anchor: Anchor, pictures: Pictures):
-        vae, image_encoder = (anchor.networks[name] for name in NETWORKS)
-        assert isinstance(vae, VAEConfig) and isinstance(image_encoder, CLIPVisionConfig)
-        self.vae, self.image_encoder = vae, image_encoder
-        self.params = {name: anchor.params[name] for name in NETWORKS}
+    def __init__(self, anchor: Anchor, pictures: StagePictures):
+        self.vae, self.image_encoder = anchor.vae, anchor.image_encoder
         self.pictures = pictures
 
     def posterior(self, images: np.ndarray) -> jax.Array:
         """Mean and log-variance (b, h, w, 2c) of images uint8 (b, H, W, 3)."""
-        return _posterior(self.vae, self.params["vae"], images / np.float32(127.5) - 1)
+        return _posterior(self.vae.config, self.vae.params, images / np.float32(127.5) - 1)
 
     def masked_posterior(self, images: np.ndarray, masks: np.ndarray) -> jax.Array:
         """The same with everything to be repainted at mid-grey."""
         masked = mask.masked_images(images, keep_mask(masks))
-        return _posterior(self.vae, self.params["vae"], masked)
+        return _posterior(self.vae.config, self.vae.params, masked)
 
     def tokens(self, images: np.ndarray) -> jax.Array:
         """Appearance tokens (b, s, d) of images uint8 (b, H, W, 3)."""
-        pixels = np.concatenate([clip_pixels(x, self.image_encoder.image_size) for x in images])
-        return encode_pixels(self.image_encoder, self.params["image_encoder"], pixels)
+        config = self.image_encoder.config
+        pixels = np.concatenate([clip_pixels(x, config.image_size) for x in images])
+        return encode_pixels(config, self.image_encoder.params, pixels)
 
     def encode(self, target, reference, mask=None) -> dict[str, jax.Array]:
         """All that a step needs of these pictures."""
@@ -97,9 +95,10 @@ class Encoder:
         digest.update(repr((dataset.inputs, asdict(self.pictures))).encode())
         for clip in dataset.clips:
             digest.update(clip.sha256.encode())
-        for name in NETWORKS:
-            digest.update(repr((self.vae, self.image_encoder)).encode())
-            for path, leaf in flatten(self.params[name]).items():
+        configs = self.vae.config, self.image_encoder.config
+        for network in (self.vae, self.image_encoder):
+            digest.update(repr(configs).encode())
+            for path, leaf in flatten(network.params).items():
                 digest.update("/".join(path).encode())
                 digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()
@@ -133,7 +132,7 @@ def cache(
         AnchorError: the folder cannot be written, or the disk is full.
     """
     width, height = dataset.pictures[encoder.pictures.target]
-    vae, images = encoder.vae, encoder.image_encoder
+    vae, images = encoder.vae.config, encoder.image_encoder.config
     latent = height // vae.factor, width // vae.factor, 2 * vae.latent_channels
     shapes: dict[str, tuple[int, ...]] = {
         "posterior": latent,

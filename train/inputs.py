@@ -39,12 +39,13 @@ def contents(
     """What must be the same when a run goes on, wherever data set and anchor lie by then: flat, as
     JSON has it."""
     digest = hashlib.sha256("".join(clip.sha256 for clip in dataset.clips).encode())
-    told: dict[str, Any] = {"data.sha256": digest.hexdigest()}
+    found: dict[str, Any] = {"data.sha256": digest.hexdigest()}
     if anchor is not None:
-        configs = {name: anchor.networks[name] for name in networks} | {"schedule": anchor.schedule}
-        for name, config in configs.items():
-            told |= {f"{name}.{key}": value for key, value in asdict(config).items()}
-    return told
+        present = anchor.networks()
+        configs: dict[str, Any] = {name: present[name].config for name in networks}
+        for name, config in (configs | {"schedule": anchor.schedule}).items():
+            found |= {f"{name}.{key}": value for key, value in asdict(config).items()}
+    return found
 
 
 def history(

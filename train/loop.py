@@ -44,28 +44,31 @@ def fit(
     run: Run,
     mesh: Mesh,
     *,
-    params: Params,
+    shapes: Params,
+    initial: Callable[[], Params],
     optimizer: optax.GradientTransformation,
     loss: Loss,
     batches: Batches,
     inputs_of: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
     validate: Validate | None,
-    tell: Callable[[Mapping[str, Any]], dict[str, float]] = lambda told: {},
+    scalars_of: Callable[[Mapping[str, Any]], dict[str, float]] = lambda step: {},
 ) -> Params:
-    """Train from the run's last checkpoint, or from `params`, to the last step.
+    """Train from the run's last checkpoint, or from `initial`, to the last step.
 
     Args:
         name: shown with the progress.
         job: settings.
         run: its folder.
         mesh: devices.
-        params: of the trained networks, {name: tree}.
+        shapes: of the trained networks' parameters, {name: tree}.
+        initial: makes or loads these parameters, where there is no checkpoint to go on from; nobody
+            else keeps them, so that they are in memory once.
         optimizer: of their gradients.
         loss: see `make_step`.
         batches: the data; its state is part of the checkpoints.
         inputs_of: a batch as the loss takes it.
         validate: called from time to time and at the end, or None.
-        tell: further scalars, of what a step returned.
+        scalars_of: further scalars to log, of what a step returned.
 
     Returns:
         The trained parameters or, where there is one, their moving average; whole, on the first
@@ -76,7 +79,7 @@ def fit(
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
     begin = lambda params: init_state(params, optimizer, job.seed, job.ema > 0)
-    start = jax.eval_shape(begin, params)
+    start = jax.eval_shape(begin, shapes)
     places = state_sharding(mesh, start, job.fsdp)
 
     def loss_and_frames(params, key, batch):
@@ -99,8 +102,7 @@ def fit(
         state, data = checkpoints.restore(latest, wanted)
         batches.set_state(data)
     else:
-        state = jax.jit(begin, out_shardings=places)(put_whole(places.params, params))
-    del params  # or they would stay in memory
+        state = jax.jit(begin, out_shardings=places)(put_whole(places.params, initial()))
     number = int(state.step)
     saved = number if latest is not None else -1
     run.begin(number)
@@ -123,27 +125,27 @@ def fit(
                 frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
                 inputs = put_batch(mesh, {**inputs_of(batch), "frames": frames})
                 step = step or compile_ahead(jitted, state, inputs)
-                state, told = step(state, inputs)
+                state, found = step(state, inputs)
                 number, score = number + 1, None
-                check_finite(number, told)
+                _check_finite(number, found)
                 bar.update()
-                if due(number, job.log_every, job.steps):
+                if _due(number, job.log_every, job.steps):
                     speed = (number - since) / (time.perf_counter() - began)
-                    values = {k: float(v) for k, v in told.items() if not v.ndim}
-                    values |= tell(told) | {
+                    values = {k: float(v) for k, v in found.items() if not v.ndim}
+                    values |= scalars_of(found) | {
                         "learning_rate": float(np.asarray(rate(number - 1))),
                         "frames_per_second": job.batch_size * speed,
                         "memory_mb": peak_memory_mb(),
                     }
-                    run.log(number, values, np.asarray(told["frames"]).tolist())
+                    run.log(number, values, np.asarray(found["frames"]).tolist())
                     bar.set_postfix(loss=f"{values['loss']:.4f}")
                     began, since = time.perf_counter(), number
-                if validate is not None and due(number, job.validate_every, job.steps):
-                    scalars, picture, score = validate(gather(mesh, trained(state)))
+                if validate is not None and _due(number, job.validate_every, job.steps):
+                    scalars, picture, score = validate(gather(mesh, _trained(state)))
                     run.log(number, scalars)
                     run.log_grid(number, picture)
                     began, since = time.perf_counter(), number
-                if due(number, job.save_every, job.steps):
+                if _due(number, job.save_every, job.steps):
                     checkpoints.save(number, state, batches.get_state(), score)
                     saved = number
             if saved < number < job.steps:
@@ -155,7 +157,7 @@ def fit(
         write_report(run.folder / "report.html", settings(job), run.metrics())
     if number < job.steps:
         raise KeyboardInterrupt(f"step {number} of {job.steps} is saved; the same command goes on")
-    return gather(mesh, trained(state))
+    return gather(mesh, _trained(state))
 
 
 def open_devices(job: LoopConfig) -> Mesh:
@@ -173,22 +175,22 @@ def open_devices(job: LoopConfig) -> Mesh:
     return mesh
 
 
-def due(number: int, every: int, last: int) -> bool:
+def _due(number: int, every: int, last: int) -> bool:
     """Every so many steps (0: never) and at the last one."""
     return number == last or (every > 0 and number % every == 0)
 
 
-def trained(state: Any) -> Params:
-    """What a state is worth keeping for."""
+def _trained(state: Any) -> Params:
+    """The moving average of the parameters if it is kept, else the parameters."""
     return state.params if state.average is None else state.average
 
 
-def check_finite(number: int, told: Mapping[str, jax.Array]) -> None:
+def _check_finite(number: int, found: Mapping[str, jax.Array]) -> None:
     """Raise AnchorError, naming step and examples, where a loss or a gradient is not finite."""
-    norms = [value for name, value in told.items() if name.startswith("gradient_norm/")]
-    if all(math.isfinite(value) for value in (told["loss"], *norms)):
+    norms = [value for name, value in found.items() if name.startswith("gradient_norm/")]
+    if all(math.isfinite(value) for value in (found["loss"], *norms)):
         return
-    frames = np.asarray(told["frames"])[~np.isfinite(np.asarray(told["losses"]))]
+    frames = np.asarray(found["frames"])[~np.isfinite(np.asarray(found["losses"]))]
     pairs = [f"{frame} with reference {reference}" for frame, reference in frames.tolist()]
     if pairs:
         what = f"the loss is not finite for frame {shorten(pairs, 8)} of the data set"

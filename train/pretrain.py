@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from .configs import PRESETS, Job, StagePlaces, parse
-from .frozen import Pictures
+from .frozen import StagePictures
 from .stage import Stage, train
 
-STAGE = Stage("pretrain", "body", Pictures(matte="matte"))
+STAGE = Stage("pretrain", "body", StagePictures(matte="matte"))
 
 TEXT = """Train on many people, their backgrounds cut away by mattes: stage one.
 

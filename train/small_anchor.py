@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tyro.conf import arg
 
-from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint import SMALL_SETTINGS, Anchor, Network, Part
 from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
+    ControlConfig,
     NetworkConfig,
     UNetConfig,
     VAEConfig,
@@ -25,6 +26,8 @@ from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import OptimizerConfig
 
 from .configs import LoopConfig, Places
+
+Config = TypeVar("Config", bound=NetworkConfig)
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,20 @@ PRESETS: dict[str, AutoencoderConfig] = {
 }
 
 
-def make_configs(job: AutoencoderConfig) -> dict[str, NetworkConfig]:
-    """Of every network of the anchor."""
+@dataclass(frozen=True)
+class Configs:
+    """Of every network of a small anchor; body and face have the same control branch."""
+
+    unet: UNetConfig
+    face_unet: UNetConfig
+    control: ControlConfig
+    vae: VAEConfig
+    image_encoder: CLIPVisionConfig
+    text_encoder: CLIPTextConfig
+
+
+def make_configs(job: AutoencoderConfig) -> Configs:
+    """The configs that a run's settings describe."""
     vae = VAEConfig(
         channels=job.channels,
         latent_channels=job.latent_channels,
@@ -158,7 +173,6 @@ def make_configs(job: AutoencoderConfig) -> dict[str, NetworkConfig]:
         norm_groups=job.groups,
     )
     embedding = (16, 32, 64, 96)[: len(job.channels)]
-    control = replace(fresh_control_config(unet), pose_embedding_channels=embedding)
     image_encoder = CLIPVisionConfig(
         image_size=job.image_size,
         patch_size=job.patch_size,
@@ -175,37 +189,44 @@ def make_configs(job: AutoencoderConfig) -> dict[str, NetworkConfig]:
         num_layers=1,
         num_heads=job.heads,
     )
-    return {
-        "body/unet": unet,
-        "body/control": control,
-        "face/unet": replace(unet, in_channels=2 * job.latent_channels + 1),
-        "face/control": control,
-        "vae": vae,
-        "image_encoder": image_encoder,
-        "text_encoder": text_encoder,
-    }
+    return Configs(
+        unet=unet,
+        face_unet=replace(unet, in_channels=2 * job.latent_channels + 1),
+        control=replace(fresh_control_config(unet), pose_embedding_channels=embedding),
+        vae=vae,
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+    )
 
 
 def make_anchor(
     job: AutoencoderJob, vae: Params, scaling_factor: float, provenance: dict[str, Any]
 ) -> Anchor:
-    """The trained autoencoder, and fresh networks around it."""
+    """The trained autoencoder, and around it networks that nobody has trained."""
     configs = make_configs(job)
-    config = configs["vae"]
-    assert isinstance(config, VAEConfig)
-    configs["vae"] = replace(config, scaling_factor=scaling_factor)
-    params: dict[str, Params] = {"vae": vae}
-    for i, name in enumerate(("body/unet", "face/unet", "image_encoder", "text_encoder")):
-        params[name] = init_params(configs[name], jax.random.key(job.seed + i + 1))
-    for part in ("body", "face"):
-        control, unet = configs[f"{part}/control"], dict(params[f"{part}/unet"])
-        if part == "face":  # the control branch reads the latents alone
-            kernel = unet["conv_in"]["kernel"][:, :, : job.latent_channels]
-            unet["conv_in"] = {**unet["conv_in"], "kernel": kernel}
-        params[f"{part}/control"] = fresh_control(control, unet, job.seed, zero_embedding=False)
-    text = configs["text_encoder"]
-    assert isinstance(text, CLIPTextConfig)
-    tokens = jnp.ones((1, text.max_length), jnp.int32).at[0, 0].set(0)  # begin, end, end, ...
-    empty_text = np.asarray(apply(text, params["text_encoder"], tokens)[0], np.float32)
-    schedule = ScheduleConfig(prediction_type=job.prediction_type)
-    return Anchor(configs, schedule, empty_text, params, provenance)
+
+    def fresh(config: Config, number: int) -> Network[Config]:
+        return Network(config, init_params(config, jax.random.key(job.seed + number)))
+
+    def fresh_part(unet: Network[UNetConfig]) -> Part:
+        # The control branch reads the latents alone, the face's UNet the masked ones too.
+        kernel = unet.params["conv_in"]["kernel"][:, :, : job.latent_channels]
+        copied = {**unet.params, "conv_in": {**unet.params["conv_in"], "kernel": kernel}}
+        control = fresh_control(configs.control, copied, job.seed, zero_embedding=False)
+        return Part(unet, Network(configs.control, control), trained=False)
+
+    text_encoder = fresh(configs.text_encoder, 4)
+    tokens = jnp.ones((1, configs.text_encoder.max_length), jnp.int32)
+    tokens = tokens.at[0, 0].set(0)  # begin, end, end, ...
+    empty_text = apply(configs.text_encoder, text_encoder.params, tokens)[0]
+    return Anchor(
+        body=fresh_part(fresh(configs.unet, 1)),
+        face=fresh_part(fresh(configs.face_unet, 2)),
+        vae=Network(replace(configs.vae, scaling_factor=scaling_factor), vae),
+        image_encoder=fresh(configs.image_encoder, 3),
+        text_encoder=text_encoder,
+        schedule=ScheduleConfig(prediction_type=job.prediction_type),
+        empty_text=np.asarray(empty_text, np.float32),
+        settings=SMALL_SETTINGS,
+        provenance=provenance,
+    )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,23 @@ import numpy as np
 from jax.sharding import Mesh
 
 from anchor_jax import checkpoint
-from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint import Anchor, Part, Settings, check_stored
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches, Load, check_spans, clip_spans
+from anchor_jax.diffusion import Sampling
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import mask
-from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
+from anchor_jax.generation.face import face_sampling
+from anchor_jax.models import PER_FRAME, Denoiser, abstract_params
+from anchor_jax.shapes import Params
 from anchor_jax.training.loss import Model, by_quarter, draw, losses
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
 from . import validation
 from .configs import FREE, Job, note, settings
-from .frozen import NETWORKS, Cached, Encoder, Pictures, cache, keep_mask
+from .frozen import NETWORKS, Cached, Encoder, StagePictures, cache, keep_mask
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import fit, open_devices
 
@@ -32,11 +35,11 @@ STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_poster
 
 @dataclass(frozen=True)
 class Stage:
-    """What is particular to a stage: the anchor's part that it trains and the pictures it sees."""
+    """What is particular to a stage of training: the anchor's part and the pictures it sees."""
 
     name: str
-    part: str  # "body" or "face"
-    pictures: Pictures
+    part: Literal["body", "face"]
+    pictures: StagePictures
 
 
 def train(stage: Stage, job: Job) -> None:
@@ -52,14 +55,16 @@ def train(stage: Stage, job: Job) -> None:
     header = checkpoint.load(job.anchor, networks=())
     check_data(stage, job.anchor, dataset, header)
     check_spans(dataset, clip_spans(dataset, 0.0, 1 - job.held_out))
+    job = with_anchor_settings(stage, job, header)
     names = [f"{stage.part}/unet", f"{stage.part}/control", *NETWORKS]
-    told = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
-    run = Run(job.out, told, FREE)
+    decisive = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
+    run = Run(job.out, decisive, FREE)
     try:
         if (job.out / "anchor").exists():
             note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
             return
-        anchor = checkpoint.load(job.anchor, networks=names)
+        check_stored(job.anchor, names)
+        anchor = checkpoint.load(job.anchor, networks=NETWORKS)
         pictures = replace(stage.pictures, background=job.background)
         encoder = Encoder(anchor, pictures)
         encodings = cache(encoder, dataset, job.encodings) if job.cached else None
@@ -82,6 +87,8 @@ def _train(
 ) -> None:
     model = make_model(stage, job, anchor)
     frames = validation_frames(job, dataset, encoder)
+    recommended = new_settings(stage, job, dataset, anchor.settings)
+    sampling = sampling_of(stage, recommended).updated(steps=job.validation_steps)
 
     def loss(params, key, batch):
         drawn = draw(model, key, batch, jnp.asarray(anchor.empty_text))
@@ -90,14 +97,7 @@ def _train(
 
     def validate(params):
         generated = validation.generate(
-            model,
-            params,
-            (encoder.vae, encoder.params["vae"]),
-            frames,
-            anchor.empty_text,
-            num_steps=job.validation_steps,
-            guidance=job.guidance,
-            control_scale=job.control_scale,
+            model, params, encoder.vae, frames, anchor.empty_text, sampling
         )
         found = validation.scores(frames, generated)
         return found, validation.grid(frames, generated), found["validation/psnr"]
@@ -107,17 +107,57 @@ def _train(
         job,
         run,
         mesh,
-        params={name: anchor.params.pop(f"{stage.part}/{name}") for name in ("unet", "control")},
+        shapes={
+            "unet": abstract_params(model.denoiser.unet),
+            "control": abstract_params(model.denoiser.control),
+        },
+        initial=lambda: load_part(stage, job.anchor),
         optimizer=make_optimizer(job.optimizer, job.steps),
         loss=loss,
         batches=batches,
         inputs_of=lambda batch: step_inputs(encoder, batch),
         validate=validate,
-        tell=lambda told: by_quarter(
-            model, np.asarray(told["losses"]), np.asarray(told["timesteps"])
+        scalars_of=lambda step: by_quarter(
+            model, np.asarray(step["losses"]), np.asarray(step["timesteps"])
         ),
     )
-    save_anchor(stage, job, run, dataset, params)
+    save_anchor(stage, job, run, dataset, recommended, params)
+
+
+def with_anchor_settings(stage: Stage, job: Job, anchor: Anchor) -> Job:
+    """The job with the anchor's guidance, control scale and steps where it has none."""
+    sampling = sampling_of(stage, anchor.settings)
+    sampling = sampling.updated(guidance=job.guidance, control_scale=job.control_scale)
+    steps = sampling.steps if job.validation_steps is None else job.validation_steps
+    return replace(
+        job,
+        guidance=sampling.guidance,
+        control_scale=sampling.control_scale,
+        validation_steps=steps,
+    )
+
+
+def sampling_of(stage: Stage, recommended: Settings) -> Sampling:
+    """The sampling of the stage's part."""
+    return recommended.sampling if stage.part == "body" else face_sampling(recommended)
+
+
+def new_settings(stage: Stage, job: Job, dataset: Dataset, before: Settings) -> Settings:
+    """What the trained anchor recommends: the settings of the one before, with the scales of this
+    run's grids and, for the face, crops of the data set's size that are not squashed."""
+    scales = {"guidance": job.guidance, "control_scale": job.control_scale}
+    if stage.part == "body":
+        return replace(before, sampling=before.sampling.updated(**scales))
+    size = dataset.pictures[stage.pictures.target][0]
+    return replace(before, face=before.face.updated(**scales, size=size, fit="crop"))
+
+
+def load_part(stage: Stage, path: Path) -> dict[str, Params]:
+    """The parameters that are trained, from the ANCHOR at `path`."""
+    anchor = checkpoint.load(path, networks=[f"{stage.part}/unet", f"{stage.part}/control"])
+    part = anchor.part(stage.part)
+    assert part is not None, "check_data has seen it"
+    return {"unet": part.unet.params, "control": part.control.params}
 
 
 def join_processes(coordinator: str | None) -> None:
@@ -139,7 +179,7 @@ def check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> No
     """Raise AnchorError unless the ANCHOR at `path` has the networks and the data set the pictures
     that the stage needs, in sizes that fit."""
     pictures = stage.pictures
-    if f"{stage.part}/unet" not in anchor.networks:
+    if anchor.part(stage.part) is None:
         raise AnchorError(
             f"{path} has no {stage.part}/unet: convert the ANCHOR with --face, or make one with"
             " anchor-jax train autoencoder"
@@ -151,29 +191,23 @@ def check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> No
             f"{dataset.path} has no {', '.join(missing)}, which {stage.name} needs; prepare it"
             " with " + ("mattes (--mattes, --green-screen)" if "matte" in missing else "them")
         )
-    vae = anchor.networks["vae"]
-    assert isinstance(vae, VAEConfig)
     sizes = {name: dataset.pictures[name] for name in wanted if name}
     first = sizes[pictures.target]
-    told = ", ".join(f"{name} {w}x{h}" for name, (w, h) in sizes.items())
     if any(size != first for size in sizes.values()):
-        raise AnchorError(f"{dataset.path} has pictures of different sizes: {told}")
-    check_factor(dataset, list(sizes), vae.factor)
+        found = ", ".join(f"{name} {w}x{h}" for name, (w, h) in sizes.items())
+        raise AnchorError(f"{dataset.path} has pictures of different sizes: {found}")
+    check_factor(dataset, list(sizes), anchor.vae.config.factor)
 
 
 def make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
     """The trained networks of the anchor and how they are computed."""
-    unet, control = (anchor.networks[f"{stage.part}/{name}"] for name in ("unet", "control"))
-    vae = anchor.networks["vae"]
-    assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
-    assert isinstance(vae, VAEConfig)
+    part = anchor.part(stage.part)
+    assert part is not None, "check_data has seen it"
+    unet, control = part.unet.config, part.control.config
     return Model(
-        unet,
-        control,
+        Denoiser(unet, control, job.dtype, PER_FRAME, job.remat),
         anchor.schedule,
-        vae.scaling_factor,
-        dtype=job.dtype,
-        remat=job.remat,
+        anchor.vae.config.scaling_factor,
         drop_condition=job.drop_condition,
         min_snr=job.min_snr or None,
     )
@@ -209,11 +243,11 @@ def step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.
         examples = [{name: batch[name][i] for name in names} for i in range(len(batch["index"]))]
         inputs |= encoder.encode(*validation.compose(encoder, examples))
     if pictures.mask is not None:
-        inputs["mask"] = mask.to_latents(keep_mask(batch[pictures.mask]), encoder.vae.factor)
+        inputs["mask"] = mask.to_latents(keep_mask(batch[pictures.mask]), encoder.vae.config.factor)
     return {name: np.asarray(inputs[name]) for name in STEP_INPUTS if name in inputs}
 
 
-def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validation.Frames:
+def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validation.GridFrames:
     """The frames that grids show, and of each one's clip the first as its reference."""
     numbers = validation_numbers(dataset, job.held_out, job.validation_frames)
     starts = np.asarray(dataset.starts)
@@ -222,16 +256,31 @@ def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validatio
 
 
 def save_anchor(
-    stage: Stage, job: Job, run: Run, dataset: Dataset, trained: dict[str, Any]
+    stage: Stage,
+    job: Job,
+    run: Run,
+    dataset: Dataset,
+    recommended: Settings,
+    trained: dict[str, Params],
 ) -> None:
-    """Write RUN/anchor: the anchor it began with, with the trained networks."""
+    """Write RUN/anchor: the anchor that the run began with, with the trained networks."""
     if not run.is_main:
         return
-    others = checkpoint.load(job.anchor, networks=(), dtype=None)
-    names = [name for name in others.networks if not name.startswith(f"{stage.part}/")]
-    anchor = checkpoint.load(job.anchor, networks=names, dtype=None)
-    for name in ("unet", "control"):
-        anchor.params[f"{stage.part}/{name}"] = trained[name]
-    provenance = history(anchor.provenance, stage.name, job, dataset)
-    checkpoint.save(run.folder / "anchor", replace(anchor, provenance=provenance))
+    names = checkpoint.load(job.anchor, networks=()).networks()
+    others = [name for name in names if not name.startswith(f"{stage.part}/")]
+    anchor = checkpoint.load(job.anchor, networks=others, dtype=None)
+    before = anchor.part(stage.part)
+    assert before is not None, "check_data has seen it"
+    part = Part(
+        replace(before.unet, params=trained["unet"]),
+        replace(before.control, params=trained["control"]),
+    )
+    made = replace(
+        anchor,
+        body=part if stage.part == "body" else anchor.body,
+        face=part if stage.part == "face" else anchor.face,
+        settings=recommended,
+        provenance=history(anchor.provenance, stage.name, job, dataset),
+    )
+    checkpoint.save(run.folder / "anchor", made)
     print(f"{run.folder / 'anchor'}: complete; {run.folder / 'report.html'} shows the run")

@@ -1,4 +1,4 @@
-"""Frames generated in the course of training, beside the truth."""
+"""GridFrames generated in the course of training, beside the truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from anchor_jax.checkpoint import Network
 from anchor_jax.compiling import jit
 from anchor_jax.data.loader import Load
-from anchor_jax.diffusion.ddim import ddim_step
-from anchor_jax.diffusion.schedule import sampling_steps
+from anchor_jax.diffusion import Sampling, ddim_step, guide, num_halves, sampling_steps
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.face import mask
 from anchor_jax.generation.networks import decode_images
 from anchor_jax.models import VAEConfig
 from anchor_jax.shapes import Array, Params
-from anchor_jax.training.loss import Model, apply_networks
+from anchor_jax.training.loss import Model, predict
 
 from .frozen import Encoder, keep_mask
 
 
 @dataclass(frozen=True)
-class Frames:
-    """The frames that are generated, always the same ones with the same noise."""
+class GridFrames:
+    """The frames that a grid shows, always the same ones with the same noise."""
 
     truth: np.ndarray  # uint8 (n, h, w, 3)
     poses: np.ndarray  # uint8 (n, h, w, 3)
@@ -43,7 +43,7 @@ def load_frames(
     numbers: Sequence[int],
     references: Sequence[int],
     seed: int,
-) -> Frames:
+) -> GridFrames:
     """Read the frames and encode what they are conditioned on.
 
     Args:
@@ -53,7 +53,7 @@ def load_frames(
         references: of a frame of the same clip for each.
         seed: of the noise, which all frames share.
     """
-    pictures, config = encoder.pictures, encoder.vae
+    pictures, vae = encoder.pictures, encoder.vae
     examples = [load((i, j, False)) for i, j in zip(numbers, references, strict=True)]
     truth, reference, masks = compose(encoder, examples)
     arrays = encoder.encode(truth, reference, masks)
@@ -61,16 +61,16 @@ def load_frames(
     inpainting = None
     if masks is not None:
         masked, _ = jnp.split(arrays["masked_posterior"], 2, -1)
-        small = mask.to_latents(keep_mask(masks), config.factor)
-        inpainting = jnp.concatenate([small, masked * config.scaling_factor], -1)
+        small = mask.to_latents(keep_mask(masks), vae.config.factor)
+        inpainting = jnp.concatenate([small, masked * vae.config.scaling_factor], -1)
     noise = jax.random.normal(jax.random.key(seed), mean.shape[1:])
-    return Frames(
+    return GridFrames(
         truth,
         np.stack([example[pictures.pose] for example in examples]),
         arrays["tokens"],
         inpainting,
         jnp.broadcast_to(noise, mean.shape),
-        _pixels(config, encoder.params["vae"], mean * config.scaling_factor),
+        _pixels(vae, mean * vae.config.scaling_factor),
     )
 
 
@@ -98,13 +98,10 @@ def compose(
 def generate(
     model: Model,
     params: Params,
-    vae: tuple[VAEConfig, Params],
-    frames: Frames,
+    vae: Network[VAEConfig],
+    frames: GridFrames,
     empty_text: np.ndarray,
-    *,
-    num_steps: int,
-    guidance: float,
-    control_scale: float,
+    sampling: Sampling,
 ) -> np.ndarray:
     """The frames, each for itself as in training: uint8 (n, h, w, 3)."""
     latents = _denoise(
@@ -115,20 +112,18 @@ def generate(
         frames.poses,
         frames.inpainting,
         jnp.broadcast_to(jnp.asarray(empty_text), frames.tokens.shape),
-        num_steps=num_steps,
-        guidance=guidance,
-        control_scale=control_scale,
+        sampling=sampling,
     )
-    return _pixels(*vae, latents)
+    return _pixels(vae, latents)
 
 
-def grid(frames: Frames, generated: np.ndarray) -> np.ndarray:
+def grid(frames: GridFrames, generated: np.ndarray) -> np.ndarray:
     """A row a frame: pose, generated, truth. uint8 (n h, 3 w, 3)."""
     rows = zip(frames.poses, generated, frames.truth, strict=True)
     return np.concatenate([np.concatenate(row, 1) for row in rows], 0)
 
 
-def scores(frames: Frames, generated: np.ndarray) -> dict[str, float]:
+def scores(frames: GridFrames, generated: np.ndarray) -> dict[str, float]:
     """Means over the frames, and what the autoencoder alone reaches."""
     return {
         "validation/psnr": float(psnr(generated, frames.truth).mean()),
@@ -137,7 +132,7 @@ def scores(frames: Frames, generated: np.ndarray) -> dict[str, float]:
     }
 
 
-@partial(jit, static_argnums=0, static_argnames=("num_steps", "guidance", "control_scale"))
+@partial(jit, static_argnums=0, static_argnames="sampling")
 def _denoise(
     model: Model,
     params: Params,
@@ -147,33 +142,27 @@ def _denoise(
     inpainting: Array | None,
     empty_text: Array,
     *,
-    num_steps: int,
-    guidance: float,
-    control_scale: float,
+    sampling: Sampling,
 ) -> Array:
-    halves = 1 if guidance == 1 else 2
+    halves = num_halves(sampling.guidance)
     tokens = tokens if halves == 1 else jnp.concatenate([empty_text, tokens])
 
-    def both(x: Array) -> Array:
+    def each_half(x: Array) -> Array:
         return jnp.tile(x, (halves, *[1] * (x.ndim - 1)))
 
     def step(x: Array, at: Array) -> tuple[Array, None]:
         timestep, alpha, alpha_prev = at
         timesteps = jnp.full(halves * len(x), timestep.astype(jnp.int32))
-        known = None if inpainting is None else both(inpainting)
-        prediction = apply_networks(
-            model, params, both(x), timesteps, tokens, both(poses), known, control_scale
-        )
-        if halves == 2:
-            without, given = jnp.split(prediction, 2)
-            prediction = without + guidance * (given - without)
-        kind = model.schedule.prediction_type
-        return ddim_step(x, prediction, alpha, alpha_prev, kind), None
+        masked = None if inpainting is None else each_half(inpainting)
+        inputs = each_half(x), timesteps, tokens, each_half(poses), masked
+        predictions = predict(model.denoiser, params, *inputs, sampling.control_scale)
+        prediction = guide(predictions.reshape(halves, *x.shape), sampling.guidance)
+        return ddim_step(x, prediction, alpha, alpha_prev, model.schedule.prediction_type), None
 
-    steps = jnp.asarray(sampling_steps(model.schedule, num_steps), jnp.float32)
+    steps = jnp.asarray(sampling_steps(model.schedule, sampling.steps), jnp.float32)
     return lax.scan(step, noise, steps)[0]
 
 
-def _pixels(config: VAEConfig, params: Params, latents: Array) -> np.ndarray:
-    images = decode_images(config, params, latents, "float32")
+def _pixels(vae: Network[VAEConfig], latents: Array) -> np.ndarray:
+    images = decode_images(vae.config, vae.params, latents, "float32")
     return (np.asarray(images) * 255).round().astype(np.uint8)

@@ -1,31 +1,48 @@
 """Our own format of a person's model: an ANCHOR, a folder."""
 
 from anchor_jax.checkpoint.anchor import (
-    FORMAT_VERSION,
     NETWORKS,
-    OPTIONAL,
-    TOKENIZER_FILES,
     Anchor,
+    Network,
+    Part,
+    Settings,
+    assemble,
+    with_networks,
+)
+from anchor_jax.checkpoint.describe import describe
+from anchor_jax.checkpoint.folder import (
+    FORMAT_VERSION,
+    TOKENIZER_FILES,
     check_new,
-    describe,
+    check_stored,
     load,
     new_folder,
     params_folder,
     read_header,
     save,
+    store_settings,
 )
+from anchor_jax.checkpoint.settings import FRESH_NOTE, SMALL_SETTINGS
 
 __all__ = [
     "FORMAT_VERSION",
+    "FRESH_NOTE",
     "NETWORKS",
-    "OPTIONAL",
+    "SMALL_SETTINGS",
     "TOKENIZER_FILES",
     "Anchor",
+    "Network",
+    "Part",
+    "Settings",
+    "assemble",
     "check_new",
+    "check_stored",
     "describe",
     "load",
     "new_folder",
     "params_folder",
     "read_header",
     "save",
+    "store_settings",
+    "with_networks",
 ]

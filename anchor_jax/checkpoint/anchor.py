@@ -1,35 +1,14 @@
-"""Our own format: an ANCHOR is a folder of everything that generation and training need.
+"""One person's model in memory: its networks, by name and with their types, and its settings."""
 
-anchor.json        format version, configs, schedule, stored types, provenance
-empty_text.npy     float32 (tokens, width): the embedding of the empty text
-tokenizer/         the text tokenizer's files, where the base had them
-params/<network>/  one Orbax tree per network, in the type that its source had
-"""
-
-import json
-import os
-import secrets
-import shutil
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from anchor_jax.checkpoint.config_json import brief, impossible, parse_config, plain
-from anchor_jax.checkpoint.parameters import (
-    abstract_params,
-    read_params,
-    stored_params,
-    write_params,
-)
 from anchor_jax.diffusion.schedule import ScheduleConfig
-from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.face.settings import FaceSampling
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -40,7 +19,7 @@ from anchor_jax.models import (
 )
 from anchor_jax.shapes import Params
 
-FORMAT_VERSION = 1
+# Every network by the name that it has on disk.
 NETWORKS: dict[str, type[NetworkConfig]] = {
     "body/unet": UNetConfig,
     "body/control": ControlConfig,
@@ -50,8 +29,52 @@ NETWORKS: dict[str, type[NetworkConfig]] = {
     "image_encoder": CLIPVisionConfig,
     "text_encoder": CLIPTextConfig,
 }
-OPTIONAL = {"face/unet", "face/control"}  # both or neither
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+FACE_NETWORKS = frozenset({"face/unet", "face/control"})  # an anchor has both or neither
+
+Config = TypeVar("Config", bound=NetworkConfig)
+
+
+@dataclass(frozen=True)
+class Network(Generic[Config]):
+    """A network: its config and, where they were loaded, its parameters (else an empty dict)."""
+
+    config: Config
+    params: Params = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained of an anchor: the two networks that denoise the body, or the face.
+
+    Attributes:
+        unet: the denoising UNet.
+        control: the control branch.
+        trained: False for networks that no training has seen yet; these are never used.
+    """
+
+    unet: Network[UNetConfig]
+    control: Network[ControlConfig]
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an anchor's videos are made where a user asks for nothing else.
+
+    Attributes:
+        sampling: of the whole frame.
+        face: of the repainted face.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    face: FaceSampling = field(default_factory=FaceSampling)
+
+    def describe(self, face: bool = True) -> str:
+        """All of them on one line, as a result records them; with or without the face's."""
+        values = asdict(self.sampling)
+        if face:
+            values |= {f"face_{name}": value for name, value in asdict(self.face).items()}
+        return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 @dataclass(frozen=True)
@@ -59,286 +82,77 @@ class Anchor:
     """One person's model: what `generate` needs, and what a checkpoint holds.
 
     Attributes:
-        networks: config of each network, by the names in `NETWORKS`.
+        body: denoises the whole frame.
+        vae: the autoencoder.
+        image_encoder: makes tokens of the appearance picture.
+        text_encoder: for export alone; `load` leaves its parameters out.
         schedule: the noise schedule that the weights were trained with.
         empty_text: float32 (tokens, width), the text encoder's last hidden state for the empty
             text, of as many tokens as one image has: guidance's unconditional half.
-        params: parameter tree of each network that was loaded, by the same names.
+        face: repaints faces, or None.
+        settings: the recommended ones.
         provenance: where it came from, free-form JSON.
         tokenizer: file name to content, for export alone; empty where the base had none.
     """
 
-    networks: dict[str, NetworkConfig]
+    body: Part
+    vae: Network[VAEConfig]
+    image_encoder: Network[CLIPVisionConfig]
+    text_encoder: Network[CLIPTextConfig]
     schedule: ScheduleConfig
     empty_text: np.ndarray
-    params: dict[str, Params]
+    face: Part | None = None
+    settings: Settings = field(default_factory=Settings)
     provenance: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def trained_face(self) -> Part | None:
+        """The face part, unless nobody has trained it."""
+        return self.face if self.face is not None and self.face.trained else None
 
-def save(path: str | Path, anchor: Anchor) -> None:
-    """Write `anchor`, with the parameters of every network in it, as the new folder `path`.
+    def part(self, name: str) -> Part | None:
+        """The part "body" or "face"."""
+        return {"body": self.body, "face": self.face}[name]
 
-    Leaves of `anchor.params` are arrays or `Lazy`; they keep their types. The folder appears when
-    it is complete.
-
-    Raises:
-        AnchorError: `path` exists, the disk is full, or parameters are missing or not finite.
-    """
-    path = Path(path)
-    missing = sorted(set(anchor.networks) - set(anchor.params))
-    if missing:
-        raise AnchorError(f"{path}: no parameters to save for {', '.join(missing)}")
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(anchor.params))
-    with new_folder(path, needed) as partial:
-        not_finite: list[str] = []
-        for name in anchor.networks:
-            bad = write_params(partial / "params" / name, anchor.params[name])
-            not_finite += [f"{name}/{leaf}" for leaf in bad]
-        if not_finite:
-            raise AnchorError(f"{path}: NaN or infinite weights in {shorten(not_finite)}")
-        for name, content in anchor.tokenizer.items():
-            if name not in TOKENIZER_FILES:
-                raise AnchorError(f"{path}: {name!r} is no file of a tokenizer")
-            (partial / "tokenizer").mkdir(exist_ok=True)
-            (partial / "tokenizer" / name).write_bytes(content)
-        np.save(partial / "empty_text.npy", np.asarray(anchor.empty_text, np.float32))
-        content = {
-            "format": "anchor-jax",
-            "version": FORMAT_VERSION,
-            "networks": {name: asdict(config) for name, config in anchor.networks.items()},
-            "schedule": asdict(anchor.schedule),
-            "stored": {
-                name: {
-                    "types": _stored_types(anchor.params[name]),
-                    "files": _file_sizes(partial / "params" / name),
-                }
-                for name in anchor.networks
-            },
-            "provenance": anchor.provenance,
+    def networks(self) -> dict[str, Network[Any]]:
+        """Every network by its name on disk, in the order of `NETWORKS`."""
+        found: dict[str, Network[Any]] = {
+            "vae": self.vae,
+            "image_encoder": self.image_encoder,
+            "text_encoder": self.text_encoder,
         }
-        (partial / "anchor.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        for name, part in (("body", self.body), ("face", self.face)):
+            if part is not None:
+                found |= {f"{name}/unet": part.unet, f"{name}/control": part.control}
+        return {name: found[name] for name in NETWORKS if name in found}
 
 
-def load(
-    path: str | Path,
-    networks: Collection[str] | None = None,
-    dtype: Any = jnp.float32,
-) -> Anchor:
-    """Read an ANCHOR.
+def assemble(networks: Mapping[str, Network[Any]], trained: Mapping[str, bool], **rest) -> Anchor:
+    """An anchor of networks by their names on disk.
 
     Args:
-        path: its folder.
-        networks: whose parameters to load; default: all but the text encoder's.
-        dtype: of the parameters in memory; None keeps the types they are stored in.
-
-    Raises:
-        AnchorError: it is not an ANCHOR, of a newer format, incomplete or damaged.
+        networks: all of `NETWORKS`, the face's two or neither.
+        trained: whether "body" and "face" are trained.
+        rest: the anchor's other fields.
     """
-    path = Path(path)
-    anchor, stored = read_header(path)
-    if networks is None:
-        networks = [name for name in anchor.networks if name != "text_encoder"]
-    unknown = sorted(set(networks) - set(anchor.networks))
-    if unknown:
-        known = ", ".join(anchor.networks)
-        raise AnchorError(f"{path}: no network {', '.join(unknown)}; it has {known}")
-    for name in networks:
-        folder = params_folder(path, name, stored)
-        wanted = stored_params(folder, anchor.networks[name])
-        anchor.params[name] = read_params(folder, wanted, dtype)
-    return anchor
+
+    def part(name: str) -> Part:
+        unet, control = networks[f"{name}/unet"], networks[f"{name}/control"]
+        return Part(unet, control, trained[name])
+
+    return Anchor(
+        body=part("body"),
+        face=part("face") if networks.keys() >= FACE_NETWORKS else None,
+        vae=networks["vae"],
+        image_encoder=networks["image_encoder"],
+        text_encoder=networks["text_encoder"],
+        **rest,
+    )
 
 
-def read_header(path: Path) -> tuple[Anchor, dict[str, dict[str, dict[str, int]]]]:
-    """Everything but the parameters, and what is stored of each network's: under "types" the
-    number of tensors of each type, under "files" the size of each file.
-
-    Nothing in the files is trusted: types and names are checked, and no path comes from them.
-    """
-    if not path.exists():
-        raise AnchorError(f"{path}: no such folder")
-    if not (path / "anchor.json").is_file():
-        raise AnchorError(
-            f"{path}: not an ANCHOR (no anchor.json); make one with anchor-jax convert"
-        )
-    try:
-        content = json.loads((path / "anchor.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AnchorError(f"{path}/anchor.json: cannot be read: {first_line(error)}") from None
-    problems: list[str] = []
-    if not isinstance(content, dict) or content.get("format") != "anchor-jax":
-        raise AnchorError(f'{path}/anchor.json: not of an ANCHOR ("format" is not "anchor-jax")')
-    version = content.get("version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise AnchorError(
-            f"{path}: format version {version!r}, but this anchor-jax reads {FORMAT_VERSION}:"
-            " install a newer one"
-        )
-    sections = {}
-    for key in ("networks", "schedule", "stored", "provenance"):
-        sections[key] = content.get(key)
-        if not isinstance(sections[key], dict):
-            problems.append(f"{key} is not an object")
-            sections[key] = {}
-    named = set(sections["networks"])
-    problems += [f"unknown network {name!r}" for name in sorted(named - set(NETWORKS))]
-    wanted = set(NETWORKS) - (set() if named & OPTIONAL else OPTIONAL)
-    problems += [f"network {name!r} is missing" for name in sorted(wanted - named)]
-    configs = {
-        name: parse_config(NETWORKS[name], sections["networks"][name], name, problems)
-        for name in NETWORKS
-        if name in named
-    }
-    schedule = parse_config(ScheduleConfig, sections["schedule"], "schedule", problems)
-    problems += [] if problems else impossible(configs)
-    for name in configs:
-        entry = sections["stored"].get(name)
-        if not isinstance(entry, dict) or not all(
-            isinstance(entry.get(key), dict) for key in ("types", "files")
-        ):
-            problems.append(f'stored.{name} has no "types" and "files"')
-    if problems:
-        raise AnchorError(f"{path}/anchor.json: {'; '.join(problems)}")
-    empty_text = _read_empty_text(path, configs["image_encoder"], configs["text_encoder"])
-    tokenizer = {
-        name: (path / "tokenizer" / name).read_bytes()
-        for name in TOKENIZER_FILES
-        if (path / "tokenizer" / name).is_file()
-    }
-    anchor = Anchor(configs, schedule, empty_text, {}, sections["provenance"], tokenizer)
-    return anchor, sections["stored"]
-
-
-def params_folder(path: Path, name: str, stored: dict[str, dict[str, dict[str, int]]]) -> Path:
-    """Where the parameters of network `name` are, all files there and of the size they had.
-
-    Raises:
-        AnchorError: some are not. (Orbax would say so too, in a thousand lines.)
-    """
-    folder = path / "params" / name
-    found = _file_sizes(folder)
-    damaged = [file for file, size in stored[name]["files"].items() if found.get(file) != size]
-    if damaged or not found:
-        raise AnchorError(
-            f"{folder}: {len(damaged)} files are missing or of another size than was written"
-            f" ({plain(shorten(damaged))}); copy or convert the ANCHOR again"
-        )
-    return folder
-
-
-def describe(path: str | Path) -> str:
-    """What is in an ANCHOR, as aligned text: configs, sizes, types, provenance.
-
-    Raises:
-        AnchorError: as `load`; but the parameters' data are not read.
-    """
-    path = Path(path)
-    anchor, stored = read_header(path)
-    rows = [("network", "parameters", "on disk", "stored as")]
-    total = [0, 0]
-    for name, config in anchor.networks.items():
-        count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract_params(config)))
-        size = sum(_file_sizes(path / "params" / name).values())
-        total = [total[0] + count, total[1] + size]
-        types = ", ".join(sorted(plain(key) for key in stored[name]["types"]))
-        rows.append((name, f"{count:,}", _megabytes(size), types))
-    rows.insert(1 + len(anchor.networks), ("total", f"{total[0]:,}", _megabytes(total[1]), ""))
-    lines = [f"{path}: ANCHOR, format version {FORMAT_VERSION}", "", *_table(rows), ""]
-    for name, config in (*anchor.networks.items(), ("schedule", anchor.schedule)):
-        values = " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
-        lines.append(f"{name:<15}{values}")
-    lines.append(f"{'empty text':<15}{' x '.join(map(str, anchor.empty_text.shape))}, float32")
-    lines += [f"{'tokenizer':<15}{', '.join(anchor.tokenizer) or 'none'}", ""]
-    for key, value in anchor.provenance.items():
-        if isinstance(value, list) and value:
-            lines += [f"{plain(key)}:", *(f"  {_entries(item)}" for item in value)]
-        elif value:
-            lines.append(f"{plain(key)}: {_entries(value)}")
-    return "\n".join(lines).rstrip()
-
-
-def check_new(path: Path) -> None:
-    """Raise AnchorError unless a folder `path` can be made: it must not exist, its parent must."""
-    if os.path.lexists(path):
-        raise AnchorError(f"{path}: exists already; remove it or choose another place")
-    if not path.absolute().parent.is_dir():
-        raise AnchorError(f"{path}: there is no folder {path.absolute().parent} to put it in")
-
-
-@contextmanager
-def new_folder(path: Path, needed: int) -> Iterator[Path]:
-    """A hidden folder beside `path` to write about `needed` bytes into. It becomes `path` if the
-    block ends well, and is removed if it does not.
-
-    Raises:
-        AnchorError: as `check_new`; it cannot be written; or the disk is full.
-    """
-    check_new(path)
-    free = shutil.disk_usage(path.absolute().parent).free
-    if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
-        raise AnchorError(
-            f"{path}: no space left on the disk: {_megabytes(needed)} needed,"
-            f" {_megabytes(free)} free; nothing was written"
-        )
-    partial = path.absolute().parent / f".{path.name}.partial-{secrets.token_hex(4)}"
-    try:
-        partial.mkdir()
-        yield partial
-        os.rename(partial, path)
-    except BaseException as error:
-        for _ in range(20):  # Orbax's threads may still be writing
-            shutil.rmtree(partial, ignore_errors=True)
-            if not partial.exists():
-                break
-            time.sleep(0.1)
-        if "No space left on device" in str(error):
-            raise AnchorError(f"{path}: no space left on the disk; nothing was written") from None
-        if isinstance(error, OSError):
-            raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
-        raise
-
-
-def _stored_types(params: Params) -> dict[str, int]:
-    names = [np.dtype(leaf.dtype).name for leaf in jax.tree.leaves(params)]
-    return {name: names.count(name) for name in sorted(set(names))}
-
-
-def _read_empty_text(path: Path, image: CLIPVisionConfig, text: CLIPTextConfig) -> np.ndarray:
-    shape = (image.num_tokens, text.width)
-    try:
-        array = np.load(path / "empty_text.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise AnchorError(f"{path}/empty_text.npy: cannot be read: {first_line(error)}") from None
-    if array.shape != shape or array.dtype != np.float32:
-        raise AnchorError(
-            f"{path}/empty_text.npy: {array.dtype} {array.shape}, expected float32 {shape}"
-        )
-    return array
-
-
-def _file_sizes(folder: Path) -> dict[str, int]:
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
-
-
-def _entries(value: Any) -> str:
-    if not isinstance(value, dict):
-        return plain(value)
-    return ", ".join(f"{plain(key)} {plain(item)}" for key, item in value.items())
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = {1, 2}  # numbers
-    return [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def with_networks(anchor: Anchor, networks: Mapping[str, Network[Any]]) -> Anchor:
+    """The anchor with these networks, by their names on disk, in place of its own."""
+    trained = {"body": anchor.body.trained, "face": anchor.face is None or anchor.face.trained}
+    others = ("schedule", "empty_text", "settings", "provenance", "tokenizer")
+    return assemble(networks, trained, **{name: getattr(anchor, name) for name in others})

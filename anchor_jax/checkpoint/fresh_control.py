@@ -7,26 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchor_jax.checkpoint.parameters import abstract_params, flatten, unflatten
-from anchor_jax.models import ControlConfig, NetworkConfig, UNetConfig
+from anchor_jax.models import ControlConfig, UNetConfig
 from anchor_jax.models.configs import EncoderConfig
 from anchor_jax.models.control import PoseEmbedding
 from anchor_jax.shapes import Params
 
 
-def fresh_control_config(unet: NetworkConfig) -> ControlConfig:
+def fresh_control_config(unet: UNetConfig) -> ControlConfig:
     """Of a control branch that fits the UNet, with the published pose embedding."""
-    assert isinstance(unet, UNetConfig)
     shared = {item.name: getattr(unet, item.name) for item in fields(EncoderConfig)}
     return ControlConfig(**shared)
 
 
 def fresh_control(
-    config: NetworkConfig, unet: Params, seed: int, zero_embedding: bool = True
+    config: ControlConfig, unet: Params, seed: int, zero_embedding: bool = True
 ) -> Params:
     """A control branch that changes nothing yet: the UNet's encoder, a new pose embedding and zero
     convolutions, in the type of the UNet's first layer. The embedding's last convolution is zero,
     as published; small models learn sooner with another (`zero_embedding`)."""
-    assert isinstance(config, ControlConfig)
     dtype = unet["conv_in"]["kernel"].dtype
     pixels = jnp.zeros((1, *2 * [2 ** len(config.pose_embedding_channels)], config.pose_channels))
     embedding = PoseEmbedding(config.pose_embedding_channels, config.channels[0])

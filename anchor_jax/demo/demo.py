@@ -28,8 +28,8 @@ from anchor_jax.errors import AnchorError
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
 from anchor_jax.studies.clip import (
     FPS,
-    Clip,
-    Setting,
+    StudyClip,
+    Variant,
     ceiling,
     check_clip,
     generate_and_measure,
@@ -66,26 +66,29 @@ def check_place(out: Path) -> None:
         )
 
 
-def read_inputs(assets: Assets, motion: Path | None, setting: Setting, seed: int) -> Clip:
-    """The test clip. Raises AnchorError for what cannot work."""
+def read_inputs(
+    assets: Assets, motion: Path | None, steps: int | None, seed: int | None
+) -> tuple[StudyClip, Variant]:
+    """The test clip, and how it is generated: as the shipped anchor recommends but for what is
+    given. Raises AnchorError for what cannot work."""
     if motion is not None:
         formats.read_motion(motion)
     header, clip = checkpoint.load(assets.anchor, networks=()), read_clip(assets.test)
-    check_clip(header, clip, setting, seed)
-    return clip
+    variant = Variant(header.settings).with_sampling(steps=steps, seed=seed)
+    check_clip(header, clip, variant)
+    return clip, variant
 
 
 def show(
     assets: Assets,
-    clip: Clip,
+    clip: StudyClip,
     out: Path,
     *,
     anchor: Path,
     before: Path | None = None,
     motion: Path | None = None,
     count: int | None = None,
-    setting: Setting,
-    seed: int,
+    variant: Variant,
     grids: Path | None = None,
 ) -> dict[str, float]:
     """Generate the test clip, or a motion, and write the demo's folder.
@@ -98,8 +101,7 @@ def show(
         before: another one to compare it with.
         motion: a motion file to follow instead of the clip's poses; then there is no truth.
         count: how many frames; default: as many as the clip has.
-        setting: how to generate.
-        seed: of the noise.
+        variant: how to generate.
         grids: folder of a training's pictures, to be shown.
 
     Returns:
@@ -112,16 +114,16 @@ def show(
         with tempfile.TemporaryDirectory() as folder:
             clip = draw_motion(motion, clip, count or len(clip.poses), Path(folder) / "poses")
     elif count is not None:
-        clip = clip.first(count)
+        clip = clip[:count]
     scores: dict[str, dict[str, float]] = {}
     if before is not None:
         print("before: the pretrained anchor", flush=True)
         _, scores["before"] = generate_and_measure(
-            checkpoint.load(before), clip, setting, seed, progress=True
+            checkpoint.load(before), clip, variant, progress=True
         )
     loaded = checkpoint.load(anchor)
-    frames, scores["generated"] = generate_and_measure(loaded, clip, setting, seed, progress=True)
-    scores["autoencoder"] = ceiling(loaded, clip, setting)
+    frames, scores["generated"] = generate_and_measure(loaded, clip, variant, progress=True)
+    scores["autoencoder"] = ceiling(loaded, clip, variant)
     seconds = scores["generated"].pop("seconds")
     scores.get("before", {}).pop("seconds", None)
     facts = {
@@ -129,8 +131,7 @@ def show(
         "size": list(frames.shape[2:0:-1]),
         "seconds": round(seconds, 2),
         "seconds per frame": round(seconds / len(frames), 3),
-        "seed": seed,
-        "setting": asdict(setting),
+        "settings": asdict(variant.settings),
         "versions": versions(),
         "machine": f"{platform.machine()}, {num_cores()} cores",
         "assets": assets.provenance,
@@ -141,7 +142,7 @@ def show(
     return scores["generated"]
 
 
-def draw_motion(path: Path, like: Clip, count: int, folder: Path) -> Clip:
+def draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyClip:
     """The first `count` frames of a motion file as a clip of `like`'s person, rate and size. The
     camera stands where the face is as large, and in the same place, as it is in `like`.
 
@@ -161,7 +162,7 @@ def draw_motion(path: Path, like: Clip, count: int, folder: Path) -> Clip:
         clip = read_poses(folder, like.appearance)
     except AnchorError as error:  # turned away most of the time
         print(f"anchor-jax: note: faces are not repainted: {error}", file=sys.stderr)
-        clip = Clip(video.read_frames(folder)[0], like.appearance, like.fps)
+        clip = StudyClip(video.read_frames(folder)[0], like.appearance, like.fps)
     return replace(clip, fps=like.fps)
 
 

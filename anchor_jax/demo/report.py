@@ -16,7 +16,7 @@ from anchor_jax.data.dataset import encode
 from anchor_jax.data.video import placed, write_video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.shapes import Images
-from anchor_jax.studies.results import SCORES, plain
+from anchor_jax.studies.results import SCORES, json_safe
 from anchor_jax.studies.sheet import sheet_of
 
 HEIGHT = 256  # pixels that a small frame is enlarged to, at least
@@ -72,7 +72,7 @@ def write_demo(out: Path, shown: Shown) -> None:
             write_video(partial / "video.mp4", wide, shown.fps)
             (partial / "sheet.png").write_bytes(encode(sheet_of(shown.rows()), 9))
             told = {"scores": table(shown.scores), **shown.facts}
-            text = json.dumps(plain(told), indent=1)
+            text = json.dumps(json_safe(told), indent=1)
             (partial / "metrics.json").write_text(text + "\n", "utf-8")
             (partial / "report.html").write_text(report(shown, partial), "utf-8")
     except OSError as error:
@@ -120,7 +120,7 @@ def report(shown: Shown, folder: Path) -> str:
             source = _data("image/png", path.read_bytes())
             label = f"<figcaption>step {int(path.stem):,}</figcaption>"
             parts.append(f'<figure>{label}<img src="{source}"></figure>')
-    facts = html.escape(json.dumps(plain(dict(shown.facts)), indent=1))
+    facts = html.escape(json.dumps(json_safe(dict(shown.facts)), indent=1))
     parts.append(f"<h2>How it was made</h2><pre>{facts}</pre>")
     head = f'<!doctype html><meta charset="utf-8"><title>anchor-jax demo</title><style>{STYLE}'
     return f"{head}</style>{''.join(parts)}\n"

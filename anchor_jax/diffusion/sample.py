@@ -21,7 +21,9 @@ from jax.typing import ArrayLike
 
 from anchor_jax.compiling import jit, return_freed_memory
 from anchor_jax.diffusion.ddim import ddim_step
+from anchor_jax.diffusion.guidance import guide, num_halves
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
+from anchor_jax.diffusion.settings import Sampling
 from anchor_jax.diffusion.windows import (
     count_windows,
     crossfade_weights,
@@ -41,13 +43,9 @@ def sample(
     latents: ArrayLike,
     condition: Any,
     schedule: ScheduleConfig,
+    sampling: Sampling,
     *,
-    num_steps: int = 20,
-    guidance: float = 7.5,
-    window: int = 16,
-    overlap: int = 4,
-    crossfade: bool = False,
-    on_windows: Callable[[int], None] | None = None,
+    on_windows: Callable[[int], object] | None = None,
     on_step: Callable[[int, Array], None] | None = None,
 ) -> Array:
     """Denoise a whole video (algorithm 1 of the paper with DDIM as its scheduler).
@@ -63,12 +61,8 @@ def sample(
         condition: what each frame is conditioned on, a numpy array (n, ...) or a tree of such; it
             stays on the host, and one group's share at a time is handed to the device.
         schedule: noise schedule.
-        num_steps: denoising steps.
-        guidance: scale g of classifier-free guidance, u + g (c - u).
-        window: frames in a window; a video shorter than that is one window of its own length.
-        overlap: frames that neighbouring windows share.
-        crossfade: weigh the windows' predictions of these by `crossfade_weights`; published:
-            equally.
+        sampling: steps, guidance and windows; a video shorter than a window is one window of its
+            own length.
         on_windows: called as windows complete, with how many more are done.
         on_step: called after each step with its index and the latents, which it must copy if it
             is to keep them.
@@ -77,26 +71,27 @@ def sample(
         Clean latents (n, h, w, c), float32.
 
     Raises:
-        ValueError: for a number of steps or an overlap that makes no sense.
+        ValueError: more steps than the schedule has timesteps.
     """
     # A copy, for each step donates it; and put on a device as loaded parameters are, or the second
     # step, whose latents come from them, would compile everything again.
     x = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
-    n, halves = len(x), 1 if guidance == 1 else 2
-    starts = [w.start for w in plan_windows(n, window, overlap)]
-    stride, size = window - overlap, min(window, n)
-    weights = crossfade_weights(size, overlap) if crossfade else None
-    counts = jnp.asarray(count_windows(n, window, overlap, weights))
+    n, halves = len(x), num_halves(sampling.guidance)
+    plan = n, sampling.window, sampling.overlap
+    starts = [window.start for window in plan_windows(*plan)]
+    stride, size = sampling.window - sampling.overlap, min(sampling.window, n)
+    weights = crossfade_weights(size, sampling.overlap) if sampling.crossfade else None
+    counts = jnp.asarray(count_windows(*plan, weights))
     span = (WINDOWS_PER_CALL - 1) * stride + size  # frames that a group of windows reaches
     groups = starts[::WINDOWS_PER_CALL]
     padding = groups[-1] + span - n
     predict = partial(predict_group, denoise, params, halves=halves, size=size, stride=stride)
     # Of no frames nothing is computed, so this only compiles.
-    start = lax.dynamic_slice_in_dim(jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0))), 0, span)
+    start = lax.dynamic_slice_in_dim(_pad_frames(x, padding), 0, span)
     predict(start, _host_slice(condition, 0, span), 0, 0, weights).block_until_ready()
     return_freed_memory()
-    for i, step in enumerate(sampling_steps(schedule, num_steps)):
-        padded = jnp.pad(x, ((0, padding), (0, 0), (0, 0), (0, 0)))
+    for i, step in enumerate(sampling_steps(schedule, sampling.steps)):
+        padded = _pad_frames(x, padding)
         total = jnp.zeros((halves, *padded.shape), jnp.float32)
         for g, start in enumerate(groups):
             part = predict(
@@ -110,15 +105,9 @@ def sample(
             if on_windows is not None:
                 total.block_until_ready()
                 on_windows(len(starts[g * WINDOWS_PER_CALL : (g + 1) * WINDOWS_PER_CALL]))
-        x = guided_step(
-            x,
-            total,
-            counts,
-            guidance,
-            step.alpha,
-            step.alpha_prev,
-            prediction_type=schedule.prediction_type,
-        )
+        alphas = step.alpha, step.alpha_prev
+        kind = schedule.prediction_type
+        x = _guided_step(x, total, counts, sampling.guidance, *alphas, prediction_type=kind)
         if on_step is not None:
             on_step(i, x)
     return x
@@ -152,7 +141,7 @@ def predict_group(
 
 
 @partial(jax.jit, static_argnames="prediction_type", donate_argnames="latents")
-def guided_step(
+def _guided_step(
     latents: Array,
     total: Array,
     counts: Array,
@@ -162,18 +151,19 @@ def guided_step(
     *,
     prediction_type: str,
 ) -> Array:
-    """Average the windows, combine the halves, take one DDIM step."""
+    """Average the windows, apply guidance, take one DDIM step."""
     mean = total[:, : len(latents)] / counts[:, None, None, None]
-    prediction = mean[-1]
-    if len(mean) == 2:
-        prediction = mean[0] + guidance * (mean[1] - mean[0])
-    return ddim_step(latents, prediction, alpha, alpha_prev, prediction_type)
+    return ddim_step(latents, guide(mean, guidance), alpha, alpha_prev, prediction_type)
 
 
 @partial(jax.jit, donate_argnums=0)
 def _add_at(total: Array, part: Array, start: ArrayLike) -> Array:
     before = lax.dynamic_slice_in_dim(total, start, part.shape[1], 1)
     return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
+
+
+def _pad_frames(x: Array, count: int) -> Array:
+    return jnp.pad(x, ((0, count), (0, 0), (0, 0), (0, 0)))
 
 
 def _host_slice(tree: Any, start: int, size: int) -> Any:

@@ -7,21 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from PIL import Image
 
-from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint import Network, Part
 from anchor_jax.compiling import jit
+from anchor_jax.diffusion import Sampling, num_halves
 from anchor_jax.errors import AnchorError
-from anchor_jax.models import (
-    PUBLISHED,
-    CLIPVisionConfig,
-    ControlConfig,
-    Inflation,
-    UNetConfig,
-    VAEConfig,
-    apply,
-)
+from anchor_jax.models import CLIPVisionConfig, Denoiser, VAEConfig, apply
+from anchor_jax.progress import Advance
 from anchor_jax.shapes import Array, Images, Params
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -30,66 +24,57 @@ PICTURE_BATCH = 4  # pictures that the autoencoder takes at a time
 
 
 @dataclass(frozen=True)
-class NoisePredictor:
-    """The structure-guided diffusion model over one window, as `diffusion.sample` calls it.
+class WindowDenoiser:
+    """A denoiser over one window, as `diffusion.sample` calls it.
 
     The parameters are {"unet", "control", "context" (b, s, c), "control_scale"}; b is 2 for
-    guidance (unconditional tokens first) and 1 without.
+    guidance (unconditional tokens first) and 1 without. The condition of each frame is {"poses"}
+    and, for the face, {"inpainting"}: the channels of mask and masked latents.
     """
 
-    unet: UNetConfig
-    control: ControlConfig
-    dtype: str = "float32"
-    inflation: Inflation = PUBLISHED
+    denoiser: Denoiser
 
     def __call__(
         self,
         params: Params,
         latents: Float[Array, "f h w c"],
-        poses: UInt8[Array, "f H W 3"],
+        condition: dict[str, Array],
         timestep: ArrayLike,
         frame_mask: Bool[Array, " f"],
-        known: Float[Array, "f h w k"] | None = None,
     ) -> Float[Array, "b f h w c"]:
-        """Predict the noise of every row of tokens, float32. Channels that are `known`, as those of
-        inpainting, go to the UNet behind the latents; the control branch does not see them."""
-        dtype, context = jnp.dtype(self.dtype), params["context"]
-        latents, frame_mask = latents[None].astype(dtype), frame_mask[None]
-        images = poses[None].astype(dtype) / 255
-        conditioning = images, params["control_scale"], frame_mask, self.inflation
-        residuals = apply(
-            self.control,
-            params["control"],
-            latents,
+        inpainting = condition.get("inpainting")
+        return self.denoiser(
+            params,
+            latents[None],
+            condition["poses"][None],
             timestep,
-            context,
-            *conditioning,
-            dtype=dtype,
+            params["context"],
+            control_scale=params["control_scale"],
+            frame_mask=frame_mask[None],
+            inpainting=None if inpainting is None else inpainting[None],
         )
-        if known is not None:
-            latents = jnp.concatenate([latents, known[None].astype(dtype)], -1)
-        inputs = latents, timestep, context, residuals, frame_mask, self.inflation
-        return apply(self.unet, params["unet"], *inputs, dtype=dtype).astype(jnp.float32)
 
 
-def stage_params(
-    anchor: Anchor,
-    stage: str,
-    appearance: Images,
-    guidance: float,
-    control_scale: float,
-    dtype: str,
+def denoiser_params(
+    part: Part, tokens: Array, empty_text: np.ndarray, sampling: Sampling
 ) -> Params:
-    """The noise predictor's parameters of "body" or "face"; without the unconditional tokens where
-    the guidance scale is 1."""
-    tokens = encode_appearance(anchor, appearance)[None]
-    if guidance != 1:
-        tokens = jnp.concatenate([jnp.asarray(anchor.empty_text)[None], tokens])
+    """The parameters of a `WindowDenoiser`; without the unconditional tokens where guidance needs
+    none.
+
+    Args:
+        part: of the anchor, loaded.
+        tokens: of the appearance (tokens, width).
+        empty_text: the unconditional ones, of the same shape.
+        sampling: guidance, control scale, and the type that kernels are cast to.
+    """
+    context = tokens[None]
+    if num_halves(sampling.guidance) == 2:
+        context = jnp.concatenate([jnp.asarray(empty_text)[None], context])
     return {
-        "unet": cast_kernels(anchor.params[f"{stage}/unet"], dtype),
-        "control": cast_kernels(anchor.params[f"{stage}/control"], dtype),
-        "context": tokens,
-        "control_scale": jnp.float32(control_scale),
+        "unet": cast_kernels(part.unet.params, sampling.dtype),
+        "control": cast_kernels(part.control.params, sampling.dtype),
+        "context": context,
+        "control_scale": jnp.float32(sampling.control_scale),
     }
 
 
@@ -141,13 +126,11 @@ def clip_pixels(image: Images, size: int = 224) -> np.ndarray:
     return ((np.asarray(picture, np.float32) / 255 - CLIP_MEAN) / CLIP_STD)[None]
 
 
-def encode_appearance(anchor: Anchor, image: Images) -> Array:
+def encode_appearance(encoder: Network[CLIPVisionConfig], image: Images) -> Array:
     """Appearance tokens (tokens, width) of a picture: the image encoder's last hidden state, class
     token included, before its last layer norm (paper, section 3.1)."""
-    config = anchor.networks["image_encoder"]
-    assert isinstance(config, CLIPVisionConfig)
-    pixels = clip_pixels(image, config.image_size)
-    return encode_pixels(config, anchor.params["image_encoder"], pixels)[0]
+    pixels = clip_pixels(image, encoder.config.image_size)
+    return encode_pixels(encoder.config, encoder.params, pixels)[0]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -166,19 +149,22 @@ def encode_images(
     return config.scaling_factor * (mean + jnp.exp(0.5 * log_variance) * noise)
 
 
-def decode(anchor: Anchor, latents: Array, dtype: str = "float32", advance=None) -> Images:
+def decode(
+    vae: Network[VAEConfig],
+    latents: Array,
+    dtype: str = "float32",
+    advance: Advance = lambda count: None,
+) -> Images:
     """Frames uint8 (n, h, w, 3) of scaled latents (n, h/8, w/8, 4), a few at a time; as published,
     values are truncated."""
-    config, batch = anchor.networks["vae"], min(PICTURE_BATCH, len(latents))
-    assert isinstance(config, VAEConfig)
-    params = cast_kernels(anchor.params["vae"], dtype)
+    batch = min(PICTURE_BATCH, len(latents))
+    params = cast_kernels(vae.params, dtype)
     frames = []
     for start in range(0, len(latents), batch):
         part = latents[start : start + batch]
-        images = decode_images(config, params, fill(part, batch), dtype)
+        images = decode_images(vae.config, params, fill(part, batch), dtype)
         frames.append((np.asarray(images)[: len(part)] * 255).astype(np.uint8))
-        if advance is not None:
-            advance(len(part))
+        advance(len(part))
     return np.concatenate(frames)
 
 

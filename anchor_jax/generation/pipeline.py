@@ -1,28 +1,24 @@
 """From an anchor, pose images and a picture of the person to the frames of a video."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-
 import numpy as np
-from tqdm import tqdm
 
-from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.diffusion import plan_windows, sample
 from anchor_jax.errors import AnchorError
-from anchor_jax.generation.face import Face, check_face, repaint
+from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation.face import Face, repaint
 from anchor_jax.generation.networks import (
-    NoisePredictor,
+    WindowDenoiser,
     check_finite,
     decode,
+    denoiser_params,
+    encode_appearance,
     initial_latents,
-    stage_params,
 )
-from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
+from anchor_jax.generation.settings import check_inputs
+from anchor_jax.models import Denoiser
+from anchor_jax.progress import bars
 from anchor_jax.shapes import Images
-
-DTYPES = ("float32", "bfloat16")
 
 
 def generate(
@@ -30,19 +26,22 @@ def generate(
     poses: Images,
     appearance: Images,
     *,
-    steps: int = 20,
-    guidance: float = 7.5,
-    control_scale: float = 2.0,
-    window: int = 16,
-    overlap: int = 4,
-    crossfade: bool = False,
+    steps: int | None = None,
+    guidance: float | None = None,
+    control_scale: float | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
+    crossfade: bool | None = None,
     noise: np.ndarray | None = None,
-    seed: int = 42,
-    dtype: str = "float32",
+    seed: int | None = None,
+    dtype: str | None = None,
     face: Face | None = None,
+    face_sampling: FaceSampling | None = None,
     progress: bool = False,
 ) -> Images:
     """Generate a video of the anchor's person.
+
+    A setting that is left out is the anchor's own (`anchor.settings`).
 
     Args:
         anchor: from `anchor_jax.load`.
@@ -61,6 +60,7 @@ def generate(
         dtype: of the computation, "float32" or "bfloat16".
         face: repaint the face of every usable frame (paper, section 3.3); None leaves all faces
             as the body model made them.
+        face_sampling: how; None: as `anchor.settings.face` says.
         progress: show bars with the time left.
 
     Returns:
@@ -69,116 +69,64 @@ def generate(
     Raises:
         AnchorError: for arguments that do not fit each other or the anchor.
     """
-    shape = check_arguments(
-        anchor,
-        poses.shape,
+    sampling = anchor.settings.sampling.updated(
         steps=steps,
         guidance=guidance,
         control_scale=control_scale,
         window=window,
         overlap=overlap,
+        crossfade=crossfade,
         seed=seed,
         dtype=dtype,
-        face=face,
     )
-    unet, control = anchor.networks["body/unet"], anchor.networks["body/control"]
-    assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
-    latents = initial_latents(shape, noise, seed)
-    params = stage_params(anchor, "body", appearance, guidance, control_scale, dtype)
-    stage = numbered_bars(progress, 2 if face is None else 5)
-    num_windows = len(plan_windows(len(poses), window, overlap))
-    with stage("denoising", steps * num_windows, "window") as advance:
+    settings = Settings(sampling, face_sampling or anchor.settings.face)
+    return generate_video(anchor, poses, appearance, settings, face, noise, progress)
+
+
+def generate_video(
+    anchor: Anchor,
+    poses: Images,
+    appearance: Images,
+    settings: Settings,
+    face: Face | None = None,
+    noise: np.ndarray | None = None,
+    progress: bool = False,
+) -> Images:
+    """`generate` with all settings as one value."""
+    shape = check_inputs(anchor, poses.shape, settings, face)
+    _check_loaded(anchor, face is not None)
+    sampling = settings.sampling
+    latents = initial_latents(shape, noise, sampling.seed)
+    bar = bars(progress, 2 if face is None else 5)
+    tokens = encode_appearance(anchor.image_encoder, appearance)
+    params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
+    unet, control = anchor.body.unet.config, anchor.body.control.config
+    num_windows = len(plan_windows(len(poses), sampling.window, sampling.overlap))
+    with bar("denoising", sampling.steps * num_windows, "window") as advance:
         latents = sample(
-            NoisePredictor(unet, control, dtype),
+            WindowDenoiser(Denoiser(unet, control, sampling.dtype)),
             params,
             latents,
-            poses,
+            {"poses": poses},
             anchor.schedule,
-            num_steps=steps,
-            guidance=guidance,
-            window=window,
-            overlap=overlap,
-            crossfade=crossfade,
+            sampling,
             on_windows=advance,
         )
     del params
     check_finite(latents)
-    with stage("decoding", len(poses), "frame") as advance:
-        frames = decode(anchor, latents, dtype, advance)
-    if face is not None:
-        repaint(
-            anchor,
-            frames,
-            poses,
-            appearance,
-            face,
-            steps=steps,
-            window=window,
-            overlap=overlap,
-            crossfade=crossfade,
-            seed=seed,
-            dtype=dtype,
-            stage=stage,
-        )
+    with bar("decoding", len(poses), "frame") as advance:
+        frames = decode(anchor.vae, latents, sampling.dtype, advance)
+    if face is not None and anchor.face is not None:
+        repaint(anchor, anchor.face, frames, poses, appearance, face, settings, bar)
     return frames
 
 
-def check_arguments(
-    anchor: Anchor,
-    poses_shape: tuple[int, ...],
-    *,
-    steps: int,
-    guidance: float,
-    control_scale: float,
-    window: int,
-    overlap: int,
-    seed: int,
-    dtype: str,
-    face: Face | None = None,
-) -> tuple[int, int, int, int]:
-    """Raise AnchorError for the first thing that cannot work; else the latents' shape
-    (n, h, w, c). Cheap: call it before loading anything."""
-    vae = anchor.networks["vae"]
-    assert isinstance(vae, VAEConfig)
-    n, height, width, _ = poses_shape
-    if n == 0:
-        raise AnchorError("there are no pose images: expected at least one frame")
-    if height % vae.factor or width % vae.factor:
+def _check_loaded(anchor: Anchor, face: bool) -> None:
+    wanted = ["body/unet", "body/control", "vae", "image_encoder"]
+    wanted += ["face/unet", "face/control"] if face else []
+    networks = anchor.networks()
+    if missing := [name for name in wanted if not networks[name].params]:
         raise AnchorError(
-            f"pose images are {width}x{height}: expected sides that are multiples of {vae.factor};"
-            " resize them (--size)"
+            f"the anchor was loaded without the parameters of {', '.join(missing)}: load it with"
+            " them (anchor_jax.load)"
         )
-    most = anchor.schedule.num_train_timesteps
-    if not 1 <= steps <= most:
-        raise AnchorError(f"steps is {steps}: expected 1 to {most}")
-    for name, scale in (("guidance", guidance), ("control_scale", control_scale)):
-        if not math.isfinite(scale):
-            raise AnchorError(f"{name} is {scale}: expected a finite number")
-    if window < 1:
-        raise AnchorError(f"window is {window}: expected at least 1 frame")
-    if not 0 <= overlap < window:
-        raise AnchorError(f"overlap is {overlap}: expected 0 to {window - 1}, less than the window")
-    if not 0 <= seed < 1 << 32:
-        raise AnchorError(f"seed is {seed}: expected 0 to {(1 << 32) - 1}")
-    if dtype not in DTYPES:
-        raise AnchorError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
-    if face is not None:
-        check_face(anchor, (n, height, width), face)
-    return n, height // vae.factor, width // vae.factor, vae.latent_channels
-
-
-def numbered_bars(
-    show: bool, count: int
-) -> Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]:
-    """What makes the bars of a run's stages one after the other: `1/5 denoising`, ... ."""
-    numbers = itertools.count(1)
-    return lambda what, total, unit: progress_bar(
-        show, f"{next(numbers)}/{count} {what}", total, unit
-    )
-
-
-@contextmanager
-def progress_bar(show: bool, what: str, total: int, unit: str) -> Iterator:
-    """A function that advances a bar with rate and time left on standard error."""
-    with tqdm(total=total, desc=what, unit=unit, disable=not show, smoothing=0.1) as bar:
-        yield bar.update

@@ -19,6 +19,7 @@ from anchor_jax.models.configs import (
     VAEConfig,
 )
 from anchor_jax.models.control import Control
+from anchor_jax.models.denoiser import Denoiser
 from anchor_jax.models.unet import UNet
 from anchor_jax.models.vae import VAE
 from anchor_jax.shapes import Params
@@ -33,6 +34,7 @@ __all__ = [
     "CLIPVisionConfig",
     "Control",
     "ControlConfig",
+    "Denoiser",
     "Inflation",
     "NetworkConfig",
     "UNet",

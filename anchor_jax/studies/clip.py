@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from anchor_jax.checkpoint import Anchor
+from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.data import video
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.l1 import l1
@@ -19,8 +19,9 @@ from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.face import align, mask
 from anchor_jax.face.landmarks import Track
-from anchor_jax.generation import pipeline
 from anchor_jax.generation.face import Face, through_autoencoder
+from anchor_jax.generation.pipeline import generate_video
+from anchor_jax.generation.settings import check_inputs
 from anchor_jax.poses.face_inputs import read_face
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.shapes import Images
@@ -29,7 +30,7 @@ FPS = Fraction(30)  # of folders of frames
 
 
 @dataclass(frozen=True)
-class Clip:
+class StudyClip:
     """What a video is generated from, and what it should look like.
 
     Attributes:
@@ -48,15 +49,18 @@ class Clip:
     track: Track | None = None
     masks: np.ndarray | None = None
 
-    def first(self, count: int) -> "Clip":
-        """Its first frames."""
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, part: slice) -> "StudyClip":
+        """Some of its frames."""
         track = self.track
         if track is not None:
-            track = Track(track.landmarks[:count], track.usable[:count], {}, {})
-        cut = lambda images: None if images is None else images[:count]
+            track = Track(track.landmarks[part], track.usable[part], {}, {})
+        cut = lambda images: None if images is None else images[part]
         return replace(
             self,
-            poses=self.poses[:count],
+            poses=self.poses[part],
             truth=cut(self.truth),
             track=track,
             masks=cut(self.masks),
@@ -64,37 +68,26 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How a clip is generated. The scales are what small models were trained for.
+class Variant:
+    """One way to generate a clip.
 
     Attributes:
-        window: frames that are denoised together; with 1 each frame is sampled for itself.
-        overlap: frames that neighbouring windows share.
-        crossfade: let each window pass gradually into the next.
+        settings: of sampling and of the face stage.
+        faces: repaint the faces, where anchor and clip have them.
         fresh_noise: begin each frame with noise of its own; else one noise frame serves all.
-        face: repaint the faces, where anchor and clip have them.
-        steps: denoising steps.
-        guidance: of the appearance picture.
-        control_scale: of the poses.
-        face_guidance: the same for the face.
-        face_control_scale: the same for the face.
-        face_size: side of the repainted crop, pixels.
     """
 
-    window: int = 16
-    overlap: int = 4
-    crossfade: bool = False
+    settings: Settings
+    faces: bool = True
     fresh_noise: bool = False
-    face: bool = True
-    steps: int = 20
-    guidance: float = 1.0
-    control_scale: float = 1.0
-    face_guidance: float = 1.0
-    face_control_scale: float = 1.0
-    face_size: int = 64
+
+    def with_sampling(self, **changes: Any) -> "Variant":
+        """The variant with other settings of sampling; None leaves one as it is."""
+        sampling = self.settings.sampling.updated(**changes)
+        return replace(self, settings=replace(self.settings, sampling=sampling))
 
 
-def read_clip(folder: Path, count: int | None = None) -> Clip:
+def read_clip(folder: Path, count: int | None = None) -> StudyClip:
     """The first `count` frames of a test clip, such as `python -m benchmarks.synthetic` writes:
     `poses/` and `truth/`, or `.mp4` of these names, `poses-conditions/` and `appearance.png`.
 
@@ -109,77 +102,56 @@ def read_clip(folder: Path, count: int | None = None) -> Clip:
             f"{folder}: the truth is {_show(truth)}, but the pose images are {_show(clip.poses)}"
         )
     clip = replace(clip, truth=truth)
-    return clip if count is None else clip.first(count)
+    return clip[:count]
 
 
-def read_poses(path: Path, appearance: Images) -> Clip:
+def read_poses(path: Path, appearance: Images) -> StudyClip:
     """A clip of pose images without truth, with the faces that are known beside them."""
     poses, fps = video.read_frames(path)
-    clip = Clip(poses, appearance, fps or FPS)
+    clip = StudyClip(poses, appearance, fps or FPS)
     if not (conditions_beside(path) / TABLE).is_file():
         return clip
     track, masks = read_face(path, poses)
     return replace(clip, track=track, masks=masks)
 
 
-def arguments(anchor: Anchor, clip: Clip, setting: Setting, seed: int) -> dict[str, Any]:
-    """What `pipeline.generate` and `pipeline.check_arguments` take for a setting."""
-    names = "steps", "guidance", "control_scale", "window", "overlap"
-    face = face_of(anchor, clip, setting)
-    chosen = {name: getattr(setting, name) for name in names}
-    return chosen | {"seed": seed, "dtype": "float32", "face": face}
-
-
-def face_of(anchor: Anchor, clip: Clip, setting: Setting) -> Face | None:
-    """The face stage's inputs, where there are any and the setting wants it."""
-    if not setting.face or clip.track is None or "face/unet" not in anchor.networks:
+def face_of(anchor: Anchor, clip: StudyClip, variant: Variant) -> Face | None:
+    """Where the faces are, if the clip tells, the anchor can repaint them and the variant wants
+    it."""
+    if not variant.faces or clip.track is None or anchor.trained_face is None:
         return None
-    return Face(
-        clip.track,
-        clip.masks,
-        guidance=setting.face_guidance,
-        control_scale=setting.face_control_scale,
-        size=setting.face_size,
-    )
+    return Face(clip.track, clip.masks)
 
 
-def check_clip(anchor: Anchor, clip: Clip, setting: Setting, seed: int) -> tuple[int, ...]:
+def check_clip(anchor: Anchor, clip: StudyClip, variant: Variant) -> tuple[int, ...]:
     """Raise AnchorError for what cannot work; else the latents' shape (n, h, w, c). Cheap."""
-    chosen = arguments(anchor, clip, setting, seed)
-    return pipeline.check_arguments(anchor, clip.poses.shape, **chosen)
+    face = face_of(anchor, clip, variant)
+    return check_inputs(anchor, clip.poses.shape, variant.settings, face)
 
 
 def generate_clip(
-    anchor: Anchor, clip: Clip, setting: Setting, seed: int, progress: bool = False
+    anchor: Anchor, clip: StudyClip, variant: Variant, progress: bool = False
 ) -> Images:
     """Generate a clip, uint8 (n, h, w, 3)."""
-    noise = None
-    if setting.fresh_noise:
-        shape = check_clip(anchor, clip, setting, seed)
-        noise = np.asarray(jax.random.normal(jax.random.key(seed), shape))
-    chosen = arguments(anchor, clip, setting, seed)
-    return pipeline.generate(
-        anchor,
-        clip.poses,
-        clip.appearance,
-        crossfade=setting.crossfade,
-        noise=noise,
-        progress=progress,
-        **chosen,
-    )
+    noise, settings = None, variant.settings
+    if variant.fresh_noise:
+        shape = check_clip(anchor, clip, variant)
+        noise = np.asarray(jax.random.normal(jax.random.key(settings.sampling.seed), shape))
+    face = face_of(anchor, clip, variant)
+    return generate_video(anchor, clip.poses, clip.appearance, settings, face, noise, progress)
 
 
 def generate_and_measure(
-    anchor: Anchor, clip: Clip, setting: Setting, seed: int, progress: bool = False
+    anchor: Anchor, clip: StudyClip, variant: Variant, progress: bool = False
 ) -> tuple[Images, dict[str, float]]:
     """Generate a clip; its frames, and `measure` of them with "seconds", compiling included."""
     start = time.perf_counter()
-    frames = generate_clip(anchor, clip, setting, seed, progress)
+    frames = generate_clip(anchor, clip, variant, progress)
     seconds = time.perf_counter() - start
     return frames, measure(frames, clip) | {"seconds": seconds}
 
 
-def measure(frames: Images, clip: Clip) -> dict[str, float]:
+def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
     """How close frames are to the truth, means over the clip: PSNR (dB), SSIM and L1 (grey levels)
     of the body (the whole frame), the face and the hands (what moves below the head), flicker and
     temporal error (grey levels). NaN where there is no such region; nothing without truth."""
@@ -200,7 +172,7 @@ def measure(frames: Images, clip: Clip) -> dict[str, float]:
     return scores
 
 
-def face_region(clip: Clip) -> np.ndarray:
+def face_region(clip: StudyClip) -> np.ndarray:
     """The face in every frame, bool (n, h, w): as it was rendered or, where nobody knows that, an
     oval around the landmarks."""
     shape = clip.poses.shape[:3]
@@ -215,12 +187,13 @@ def face_region(clip: Clip) -> np.ndarray:
     return region
 
 
-def ceiling(anchor: Anchor, clip: Clip, setting: Setting) -> dict[str, float]:
+def ceiling(anchor: Anchor, clip: StudyClip, variant: Variant) -> dict[str, float]:
     """What the autoencoder alone makes of the truth, faces at the size of the face stage: no model
     that decodes with it comes much closer. Nothing without truth."""
     if clip.truth is None:
         return {}
-    return measure(through_autoencoder(anchor, clip.truth, face_of(anchor, clip, setting)), clip)
+    face = face_of(anchor, clip, variant)
+    return measure(through_autoencoder(anchor, clip.truth, face, variant.settings), clip)
 
 
 def _folder_or_video(folder: Path, name: str) -> Path:

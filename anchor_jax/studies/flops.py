@@ -15,9 +15,9 @@ from jax.extend import core
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.checkpoint.parameters import abstract_params
-from anchor_jax.diffusion import plan_windows
-from anchor_jax.generation.networks import NoisePredictor
-from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
+from anchor_jax.diffusion import Sampling, num_halves, plan_windows
+from anchor_jax.generation.networks import WindowDenoiser
+from anchor_jax.models import Denoiser
 from anchor_jax.shapes import Array
 
 
@@ -28,25 +28,20 @@ def count_flops(function: Callable, *args: Any) -> int:
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def step_flops(
-    anchor: Anchor, shape: tuple[int, ...], window: int, overlap: int, guidance: float
-) -> float:
+def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> float:
     """Of one denoising step of the body, for each frame of a video.
 
     Args:
         anchor: its configs alone are used.
         shape: of the pose images (n, h, w, 3).
-        window: frames in a window.
-        overlap: frames that windows share; frames in two windows are computed twice.
-        guidance: 1 halves the work.
+        sampling: its windows, where frames in two of them are computed twice, and its guidance,
+            without which the work is half.
     """
-    unet, control, vae = (anchor.networks[name] for name in ("body/unet", "body/control", "vae"))
-    assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
-    assert isinstance(vae, VAEConfig)
+    unet, control, vae = anchor.body.unet.config, anchor.body.control.config, anchor.vae.config
     n, height, width, _ = shape
-    size = min(window, n)
+    size = min(sampling.window, n)
     array = jax.ShapeDtypeStruct
-    context = (1 if guidance == 1 else 2, len(anchor.empty_text), unet.context_dim)
+    context = (num_halves(sampling.guidance), len(anchor.empty_text), unet.context_dim)
     params = {
         "unet": abstract_params(unet),
         "control": abstract_params(control),
@@ -54,14 +49,14 @@ def step_flops(
         "control_scale": array((), np.float32),
     }
     latents = size, height // vae.factor, width // vae.factor, vae.latent_channels
-    predictor = NoisePredictor(unet, control)
+    denoise = WindowDenoiser(Denoiser(unet, control))
 
     def predict(params: dict, latents: Array, poses: Array) -> Array:
-        return predictor(params, latents, poses, jnp.int32(0), jnp.ones(size, bool))
+        return denoise(params, latents, {"poses": poses}, jnp.int32(0), jnp.ones(size, bool))
 
     poses = array((size, height, width, 3), np.uint8)
     flops = count_flops(predict, params, array(latents, np.float32), poses)
-    return flops * len(plan_windows(n, window, overlap)) / n
+    return flops * len(plan_windows(n, sampling.window, sampling.overlap)) / n
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

@@ -12,7 +12,7 @@ from scipy import stats
 from anchor_jax.shapes import Images
 
 CONFIDENCE = 0.95
-# What is told of a row: its heading and decimals.
+# The columns of the table: heading and decimals.
 SCORES = {
     "body/psnr": ("PSNR", 2),
     "body/ssim": ("SSIM", 3),
@@ -74,8 +74,8 @@ def markdown(results: Mapping[str, Result]) -> str:
     for title, result in results.items():
         lines.append([title, *(_cell(*result.estimate(name), SCORES[name][1]) for name in names)])
     limits = next(iter(results.values())).autoencoder
-    told = [_cell(limits.get(name, math.nan), 0.0, SCORES[name][1]) for name in names]
-    lines.append(["autoencoder alone", *told])
+    cells = [_cell(limits.get(name, math.nan), 0.0, SCORES[name][1]) for name in names]
+    lines.append(["autoencoder alone", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -108,12 +108,12 @@ def plot(results: Mapping[str, Result]) -> str:
     return buffer.getvalue()
 
 
-def plain(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """`value` as JSON can have it: null for what is not finite."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_safe(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

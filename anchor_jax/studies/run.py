@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,8 +17,8 @@ from anchor_jax.data.workers import follow_parent
 from anchor_jax.errors import AnchorError
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.studies.clip import (
-    Clip,
-    Setting,
+    StudyClip,
+    Variant,
     ceiling,
     check_clip,
     generate_and_measure,
@@ -26,7 +26,7 @@ from anchor_jax.studies.clip import (
     read_clip,
 )
 from anchor_jax.studies.flops import step_flops
-from anchor_jax.studies.results import Result, markdown, plain, plot
+from anchor_jax.studies.results import Result, json_safe, markdown, plot
 from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions
 
@@ -35,10 +35,10 @@ SECONDS_TO_END = 10  # for a process that has answered; one that is killed leave
 
 @dataclass(frozen=True)
 class Row:
-    """One way to generate the clip: from which ANCHOR, and how."""
+    """A row of a study's table: the ANCHOR that generates the clip, and how."""
 
     anchor: Path
-    setting: Setting
+    variant: Variant
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,29 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
     clip = check_study(rows, study, out)
     assert clip.truth is not None
     seen = moments(len(clip.poses))
-    known = [("pose", clip.poses[seen]), ("truth", clip.truth[seen])]
-    told_rows = {title: _told_row(row) for title, row in rows.items()}
+    given = [("pose", clip.poses[seen]), ("truth", clip.truth[seen])]
+    described = {title: _describe(row) for title, row in rows.items()}
     results: dict[str, Result] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
         print(f"{name} {number}/{len(rows)}: {title}", flush=True)
         results[title] = measure_alone(row, study)
-        told = {
-            "clip": _told(study.clip),
+        record = {
+            "clip": _relative(study.clip),
             "frames": study.frames,
             "seeds": study.seeds,
             "versions": versions(),
             "rows": {
-                title: told_rows[title] | _told_result(result) for title, result in results.items()
+                title: described[title] | _numbers(result) for title, result in results.items()
             },
         }
-        texts = {"json": json.dumps(told, indent=1), "md": markdown(results), "svg": plot(results)}
+        texts = {
+            "json": json.dumps(record, indent=1),
+            "md": markdown(results),
+            "svg": plot(results),
+        }
         files = {suffix: f"{text}\n".encode() for suffix, text in texts.items()}
         pictures = [(title, result.frames) for title, result in results.items()]
-        files["png"] = encode(sheet(known + pictures), 9)
+        files["png"] = encode(sheet(given + pictures), 9)
         for suffix, content in files.items():
             with placed(out / f"{name}.{suffix}") as path:
                 path.write_bytes(content)
@@ -92,7 +96,7 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
     return results
 
 
-def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> Clip:
+def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
     """Raise AnchorError for what cannot work, and make the folder `out`; the clip."""
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise AnchorError(f"seeds are {list(study.seeds)}: expected at least one, each once")
@@ -102,7 +106,7 @@ def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> Clip:
     for row in rows.values():
         header = checkpoint.load(row.anchor, networks=())
         for seed in study.seeds:
-            check_clip(header, clip, row.setting, seed)
+            check_clip(header, clip, row.variant.with_sampling(seed=seed))
     if out.exists() and not out.is_dir():
         raise AnchorError(f"cannot write into {out}: it is not a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -136,32 +140,39 @@ def measure_row(row: Row, study: Study) -> Result:
     """Generate the clip from every seed, after one step that compiles everything."""
     clip = read_clip(study.clip, study.frames)
     anchor = checkpoint.load(row.anchor)
-    generate_clip(anchor, clip, replace(row.setting, steps=1), study.seeds[0])
+    generate_clip(anchor, clip, row.variant.with_sampling(steps=1, seed=study.seeds[0]))
     scores, shown = [], []
     for seed in study.seeds:
-        frames, score = generate_and_measure(anchor, clip, row.setting, seed, progress=True)
+        variant = row.variant.with_sampling(seed=seed)
+        frames, score = generate_and_measure(anchor, clip, variant, progress=True)
         shown.append(frames[moments(len(frames))])
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
-    setting, shape = row.setting, clip.poses.shape
-    flops = step_flops(anchor, shape, setting.window, setting.overlap, setting.guidance)
+    flops = step_flops(anchor, clip.poses.shape, row.variant.settings.sampling)
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
-    return Result(scores, once, ceiling(anchor, clip, row.setting), shown[0])
+    return Result(scores, once, ceiling(anchor, clip, row.variant), shown[0])
 
 
-def _told_row(row: Row) -> dict[str, Any]:
-    """What a row is, its anchor with the trainings that made it."""
+def _describe(row: Row) -> dict[str, Any]:
+    """What a row is: its anchor, the trainings that made it, and its settings."""
     trainings = checkpoint.load(row.anchor, networks=()).provenance.get("training", [])
     runs = [f"{run['stage']} on {run['data']}, {run['steps']} steps" for run in trainings]
-    return {"anchor": _told(row.anchor), "training": runs, **asdict(row.setting)}
+    variant = row.variant
+    return {
+        "anchor": _relative(row.anchor),
+        "training": runs,
+        **asdict(variant.settings),
+        "faces": variant.faces,
+        "fresh_noise": variant.fresh_noise,
+    }
 
 
-def _told_result(result: Result) -> dict[str, Any]:
+def _numbers(result: Result) -> dict[str, Any]:
     """What was measured, without the pictures."""
-    told = {"scores": result.scores, "once": result.once, "autoencoder": result.autoencoder}
-    return plain(told)
+    measured = {"scores": result.scores, "once": result.once, "autoencoder": result.autoencoder}
+    return json_safe(measured)
 
 
-def _told(path: Path) -> str:
+def _relative(path: Path) -> str:
     """A path as others can read it: from the current folder where it lies in there."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,7 +1,6 @@
 """The denoising loss of the structure-guided diffusion model: equation (1) of the paper."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.struct
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 
 from anchor_jax.diffusion.ddim import add_noise
 from anchor_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
-from anchor_jax.models import PER_FRAME, ControlConfig, UNetConfig, build
+from anchor_jax.models import Denoiser
 from anchor_jax.shapes import Array, Params
 
 QUARTERS = 4  # the loss is also told by quarters of the timesteps
@@ -19,27 +18,21 @@ QUARTERS = 4  # the loss is also told by quarters of the timesteps
 
 @dataclass(frozen=True)
 class Model:
-    """The two trained networks and how they are computed.
+    """What is trained, and on which loss.
 
     Attributes:
-        unet: 4 input channels for the body, 9 for the face.
-        control: the control branch.
+        denoiser: control branch and UNet, per frame.
         schedule: noise schedule, and what the UNet predicts.
         scaling_factor: of the autoencoder's latents.
-        dtype: of the computation; the parameters are float32.
-        remat: recompute each block's activations in the backward pass.
         drop_condition: how often an example's tokens are replaced by those of the empty text, so
             that guidance has an unconditional half. Published: 0.
         min_snr: gamma of min-SNR weighting (Hang et al. 2023), or None for the published plain
             mean.
     """
 
-    unet: UNetConfig
-    control: ControlConfig
+    denoiser: Denoiser
     schedule: ScheduleConfig
     scaling_factor: float
-    dtype: str = "float32"
-    remat: bool = False
     drop_condition: float = 0.0
     min_snr: float | None = None
 
@@ -103,8 +96,8 @@ def draw(
     return Draw(latents, noise, timesteps, tokens, batch["pose"], inpainting)
 
 
-def apply_networks(
-    model: Model,
+def predict(
+    denoiser: Denoiser,
     params: Params,
     noisy: Float[Array, "b h w c"],
     timesteps: Int[Array, " b"],
@@ -113,26 +106,16 @@ def apply_networks(
     inpainting: Float[Array, "b h w c+1"] | None = None,
     control_scale: float = 1.0,
 ) -> Float[Array, "b h w c"]:
-    """The prediction for x_t of control branch and UNet, frame by frame; float32."""
-    dtype = jnp.dtype(model.dtype)
-    poses = poses / 255 if poses.dtype == jnp.uint8 else poses
-    poses, latents = poses[:, None].astype(dtype), noisy[:, None].astype(dtype)
-    tokens = tokens.astype(dtype)
-    residuals = build(model.control, dtype, model.remat).apply(
-        {"params": params["control"]},
-        latents,
+    """The denoiser's prediction for x_t, frame by frame: each is a window of its own; float32."""
+    return denoiser(
+        params,
+        noisy[:, None],
+        poses[:, None],
         timesteps,
         tokens,
-        poses,
-        jnp.asarray(control_scale, dtype),
-        inflation=PER_FRAME,
-    )
-    if inpainting is not None:
-        latents = jnp.concatenate([latents, inpainting[:, None].astype(dtype)], -1)
-    out: Any = build(model.unet, dtype, model.remat).apply(
-        {"params": params["unet"]}, latents, timesteps, tokens, residuals, inflation=PER_FRAME
-    )
-    return out[:, 0].astype(jnp.float32)
+        control_scale=control_scale,
+        inpainting=None if inpainting is None else inpainting[:, None],
+    )[:, 0]
 
 
 def losses(model: Model, params: Params, drawn: Draw) -> Float[Array, " b"]:
@@ -143,9 +126,8 @@ def losses(model: Model, params: Params, drawn: Draw) -> Float[Array, " b"]:
         signal, noise = (x[:, None, None, None] for x in (jnp.sqrt(alphas), jnp.sqrt(1 - alphas)))
         target = signal * drawn.noise - noise * drawn.latents
     noisy = add_noise(drawn.latents, drawn.noise, alphas)
-    prediction = apply_networks(
-        model, params, noisy, drawn.timesteps, drawn.tokens, drawn.poses, drawn.inpainting
-    )
+    inputs = noisy, drawn.timesteps, drawn.tokens, drawn.poses, drawn.inpainting
+    prediction = predict(model.denoiser, params, *inputs)
     squared = (target - prediction) ** 2
     weights = loss_weights(model, alphas)
     return weights * squared.mean((1, 2, 3))

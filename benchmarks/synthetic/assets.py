@@ -34,7 +34,7 @@ from anchor_jax.data import video
 from anchor_jax.data.clips import MIN_LENGTH
 from anchor_jax.errors import AnchorError
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
-from anchor_jax.studies.clip import Setting, check_clip, read_clip
+from anchor_jax.studies.clip import Variant, check_clip, read_clip
 from benchmarks.synthetic.gesture import gesture
 
 MOST = 15_000_000  # bytes
@@ -120,12 +120,13 @@ def anchor_of(run: Path) -> Path:
 def shrink(source: Path, out: Path, dtype: str, face: bool) -> dict[str, Any]:
     """Write an ANCHOR in a smaller type, perhaps without its face part; its provenance."""
     header = checkpoint.load(source, networks=())
-    names = [name for name in header.networks if face or not name.startswith("face/")]
-    if face and "face/unet" not in names:
-        raise AnchorError(f"{source} has no face part; train one with anchor-jax train face")
+    names = [name for name in header.networks() if face or not name.startswith("face/")]
+    if face and header.trained_face is None:
+        raise AnchorError(
+            f"{source} has no trained face part; train one with anchor-jax train face"
+        )
     anchor = checkpoint.load(source, networks=names, dtype=jnp.dtype(dtype))
-    networks = {name: anchor.networks[name] for name in names}
-    checkpoint.save(out, replace(anchor, networks=networks))
+    checkpoint.save(out, anchor if face else replace(anchor, face=None))
     return anchor.provenance
 
 
@@ -208,7 +209,8 @@ def check(made: Path, most: int) -> None:
     assets = open_assets(made)
     clip = read_clip(assets.test)
     for path in (assets.anchor, assets.pretrained):
-        check_clip(checkpoint.load(path), clip, Setting(steps=1), 0)
+        anchor = checkpoint.load(path)
+        check_clip(anchor, clip, Variant(anchor.settings))
 
 
 def put(made: Path, out: Path) -> None:

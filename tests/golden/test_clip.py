@@ -33,11 +33,9 @@ def test_hidden_states(golden, anchor, name):
     layer is the first to go wrong."""
     pixels = jnp.asarray(golden[f"{name}_pixel_values"].transpose(0, 2, 3, 1))
     apply = jax.jit(
-        lambda *args: build(anchor.networks["image_encoder"]).apply(
-            *args, capture_intermediates=True
-        )
+        lambda *args: build(anchor.image_encoder.config).apply(*args, capture_intermediates=True)
     )
-    (hidden, pooled), state = apply({"params": anchor.params["image_encoder"]}, pixels)
+    (hidden, pooled), state = apply({"params": anchor.image_encoder.params}, pixels)
     if name == "rand":
         vision = state["intermediates"]["vision_model"]
         layers = [
@@ -53,23 +51,24 @@ def test_hidden_states(golden, anchor, name):
 
 def test_appearance_tokens(golden, anchor):
     """Catches tokens that go through the projection, and training's path unlike inference's."""
-    tokens = encode_appearance(anchor, golden["train_reference_values_uint8"])
+    tokens = encode_appearance(anchor.image_encoder, golden["train_reference_values_uint8"])
     assert relative(tokens[None], golden["train_last_hidden_state"]) < 1e-5
 
 
 def test_text_encoder(golden, anchor):
     """Catches attention without the causal mask."""
     ids = jnp.asarray(golden["text_ids_77"])
-    apply = jax.jit(build(anchor.networks["text_encoder"]).apply)
-    hidden = apply({"params": anchor.params["text_encoder"]}, ids)
+    apply = jax.jit(build(anchor.text_encoder.config).apply)
+    hidden = apply({"params": anchor.text_encoder.params}, ids)
     assert relative(hidden, golden["text_last_hidden_77"]) < 1e-5
 
 
 def test_empty_text(golden, anchor):
     """Catches zeros for the unconditional half, padding with another id than the end's, and a
     length other than the appearance tokens'. The anchor must hold the same."""
-    config, expected = anchor.networks["text_encoder"], golden["text_empty_last_hidden_50"][0]
+    config, expected = anchor.text_encoder.config, golden["text_empty_last_hidden_50"][0]
     ends = config.vocab_size - 2, config.vocab_size - 1
     assert golden["text_empty_ids_50"][0].tolist() == [ends[0], *[ends[1]] * 49]
-    assert relative(empty_text(config, anchor.params["text_encoder"], 50, ends), expected) < 1e-5
+    ours = empty_text(config, anchor.text_encoder.params, 50, ends)
+    assert relative(ours, expected) < 1e-5
     assert relative(anchor.empty_text, expected) < 1e-5

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchor_jax.diffusion import sample
+from anchor_jax.diffusion import Sampling, sample
 from anchor_jax.face import mask
-from anchor_jax.generation.face import face_predictor
+from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation.face import face_denoiser
 from anchor_jax.generation.networks import decode_images, encode_images
 from tests.torch_side import relative
 
@@ -24,13 +25,13 @@ def golden(golden_dir) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def known(golden, face_anchor) -> np.ndarray:
+def inpainting(golden, face_anchor) -> np.ndarray:
     """Our mask and masked latents, float32 (2, 8, 8, 5), of the recorded pictures and noise."""
-    vae = face_anchor.networks["vae"]
+    vae = face_anchor.vae.config
     keep = (golden["mask_images_u8"][..., None] > 127).astype(np.float32)
     masked = jnp.asarray(mask.masked_images(golden["face_images_rgb_u8"], keep))
     noise = jnp.asarray(last(golden["vae_noise"]))
-    latents = encode_images(vae, face_anchor.params["vae"], masked, noise, "float32")
+    latents = encode_images(vae, face_anchor.vae.params, masked, noise, "float32")
     return np.concatenate([mask.to_latents(keep, vae.factor), latents], -1)
 
 
@@ -44,24 +45,24 @@ def test_masks_and_masked_images(golden):
     assert (np.tile(mask.to_latents(keep), (2, 1, 1, 1)) == last(golden["mask_latent"])).all()
 
 
-def test_masked_latents(golden, known):
+def test_masked_latents(golden, inpainting):
     """Catches the mode of the posterior for a sample of it, and a scale left out."""
-    assert relative(known[..., 1:], last(golden["masked_image_latents"][:2])) < 2e-5
+    assert relative(inpainting[..., 1:], last(golden["masked_image_latents"][:2])) < 2e-5
 
 
 @pytest.mark.parametrize(
     ("steps", "guidance"), [("latents_steps", 3.5), ("latents_steps_cfg1", 1.0)]
 )
-def test_latents_after_every_step(golden, face_anchor, known, steps, guidance):
+def test_latents_after_every_step(golden, face_anchor, inpainting, steps, guidance):
     """Catches channels in another order, frames that see each other, the body's extra residual
     in the mid block, and a control branch that is given nine channels."""
     expected, ours = last(golden[steps]), []
-    sample_face(golden, face_anchor, known, guidance, lambda i, x: ours.append(np.array(x)))
+    sample_face(golden, face_anchor, inpainting, guidance, lambda i, x: ours.append(np.array(x)))
     for step, (latents, theirs) in enumerate(zip(ours, expected, strict=True)):
         assert relative(latents, theirs) < 2e-5, f"step {step}"
     if guidance != 1:
         images = decode_images(
-            face_anchor.networks["vae"], face_anchor.params["vae"], jnp.asarray(ours[-1]), "float32"
+            face_anchor.vae.config, face_anchor.vae.params, jnp.asarray(ours[-1]), "float32"
         )
         rounded = np.round(np.asarray(images) * 255).astype(int)
         assert np.abs(rounded - golden["images_u8"]).max() <= 1
@@ -69,9 +70,9 @@ def test_latents_after_every_step(golden, face_anchor, known, steps, guidance):
 
 
 @pytest.mark.parametrize("mistake", ["polarity", "order", "all frames", "BGR"])
-def test_mistakes_show(golden, face_anchor, known, mistake):
+def test_mistakes_show(golden, face_anchor, inpainting, mistake):
     """Would the tests above catch them? Each plausible mistake, made on purpose."""
-    wrong, poses = known.copy(), None
+    wrong, poses = inpainting.copy(), None
     match mistake:
         case "polarity":
             wrong[..., 0] = 1 - wrong[..., 0]
@@ -89,26 +90,23 @@ def pose_crops(golden) -> np.ndarray:
     return np.round(last(golden["control_images"]) * 255).astype(np.uint8)
 
 
-def sample_face(golden, anchor, known, guidance, on_step, all_frames=False, poses=None) -> None:
+def sample_face(golden, anchor, inpainting, guidance, on_step, windows=False, poses=None) -> None:
     tokens = golden["prompt_embeds"]
     assert (tokens[0] == tokens[1]).all()
     halves = [tokens[:1]] if guidance == 1 else [golden["negative_prompt_embeds"][:1], tokens[:1]]
     params = {
-        "unet": anchor.params["face/unet"],
-        "control": anchor.params["face/control"],
+        "unet": anchor.networks()["face/unet"].params,
+        "control": anchor.networks()["face/control"].params,
         "context": jnp.concatenate(halves),
         "control_scale": jnp.float32(1),
     }
     sample(
-        face_predictor(anchor, all_frames, "float32"),
+        face_denoiser(anchor.face, FaceSampling(windows=windows), "float32"),
         params,
         last(golden["latents_init"]),
-        {"poses": pose_crops(golden) if poses is None else poses, "known": known},
+        {"poses": pose_crops(golden) if poses is None else poses, "inpainting": inpainting},
         anchor.schedule,
-        num_steps=len(golden["timesteps"]),
-        guidance=guidance,
-        window=2,
-        overlap=0,
+        Sampling(steps=len(golden["timesteps"]), guidance=guidance, window=2, overlap=0),
         on_step=on_step,
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from anchor_jax.checkpoint.parameters import flatten
 from anchor_jax.convert import names
+from anchor_jax.models import PER_FRAME, Denoiser
 from anchor_jax.training.loss import Draw, Model, losses
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -43,10 +44,13 @@ def run(request, anchor, face_anchor, golden_dir):
     report = json.loads((golden_dir / f"{request.param}.json").read_text("utf-8"))
     part, anchor = ("face", face_anchor) if "head" in request.param else ("body", anchor)
     model = Model(
-        anchor.networks[f"{part}/unet"],
-        anchor.networks[f"{part}/control"],
+        Denoiser(
+            anchor.networks()[f"{part}/unet"].config,
+            anchor.networks()[f"{part}/control"].config,
+            inflation=PER_FRAME,
+        ),
         anchor.schedule,
-        anchor.networks["vae"].scaling_factor,
+        anchor.vae.config.scaling_factor,
     )
     optimizer = make_optimizer(OptimizerConfig(max_norm=report["max_grad_norm"]), 3)
 
@@ -60,7 +64,7 @@ def run(request, anchor, face_anchor, golden_dir):
         updates, moments = optimizer.update(grads, moments, params)
         return optax.apply_updates(params, updates), moments
 
-    params = {name: anchor.params[f"{part}/{name}"] for name in ("unet", "control")}
+    params = {name: anchor.networks()[f"{part}/{name}"].params for name in ("unet", "control")}
     moments = optimizer.init(params)
     values, gradients = [], []
     for i in range(3):

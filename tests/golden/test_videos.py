@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from anchor_jax.data.video import read_frames
-from anchor_jax.diffusion import plan_windows, sample
-from anchor_jax.generation.networks import NoisePredictor, decode, initial_latents
+from anchor_jax.diffusion import Sampling, plan_windows, sample
+from anchor_jax.generation.networks import WindowDenoiser, decode, initial_latents
 from anchor_jax.generation.pipeline import generate
+from anchor_jax.models import Denoiser
 from tests.torch_side import channels_last, relative
 
 VIDEOS = ["N4_ws16_os4", "N9_ws4_os2", "N11_ws4_os1", "N16_ws16_os4"]
@@ -36,8 +37,8 @@ class Recording:
         """The noise predictor's; `empty` replaces the unconditional tokens."""
         empty = anchor.empty_text[None] if empty is None else empty
         return {
-            "unet": anchor.params["body/unet"],
-            "control": anchor.params["body/control"],
+            "unet": anchor.body.unet.params,
+            "control": anchor.body.control.params,
             "context": jnp.concatenate([empty, self.arrays["prompt_embeds"]]),
             "control_scale": jnp.float32(scale),
         }
@@ -49,19 +50,21 @@ class Recording:
             predictor(anchor),
             params,
             jnp.asarray(self.noise),
-            poses,
+            {"poses": poses},
             anchor.schedule,
-            num_steps=self.settings["num_inference_steps"],
-            guidance=self.settings["guidance_scale"],
-            window=self.settings["window_size"],
-            overlap=self.settings["window_overlap"],
+            Sampling(
+                steps=self.settings["num_inference_steps"],
+                guidance=self.settings["guidance_scale"],
+                window=self.settings["window_size"],
+                overlap=self.settings["window_overlap"],
+            ),
             on_step=lambda i, x: steps.append(np.array(x)),
         )
         return steps
 
 
-def predictor(anchor) -> NoisePredictor:
-    return NoisePredictor(anchor.networks["body/unet"], anchor.networks["body/control"])
+def predictor(anchor) -> WindowDenoiser:
+    return WindowDenoiser(Denoiser(anchor.body.unet.config, anchor.body.control.config))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_latents_after_every_step_and_frames(golden_dir, anchor, name):
     ours = recording.sample(anchor, recording.params(anchor), recording.poses)
     for step, (latents, expected) in enumerate(zip(ours, recording.latents, strict=True)):
         assert relative(latents, expected) < 2e-5, f"step {step}"
-    frames = decode(anchor, jnp.asarray(ours[-1])).astype(int)
+    frames = decode(anchor.vae, jnp.asarray(ours[-1])).astype(int)
     assert abs(frames - recording.frames).max() <= 1
     # Almost everywhere they are equal, which rounding would not leave so.
     assert (frames == recording.frames).mean() > 0.99

@@ -45,10 +45,10 @@ class Window(NamedTuple):
 def window(golden_dir, anchor) -> Window:
     arrays = dict(np.load(golden_dir / "B_unet3d_window.npz"))
     golden = {k: channels_last(v) if v.ndim == 5 else v for k, v in arrays.items()}
-    configs, params = anchor.networks, anchor.params
+    body = anchor.body
     inputs = golden["latents"], int(golden["timestep"][0]), golden["encoder_hidden_states"]
 
-    unet, control = build(configs["body/unet"]), build(configs["body/control"])
+    unet, control = build(body.unet.config), build(body.control.config)
     apply_unet = jax.jit(unet.apply, static_argnames="inflation")
     apply_control = jax.jit(control.apply, static_argnames="inflation")
 
@@ -57,13 +57,13 @@ def window(golden_dir, anchor) -> Window:
         return unet.apply(*args, capture_intermediates=True)[1]["intermediates"]
 
     def run_unet(inflation: Inflation, residuals=None):
-        return apply_unet({"params": params["body/unet"]}, *inputs, residuals, inflation=inflation)
+        return apply_unet({"params": body.unet.params}, *inputs, residuals, inflation=inflation)
 
     def run_control(inflation: Inflation, poses=golden["controlnet_cond"]):
-        variables = {"params": params["body/control"]}
+        variables = {"params": body.control.params}
         return apply_control(variables, *inputs, poses, 2.0, inflation=inflation)
 
-    activations = captured({"params": params["body/unet"]}, *inputs)
+    activations = captured({"params": body.unet.params}, *inputs)
     return Window(golden, run_control, run_unet, activations)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from anchor_jax.diffusion import (
+    Sampling,
     ScheduleConfig,
     add_noise,
     alphas_cumprod,
@@ -19,7 +20,8 @@ from anchor_jax.diffusion import (
     sampling_steps,
 )
 from anchor_jax.diffusion.windows import plan_windows
-from anchor_jax.generation.networks import NoisePredictor
+from anchor_jax.generation.networks import WindowDenoiser
+from anchor_jax.models import Denoiser
 from benchmarks.torch_peer import inflate, window_step
 from tests.parity.test_networks import CONTROL, UNET, draw
 from tests.torch_side import network_params, random_network, relative, to_ours, to_torch
@@ -91,15 +93,12 @@ def test_three_steps_of_a_video_in_windows():
     poses = np.random.default_rng(5).integers(0, 256, (num_frames, 64, 96, 3), dtype=np.uint8)
     ours = []
     sample(
-        NoisePredictor(UNET, CONTROL),
+        WindowDenoiser(Denoiser(UNET, CONTROL)),
         params,
         jnp.asarray(latents),
-        poses,
+        {"poses": poses},
         ScheduleConfig(),
-        num_steps=3,
-        guidance=guidance,
-        window=size,
-        overlap=overlap,
+        Sampling(steps=3, guidance=guidance, window=size, overlap=overlap),
         on_step=lambda i, x: ours.append(np.array(x)),
     )
 

@@ -47,14 +47,14 @@ def test_assets_hold_the_anchors_and_the_clip_without_loss(assets, fresh, test_c
     """Catches pictures that are compressed with loss, frames or conditions of another number,
     weights that are large or another network's, and an optimizer's state."""
     opened = open_assets(assets)
-    ours, theirs = read_clip(opened.test), read_clip(test_clip).first(8)
+    ours, theirs = read_clip(opened.test), read_clip(test_clip)[:8]
     for name in ("poses", "truth", "masks", "appearance"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
     assert ours.track is not None and theirs.track is not None
     np.testing.assert_array_equal(ours.track.landmarks, theirs.track.landmarks)
     whole, before = (checkpoint.load(p, dtype=None) for p in (opened.anchor, opened.pretrained))
-    assert set(whole.networks) - set(before.networks) == {"face/unet", "face/control"}
-    kernel = lambda anchor: np.asarray(anchor.params["body/unet"]["conv_in"]["kernel"])
+    assert set(whole.networks()) - set(before.networks()) == {"face/unet", "face/control"}
+    kernel = lambda anchor: np.asarray(anchor.body.unet.params["conv_in"]["kernel"])
     source = kernel(checkpoint.load(fresh))
     for anchor in (whole, before):
         assert kernel(anchor).dtype == np.float16

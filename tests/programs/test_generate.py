@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import cli
+from anchor_jax.cli import entry
 from anchor_jax.data import video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -272,7 +272,7 @@ def test_ctrl_c_inside_the_garbage_collector_counts():
             signal.raise_signal(signals.pop())
 
     def collect_and_wait():
-        with cli._interruptible():
+        with entry._interruptible():
             gc.collect()
             time.sleep(5)
 

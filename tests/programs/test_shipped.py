@@ -7,7 +7,7 @@ import pytest
 
 from anchor_jax import checkpoint
 from anchor_jax.assets import MANIFEST, SHIPPED, open_assets
-from anchor_jax.studies.clip import Setting, generate_and_measure, read_clip
+from anchor_jax.studies.clip import Variant, generate_and_measure, read_clip
 
 # One window, of a gesture that is harder than most: the whole clip has 29.4, 28.0 and 21.1 dB.
 FRAMES = 16
@@ -26,8 +26,8 @@ def test_what_is_shipped_is_all_there_and_small(shipped):
     assert sum(path.stat().st_size for path in files) < 15_000_000
     names = {str(path.relative_to(SHIPPED)) for path in files} - {"__init__.py", MANIFEST}
     assert names == set(json.loads((SHIPPED / MANIFEST).read_text())["files"])
-    assert "face/unet" in checkpoint.load(shipped.anchor, networks=()).networks
-    assert "face/unet" not in checkpoint.load(shipped.pretrained, networks=()).networks
+    assert checkpoint.load(shipped.anchor, networks=()).trained_face is not None
+    assert checkpoint.load(shipped.pretrained, networks=()).face is None
     assert shipped.train is not None
 
 
@@ -35,8 +35,8 @@ def test_the_shipped_anchor_follows_unseen_motion(shipped):
     """Catches weights of another training, a face that is not repainted, and a change anywhere in
     the generation that costs quality."""
     anchor, clip = checkpoint.load(shipped.anchor), read_clip(shipped.test, FRAMES)
-    setting = Setting(steps=10)
-    _, scores = generate_and_measure(anchor, clip, setting, 0)
+    variant = Variant(anchor.settings).with_sampling(crossfade=False, seed=0)
+    _, scores = generate_and_measure(anchor, clip, variant)
     assert {name: scores[name] for name in MEASURED} == pytest.approx(MEASURED, abs=0.3)
-    _, without = generate_and_measure(anchor, clip, replace(setting, face=False), 0)
+    _, without = generate_and_measure(anchor, clip, replace(variant, faces=False))
     assert scores["face/psnr"] > without["face/psnr"] + 2

@@ -2,12 +2,13 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import cli
+from anchor_jax import checkpoint, cli
 from anchor_jax.studies import run as studies
 from anchor_jax.studies.results import SCORES, Result
 from anchor_jax.studies.run import Row, Study, measure_row
@@ -105,21 +106,22 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
     with Image.open(tmp_path / "ablations.png") as sheet:
         pixels = np.asarray(sheet).reshape(8, 32, -1, 3)
     np.testing.assert_array_equal(pixels[2:, 0, LABEL, 0], range(21, 27))
-    assert len(seen) == 6 and all(row.setting.steps == 2 for row in seen)
+    assert len(seen) == 6 and all(row.variant.settings.sampling.steps == 2 for row in seen)
 
 
 def test_settings_change_what_they_say(fresh, test_clip):
     """Catches fresh noise that all frames share, a face that is repainted all the same, and a
     ceiling that depends on the noise."""
-    from anchor_jax.studies.clip import Setting
+    from anchor_jax.studies.clip import Variant
 
+    full = Variant(checkpoint.load(fresh, networks=()).settings).with_sampling(steps=1)
     study = Study(test_clip, 8, (0,))
     made = {
-        name: measure_row(Row(fresh, setting), study)
-        for name, setting in {
-            "full": Setting(steps=1),
-            "fresh": Setting(steps=1, fresh_noise=True),
-            "no face": Setting(steps=1, face=False),
+        name: measure_row(Row(fresh, variant), study)
+        for name, variant in {
+            "full": full,
+            "fresh": replace(full, fresh_noise=True),
+            "no face": replace(full, faces=False),
         }.items()
     }
     score = {name: result.scores[0] for name, result in made.items()}

@@ -42,8 +42,8 @@ def test_an_autoencoder_becomes_an_anchor(autoencoder, train_data):
     losses = [line["loss"] for line in logged(autoencoder) if "loss" in line]
     assert len(losses) == 4 and losses[-1] < losses[0]
     anchor = checkpoint.load(autoencoder / "anchor", networks=["body/control"])
-    assert 0.01 < anchor.networks["vae"].scaling_factor < 100  # pyright: ignore
-    zeros = anchor.params["body/control"]["controlnet_mid_block"]
+    assert 0.01 < anchor.vae.config.scaling_factor < 100
+    zeros = anchor.body.control.params["controlnet_mid_block"]
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(zeros))
     (run,) = anchor.provenance["training"]
     assert (run["stage"], run["data"], run["steps"]) == ("autoencoder", train_data.name, 4)
@@ -107,7 +107,7 @@ def test_finetuning_changes_the_body_alone(finetuned, fresh):
 def test_the_anchor_gets_the_moving_average(finetuned):
     """Catches an average that is kept and then not used."""
     kept = state(finetuned, 4)
-    params = checkpoint.load(finetuned / "anchor", networks=["body/unet"]).params["body/unet"]
+    params = checkpoint.load(finetuned / "anchor", networks=["body/unet"]).body.unet.params
     ours = np.asarray(params["conv_in"]["kernel"])
     path = "['unet']['conv_in']['kernel']"
     np.testing.assert_array_equal(ours, kept[f"['average']{path}"])

@@ -98,7 +98,10 @@ def assert_same(ours: Path, theirs: Path, step: int) -> None:
 def changed(anchor: Path, before: Path) -> set[str]:
     """The networks with other weights than before."""
     names = [name for name in checkpoint.NETWORKS if name != "text_encoder"]
-    ours, theirs = (checkpoint.load(path, networks=names).params for path in (anchor, before))
+    ours, theirs = (
+        {name: x.params for name, x in checkpoint.load(path, networks=names).networks().items()}
+        for path in (anchor, before)
+    )
     return {
         name
         for name in names

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,21 @@ import numpy as np
 import pytest
 
 from anchor_jax import AnchorError, checkpoint
-from anchor_jax.checkpoint import Anchor, describe, load, parameters, save
+from anchor_jax.checkpoint import (
+    Anchor,
+    Settings,
+    describe,
+    load,
+    parameters,
+    save,
+    store_settings,
+    with_networks,
+)
 from anchor_jax.checkpoint.parameters import Lazy, abstract_params, flatten, groups, unflatten
+from anchor_jax.checkpoint.settings import settings_of_version_1
+from anchor_jax.diffusion import Sampling
 from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.face.settings import FaceSampling
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -25,6 +38,7 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
+from tests.anchors import make_anchor
 
 UNET = UNetConfig(
     channels=(8,),
@@ -66,15 +80,25 @@ def random_params(config: NetworkConfig, seed: int = 0):
     return unflatten(leaves)
 
 
+def configs_of(anchor: Anchor) -> dict[str, NetworkConfig]:
+    return {name: network.config for name, network in anchor.networks().items()}
+
+
+def loaded_of(anchor: Anchor) -> set[str]:
+    """The networks whose parameters were loaded."""
+    return {name for name, network in anchor.networks().items() if network.params}
+
+
 @pytest.fixture(scope="module")
 def anchor() -> Anchor:
-    return Anchor(
+    return make_anchor(
         NETWORKS,
-        ScheduleConfig(num_train_timesteps=500, prediction_type="v_prediction"),
-        np.random.default_rng(0).normal(size=(5, 8)).astype("f"),
         {name: random_params(config, i) for i, (name, config) in enumerate(NETWORKS.items())},
-        {"made": "by a test", "sources": [{"file": "x", "bytes": 3}]},
-        {"vocab.json": b"{}", "merges.txt": b"\xff\x00"},
+        np.random.default_rng(0).normal(size=(5, 8)).astype("f"),
+        schedule=ScheduleConfig(num_train_timesteps=500, prediction_type="v_prediction"),
+        settings=Settings(Sampling(steps=7, crossfade=True), FaceSampling(size=64, fit="crop")),
+        provenance={"made": "by a test", "sources": [{"file": "x", "bytes": 3}]},
+        tokenizer={"vocab.json": b"{}", "merges.txt": b"\xff\x00"},
     )
 
 
@@ -104,14 +128,15 @@ def test_an_anchor_comes_back_bit_for_bit(anchor, saved):
     """Catches a leaf cast, moved or lost, bfloat16 rounded, and configs, schedule, tokenizer or
     provenance that change."""
     back = load(saved, NETWORKS, dtype=None)
-    assert back.networks == anchor.networks
+    assert configs_of(back) == configs_of(anchor) == NETWORKS
+    assert back.settings == anchor.settings
     assert back.schedule == anchor.schedule
     assert back.provenance == anchor.provenance
     assert back.tokenizer == anchor.tokenizer
     assert back.empty_text.tobytes() == anchor.empty_text.tobytes()
-    assert set(back.params) == set(NETWORKS)
+    assert loaded_of(back) == set(NETWORKS)
     for name in NETWORKS:
-        ours, theirs = flatten(anchor.params[name]), flatten(back.params[name])
+        ours, theirs = (flatten(x.networks()[name].params) for x in (anchor, back))
         assert list(ours) == list(theirs)
         for path, array in ours.items():
             assert isinstance(theirs[path], jax.Array)
@@ -123,8 +148,8 @@ def test_saving_again_what_was_loaded_changes_nothing(anchor, saved, tmp_path):
     """Catches jax arrays that are saved otherwise than numpy's."""
     save(tmp_path / "again", load(saved, NETWORKS, dtype=None))
     for name in NETWORKS:
-        back = load(tmp_path / "again", [name], dtype=None).params[name]
-        for path, array in flatten(anchor.params[name]).items():
+        back = load(tmp_path / "again", [name], dtype=None).networks()[name].params
+        for path, array in flatten(anchor.networks()[name].params).items():
             assert np.asarray(flatten(back)[path]).tobytes() == array.tobytes()
 
 
@@ -132,13 +157,14 @@ def test_loading_casts_and_leaves_out_the_text_encoder(anchor, saved):
     """Catches parameters in their stored type, a text encoder in memory for nothing, and a
     selection that is ignored."""
     back = load(saved)
-    assert list(back.params) == [name for name in NETWORKS if name != "text_encoder"]
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(back.params))
-    leaf = back.params["vae"]["quant_conv"]["kernel"]
-    stored = anchor.params["vae"]["quant_conv"]["kernel"]
+    assert loaded_of(back) == set(NETWORKS) - {"text_encoder"}
+    params = [network.params for network in back.networks().values()]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    leaf = back.vae.params["quant_conv"]["kernel"]
+    stored = anchor.vae.params["quant_conv"]["kernel"]
     np.testing.assert_array_equal(leaf, np.asarray(stored, np.float32))
-    assert load(saved, []).params == {}
-    assert list(load(saved, ["vae"], jnp.bfloat16).params) == ["vae"]
+    assert loaded_of(load(saved, [])) == set()
+    assert loaded_of(load(saved, ["vae"], jnp.bfloat16)) == {"vae"}
     assert "no network face/unet" in refused(saved, lambda path: load(path, ["face/unet"]))
 
 
@@ -181,10 +207,14 @@ def test_groups_keep_order_and_lose_nothing(monkeypatch):
 
 def test_parameters_that_are_not_finite_are_not_saved(anchor, tmp_path):
     """Catches a diverged training run saved as an anchor."""
-    params = {name: jax.tree.map(np.copy, tree) for name, tree in anchor.params.items()}
-    params["vae"]["quant_conv"]["bias"][1] = np.nan
-    params["body/unet"]["conv_in"]["bias"][0] = np.inf
-    message = refused(tmp_path / "x", lambda path: save(path, replace(anchor, params=params)))
+    networks = {
+        name: replace(network, params=jax.tree.map(np.copy, network.params))
+        for name, network in anchor.networks().items()
+    }
+    networks["vae"].params["quant_conv"]["bias"][1] = np.nan
+    networks["body/unet"].params["conv_in"]["bias"][0] = np.inf
+    bad = with_networks(anchor, networks)
+    message = refused(tmp_path / "x", lambda path: save(path, bad))
     assert "body/unet/conv_in/bias, vae/quant_conv/bias" in message
     assert os.listdir(tmp_path) == []
 
@@ -205,12 +235,12 @@ def test_an_interrupted_save_leaves_nothing(anchor, tmp_path, error):
     def fail():
         raise error
 
-    params = dict(anchor.params)
-    params["text_encoder"] = jax.tree.map(lambda x: x, params["text_encoder"])
-    layer = params["text_encoder"]["text_model"]["final_layer_norm"]
+    params = jax.tree.map(lambda x: x, anchor.text_encoder.params)
+    layer = params["text_model"]["final_layer_norm"]
     layer["bias"] = Lazy(layer["bias"].shape, layer["bias"].dtype, fail)
+    bad = replace(anchor, text_encoder=replace(anchor.text_encoder, params=params))
     with pytest.raises((AnchorError, KeyboardInterrupt, RuntimeError)) as info:
-        save(tmp_path / "anchor", replace(anchor, params=params))
+        save(tmp_path / "anchor", bad)
     assert os.listdir(tmp_path) == []
     assert isinstance(info.value, AnchorError) == isinstance(error, OSError)
 
@@ -240,7 +270,7 @@ def edit(path: Path, change) -> None:
 
 
 HOSTILE = {
-    "newer": (lambda c: c.update(version=2), "install a newer"),
+    "newer": (lambda c: c.update(version=3), "install a newer"),
     "no version": (lambda c: c.pop("version"), "format version None"),
     "another format": (lambda c: c.update(format="tar"), "format"),
     "networks a list": (lambda c: c.update(networks=[]), "networks is not an object"),
@@ -275,6 +305,14 @@ HOSTILE = {
     "no sizes": (lambda c: c["stored"]["vae"].pop("files"), "stored.vae"),
     "sizes of text": (lambda c: c["stored"]["vae"]["files"].update(x="y"), "another size"),
     "path as a file": (lambda c: c["stored"]["vae"]["files"].update({"../..": 1}), "another size"),
+    "settings a list": (lambda c: c.update(sampling=[1]), "sampling is not an object"),
+    "unknown setting": (lambda c: c["sampling"].update(stepz=1), "unknown entry 'stepz'"),
+    "text for steps": (lambda c: c["sampling"].update(steps="1"), "sampling.steps"),
+    "no steps": (lambda c: c["sampling"].update(steps=0), "steps is 0"),
+    "guidance too large": (lambda c: c["sampling"].update(guidance=1e5), "guidance is 100000.0"),
+    "another blend": (lambda c: c["face_sampling"].update(blend="x"), "blend is 'x'"),
+    "trained a list": (lambda c: c.update(trained=[]), "trained is not"),
+    "trained a number": (lambda c: c["trained"].update(body=1), "trained is not"),
     "other tokens": (lambda c: c["networks"]["image_encoder"].update(patch_size=2), "empty_text"),
 }
 
@@ -310,7 +348,7 @@ def test_damaged_parameters_are_refused(broken):
         assert path.name in refused(broken, read)
         path.write_bytes(content)
     (folder / ".DS_Store").touch()
-    assert read(broken).params
+    assert loaded_of(read(broken))
     shutil.rmtree(folder)
     assert "params/vae" in refused(broken, read)
 
@@ -323,12 +361,12 @@ def test_files_with_other_bytes_are_refused(anchor, broken):
             content = path.read_bytes()
             path.write_bytes(content[:20] + bytes(20) + content[40:])
             try:
-                back = load(broken, ["vae"], dtype=None).params["vae"]
+                back = load(broken, ["vae"], dtype=None).vae.params
             except AnchorError as error:
                 message = str(error)
                 assert "params/vae" in message and "\n" not in message
             else:  # not every file matters for reading
-                for key, array in flatten(anchor.params["vae"]).items():
+                for key, array in flatten(anchor.vae.params).items():
                     assert np.asarray(flatten(back)[key]).tobytes() == array.tobytes()
             path.write_bytes(content)
     # Of a failed read TensorStore's threads still finish the rest, and find Orbax's event loop
@@ -384,4 +422,86 @@ def test_the_description_of_damage_is_a_number(broken):
 def test_paths_may_be_relative(saved, monkeypatch):
     """Catches Orbax's refusal of relative paths reaching the user."""
     monkeypatch.chdir(saved.parent)
-    assert checkpoint.load(saved.name, ["vae"]).params
+    assert checkpoint.load(saved.name, ["vae"]).vae.params
+
+
+def test_settings_and_training_marks_come_back(anchor, saved, tmp_path):
+    """Catches a setting or a mark that is lost, and settings that cannot be changed later."""
+    body = replace(anchor.body, trained=False)
+    save(tmp_path / "fresh", replace(anchor, body=body))
+    assert not load(tmp_path / "fresh", []).body.trained
+    assert load(saved, []).body.trained and load(saved, []).settings == anchor.settings
+    other = Settings(Sampling(steps=3), FaceSampling(size=128))
+    before = (tmp_path / "fresh" / "anchor.json").read_text()
+    store_settings(tmp_path / "fresh", other)
+    back = load(tmp_path / "fresh", None)
+    assert back.settings == other and not back.body.trained
+    changed = json.loads((tmp_path / "fresh" / "anchor.json").read_text())
+    kept = json.loads(before)
+    assert {key for key in kept if kept[key] != changed[key]} == {"sampling", "face_sampling"}
+
+
+def test_a_setting_that_an_older_library_did_not_know_has_its_default(saved, tmp_path):
+    """Catches an ANCHOR that can no longer be read once a setting is added."""
+    path = shutil.copytree(saved, tmp_path / "anchor")
+    edit(path, lambda c: c["sampling"].pop("window"))
+    assert load(path, []).settings.sampling == Sampling(steps=7, crossfade=True)
+
+
+PUBLISHED = Settings()
+VERSION_1: dict[str, tuple[dict[str, Any], Settings, dict[str, bool]]] = {
+    "converted": ({"notes": []}, PUBLISHED, {"body": True, "face": True}),
+    "fresh": ({"notes": ["fresh control branch: ..."]}, PUBLISHED, {"body": False, "face": True}),
+    "fresh, pretrained": (
+        {
+            "notes": ["fresh control branch: ..."],
+            "training": [{"stage": "pretrain", "guidance": 5.0, "control_scale": 1.5}],
+        },
+        Settings(Sampling(guidance=5.0, control_scale=1.5)),
+        {"body": True, "face": True},
+    ),
+    "autoencoder": (
+        {"training": [{"stage": "autoencoder"}]},
+        Settings(Sampling(guidance=1.0, control_scale=1.0), FaceSampling(guidance=1.0, fit="crop")),
+        {"body": False, "face": False},
+    ),
+    "small, without a face": (
+        {"training": [{"stage": "autoencoder"}, {"stage": "finetune", "guidance": 2.0}]},
+        Settings(Sampling(guidance=2.0, control_scale=1.0), FaceSampling(guidance=1.0, fit="crop")),
+        {"body": True, "face": False},
+    ),
+    "converted, face trained": (
+        {"training": [{"stage": "face", "guidance": 3.0}]},
+        Settings(face=FaceSampling(guidance=3.0, fit="crop")),
+        {"body": True, "face": True},
+    ),
+    "nonsense": (
+        {"notes": 3, "training": [1, {"stage": []}, {"stage": "face", "guidance": 1e9}]},
+        Settings(face=FaceSampling(fit="crop")),
+        {"body": True, "face": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VERSION_1)
+def test_settings_of_an_older_anchor_follow_from_its_provenance(case):
+    """Catches small anchors of format version 1 that are driven as published ones, faces repainted
+    by networks that nobody trained, and a traceback for provenance that says something else."""
+    provenance, settings, trained = VERSION_1[case]
+    assert settings_of_version_1(provenance) == (settings, trained)
+
+
+def test_an_anchor_of_version_1_loads(saved, tmp_path):
+    """Catches today's anchors refused."""
+    path = shutil.copytree(saved, tmp_path / "anchor")
+    edit(path, lambda c: [c.pop(key) for key in ("sampling", "face_sampling", "trained")])
+    edit(path, lambda c: c.update(version=1))
+    assert load(path, []).settings == Settings()
+    assert "format version 1" in describe(path)
+
+
+def test_inspect_shows_the_settings_first(saved):
+    """Catches settings that a reader has to look for."""
+    lines = describe(saved).splitlines()
+    assert lines[0].endswith("ANCHOR, format version 2")
+    assert lines[1].startswith("sampling") and "steps=7" in lines[1] and "crossfade" in lines[1]

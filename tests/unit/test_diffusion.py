@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchor_jax.diffusion import ScheduleConfig, ddim_step, plan_windows, sample, sampling_steps
+from anchor_jax.diffusion import (
+    Sampling,
+    ScheduleConfig,
+    ddim_step,
+    plan_windows,
+    sample,
+    sampling_steps,
+)
 from anchor_jax.diffusion import sample as sample_function
 from anchor_jax.diffusion import windows as windows_module
 from anchor_jax.diffusion.ddim import clean_and_noise
@@ -104,11 +111,7 @@ def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int, cro
         latents,
         condition,
         SCHEDULE,
-        num_steps=3,
-        guidance=2.5,
-        window=window,
-        overlap=overlap,
-        crossfade=crossfade,
+        Sampling(steps=3, guidance=2.5, window=window, overlap=overlap, crossfade=crossfade),
         on_windows=done.append,
     )
     expected = reference(latents, condition, 3, 2.5, window, overlap, crossfade)
@@ -124,8 +127,8 @@ def test_another_length_compiles_the_network_once():
         traced.append(latents.shape)
         return latents[None]
 
-    run = partial(sample, denoise, None, schedule=SCHEDULE, num_steps=2, window=4, overlap=1)
-    run = partial(run, guidance=1.0)
+    sampling = Sampling(steps=2, window=4, overlap=1, guidance=1.0)
+    run = partial(sample, denoise, None, schedule=SCHEDULE, sampling=sampling)
     run(latents=np.zeros((5, 1, 1, 1)), condition=np.zeros((5, 1)))
     times = len(traced)
     for num_frames in (4, 13, 41):
@@ -138,7 +141,7 @@ def test_sampling_leaves_its_input_alone():
     """Catches donated buffers that belong to the caller."""
     latents = jnp.ones((3, 1, 1, 1))
     sample_function(
-        window_mean_denoiser, 0.3, latents, np.zeros((3, 1, 1, 1)), SCHEDULE, num_steps=2
+        window_mean_denoiser, 0.3, latents, np.zeros((3, 1, 1, 1)), SCHEDULE, Sampling(steps=2)
     )
     assert (latents == 1).all()
 

@@ -12,15 +12,15 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import ClipRecord, Dataset, decode
 from anchor_jax.data.encodings import Encodings
-from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import init_params
 from anchor_jax.train import frozen, small_anchor
-from anchor_jax.train.frozen import Cached, Encoder, Pictures, cache
+from anchor_jax.train.frozen import Cached, Encoder, StagePictures, cache
+from tests.anchors import make_anchor
 from tests.programs.training import write_data
 
-BODY = Pictures(matte="matte", background=77)
-FACE = Pictures("face", "face_pose", mask="face_mask")
+BODY = StagePictures(matte="matte", background=77)
+FACE = StagePictures("face", "face_pose", mask="face_mask")
 KEY = "0123456789abcdef" * 4
 
 
@@ -94,8 +94,9 @@ def test_damage_is_one_line(tmp_path):
 def anchor() -> Anchor:
     """The frozen networks of a small anchor, drawn at random."""
     configs = small_anchor.make_configs(small_anchor.PRESETS["debug"])
-    params = {name: init_params(configs[name], jax.random.key(0)) for name in frozen.NETWORKS}
-    return Anchor(configs, ScheduleConfig(), np.zeros((5, 16), np.float32), params)
+    used = {"vae": configs.vae, "image_encoder": configs.image_encoder}
+    params = {name: init_params(config, jax.random.key(0)) for name, config in used.items()}
+    return make_anchor(used, params, np.zeros((5, 16), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +135,12 @@ def test_what_is_cached_is_what_the_networks_make(anchor, dataset, pictures):
 def test_the_key_is_of_all_that_decides(anchor, dataset):
     """Catches encodings that stay when weights, background, pictures or frames change."""
     key = Encoder(anchor, BODY).key
-    params = jax.tree.map(np.array, anchor.params)
-    params["vae"]["encoder"]["conv_in"]["bias"][0] += 1e-3
+    params = jax.tree.map(np.array, anchor.vae.params)
+    params["encoder"]["conv_in"]["bias"][0] += 1e-3
+    changed = replace(anchor, vae=replace(anchor.vae, params=params))
     others = {
         key(dataset),
-        Encoder(replace(anchor, params=params), BODY).key(dataset),
+        Encoder(changed, BODY).key(dataset),
         Encoder(anchor, replace(BODY, background=78)).key(dataset),
         Encoder(anchor, FACE).key(dataset),
         key(replace(dataset, clips=dataset.clips[::-1])),

@@ -1,20 +1,22 @@
 """Faces keep their colours: red, green, blue all the way, where one exchange makes them blue."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from anchor_jax.checkpoint import Anchor
-from anchor_jax.diffusion import ScheduleConfig
+from anchor_jax.checkpoint import Settings
+from anchor_jax.diffusion import Sampling
 from anchor_jax.face import align
 from anchor_jax.face.landmarks import follow
+from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation import face as repaint
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import read_conditions
+from anchor_jax.progress import silent
+from tests.anchors import make_anchor
 
 SIDE = 64
 SKIN, MESH, PAINT = (220, 160, 120), (118, 146, 152), (250, 100, 50)
@@ -45,44 +47,41 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
     what is pasted; and windows of faces that are not cross-faded as the body's are."""
     given, sizes = {}, {"channels": (8, 8), "cross_attention": (True, False), "num_heads": 2}
     sizes |= {"layers_per_block": 1, "context_dim": 8, "norm_groups": 4}
-    networks = {
+    configs = {
         "vae": VAEConfig(channels=(8, 8), layers_per_block=1, norm_groups=4),
         "face/unet": UNetConfig(**sizes),
         "face/control": ControlConfig(**sizes, pose_embedding_channels=(4, 4)),
     }
-    anchor = Anchor(networks, ScheduleConfig(), np.zeros((1, 8), np.float32), {"vae": {}})
+    anchor = make_anchor(configs, {}, np.zeros((1, 8), np.float32))
+    assert anchor.face is not None
 
     def encode(config, params, images, noise, dtype):
-        given["known"] = images
+        given["masked"] = images
         return jnp.zeros((len(images), *noise.shape))
 
-    def sample(denoise, params, latents, condition, *others, **options):
-        given["poses"], given["crossfade"] = condition["poses"], options["crossfade"]
+    def sample(denoise, params, latents, condition, schedule, sampling, **options):
+        given["poses"], given["crossfade"] = condition["poses"], sampling.crossfade
         return latents
 
     def decode(config, params, latents, dtype):
         return jnp.broadcast_to(jnp.array(PAINT) / 255, (len(latents), 32, 32, 3))
 
     fakes = {"encode_images": encode, "sample": sample, "decode_images": decode}
-    fakes |= {"stage_params": lambda *_: {}}
+    fakes |= {"denoiser_params": lambda *_: {}, "encode_appearance": lambda *_: None}
     for name, fake in fakes.items():
         monkeypatch.setattr(repaint, name, fake)
     frames = plain(SKIN)
     repaint.repaint(
         anchor,
+        anchor.face,
         frames,
         plain(MESH),
         plain(SKIN)[0],
-        repaint.Face(follow(landmarks(), (SIDE, SIDE)), size=32),
-        steps=1,
-        window=1,
-        overlap=0,
-        crossfade=True,
-        seed=0,
-        dtype="float32",
-        stage=lambda *_: nullcontext(lambda count: None),
+        repaint.Face(follow(landmarks(), (SIDE, SIDE))),
+        Settings(Sampling(steps=1, window=1, overlap=0, crossfade=True), FaceSampling(size=32)),
+        silent,
     )
-    kept = np.asarray(given["known"][0, 0, 0])
+    kept = np.asarray(given["masked"][0, 0, 0])
     np.testing.assert_allclose((kept + 1) * 127.5, SKIN, atol=0.01)
     assert (given["poses"] == MESH).all() and given["crossfade"]
     assert np.abs(frames[0, SIDE // 2, SIDE // 2].astype(int) - PAINT).max() <= 2

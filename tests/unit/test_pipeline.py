@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax.checkpoint import Anchor
-from anchor_jax.diffusion import ScheduleConfig
+from anchor_jax.checkpoint import Anchor, Settings
+from anchor_jax.diffusion import Sampling
 from anchor_jax.errors import AnchorError
+from anchor_jax.face.landmarks import Track
+from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation import networks as inference
 from anchor_jax.generation import pipeline
+from anchor_jax.generation.face import Face
 from anchor_jax.generation.networks import clip_pixels, initial_latents
-from anchor_jax.generation.pipeline import check_arguments, generate
+from anchor_jax.generation.pipeline import generate
+from anchor_jax.generation.settings import check_inputs
 from anchor_jax.models import (
     CLIPVisionConfig,
     ControlConfig,
@@ -23,6 +27,7 @@ from anchor_jax.models import (
     VAEConfig,
     abstract_params,
 )
+from tests.anchors import make_anchor
 
 SIZES = {
     "channels": (8, 8),
@@ -40,15 +45,6 @@ NETWORKS = {
         image_size=16, patch_size=8, width=8, mlp_width=8, num_layers=1, num_heads=2
     ),
 }
-ARGUMENTS = {
-    "steps": 20,
-    "guidance": 7.5,
-    "control_scale": 2.0,
-    "window": 16,
-    "overlap": 4,
-    "seed": 42,
-    "dtype": "float32",
-}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +55,7 @@ def anchor() -> Anchor:
         name: jax.tree.map(draw, abstract_params(config)) for name, config in NETWORKS.items()
     }
     empty_text = rng.normal(size=(5, 8)).astype(np.float32)
-    return Anchor(dict(NETWORKS), ScheduleConfig(), empty_text, params)
+    return make_anchor(NETWORKS, params, empty_text)
 
 
 @pytest.fixture
@@ -73,25 +69,88 @@ APPEARANCE = np.random.default_rng(2).integers(0, 256, (20, 30, 3), np.uint8)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"poses_shape": (0, 8, 8, 3)}, "at least one frame"),
-        ({"poses_shape": (3, 8, 9, 3)}, "9x8"),
-        ({"steps": 0}, "1 to 1000"),
-        ({"steps": 1001}, "1 to 1000"),
         ({"window": 0}, "window is 0"),
         ({"overlap": 16}, "0 to 15"),
         ({"overlap": -1}, "0 to 15"),
         ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": 1e30}, "guidance is 1e[+]30: expected 0 to 100"),
         ({"control_scale": float("inf")}, "control_scale is inf"),
+        ({"control_scale": -1.0}, "control_scale is -1.0"),
         ({"seed": -1}, "seed is -1"),
         ({"dtype": "float16"}, "float32 or bfloat16"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 0, "seed": -1}, "steps is 0.*; seed is -1"),
     ],
 )
-def test_bad_arguments_are_one_line(anchor, changes, words):
-    """Catches an argument that only fails, or worse works, after minutes."""
-    arguments = {"poses_shape": (3, 8, 8, 3), **ARGUMENTS} | changes
+def test_bad_settings_are_one_line(changes, words):
+    """Catches a setting that only fails, or worse works, after minutes, and a second mistake that
+    is found only after the first is mended."""
     with pytest.raises(AnchorError, match=words) as caught:
-        check_arguments(anchor, **arguments)
+        Sampling().updated(**changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"guidance": -0.5}, "the face's guidance is -0.5"),
+        ({"control_scale": float("nan")}, "the face's control_scale is nan"),
+        ({"size": 0}, "the face's size is 0"),
+        ({"blend": "oval", "fit": "pad"}, "blend is 'oval'.*; .*fit is 'pad'"),
+    ],
+)
+def test_bad_settings_of_the_face_are_one_line(changes, words):
+    """The same of the face stage."""
+    with pytest.raises(AnchorError, match=words):
+        FaceSampling().updated(**changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "words"),
+    [
+        ((0, 8, 8, 3), 20, "at least one frame"),
+        ((3, 0, 8, 3), 20, "8x0"),
+        ((3, 8, 0, 3), 20, "0x8"),
+        ((3, 8, 9, 3), 20, "9x8"),
+        ((3, 8, 8, 3), 1001, "1 to 1000"),
+    ],
+)
+def test_bad_inputs_are_one_line(anchor, shape, steps, words):
+    """Catches poses that end in a division by zero, or that only fail after minutes."""
+    settings = Settings(Sampling(steps=steps))
+    with pytest.raises(AnchorError, match=words) as caught:
+        check_inputs(anchor, shape, settings)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(AnchorError, match=words):
+        generate(anchor, np.zeros(shape, np.uint8), APPEARANCE, steps=steps)
+
+
+def test_an_untrained_part_is_never_used(anchor, poses):
+    """Catches a video of networks that no training has seen."""
+    body = dataclasses.replace(anchor.body, trained=False)
+    with pytest.raises(AnchorError, match="body was never trained"):
+        generate(dataclasses.replace(anchor, body=body), poses, APPEARANCE)
+    face = dataclasses.replace(anchor, face=body)
+    assert face.face is body and face.trained_face is None
+    track = Track(np.zeros((3, 5, 2)), np.ones(3, bool), {}, {})
+    with pytest.raises(AnchorError, match="face part was never trained"):
+        generate(face, poses, APPEARANCE, face=Face(track))
+
+
+def test_what_is_left_out_comes_from_the_anchor(anchor, poses, monkeypatch):
+    """Catches a default of the library that wins over the anchor's own, and a given setting that
+    does not."""
+    seen = []
+    monkeypatch.setattr(
+        pipeline, "generate_video", lambda *given: seen.append(given[3]) or given[1]
+    )
+    own = Settings(Sampling(steps=7, guidance=1.0, window=3, overlap=2), FaceSampling(size=64))
+    mine = dataclasses.replace(anchor, settings=own)
+    generate(mine, poses, APPEARANCE)
+    generate(mine, poses, APPEARANCE, guidance=2.0, crossfade=True)
+    assert seen[0] == own
+    assert seen[1].face == own.face
+    assert seen[1].sampling == dataclasses.replace(own.sampling, guidance=2.0, crossfade=True)
 
 
 def test_one_noise_frame_serves_all():
@@ -128,7 +187,7 @@ def test_frames_are_truncated_not_rounded(anchor, monkeypatch):
     """Catches rounding: saved video frames of the published system are truncated."""
     images = jnp.asarray([0.0, 0.5, 254.9 / 255, 1.0]).reshape(1, 2, 2, 1).repeat(3, 3)
     monkeypatch.setattr(inference, "decode_images", lambda *_: images)
-    frames = inference.decode(anchor, jnp.zeros((1, 1, 1, 4)))
+    frames = inference.decode(anchor.vae, jnp.zeros((1, 1, 1, 4)))
     assert frames[0, :, :, 0].tolist() == [[0, 127], [254, 255]]
 
 
@@ -144,7 +203,7 @@ def test_guidance_of_one_is_the_conditional_half_alone(anchor, poses):
 
 def test_a_crossfade_weighs_what_windows_share(anchor, poses, monkeypatch):
     """Catches an option without effect. Of one shared frame both windows have half, as without."""
-    monkeypatch.setattr(pipeline, "decode", lambda anchor, latents, *_: np.asarray(latents))
+    monkeypatch.setattr(pipeline, "decode", lambda vae, latents, *_: np.asarray(latents))
     run = partial(generate, anchor, poses, APPEARANCE, steps=2)
     for window, overlap, same in ((2, 1, True), (3, 2, False)):
         equal, faded = (run(window=window, overlap=overlap, crossfade=c) for c in (False, True))
@@ -153,7 +212,8 @@ def test_a_crossfade_weighs_what_windows_share(anchor, poses, monkeypatch):
 
 def test_weights_that_overflow_are_told(anchor, poses):
     """Catches a black or grey video in place of an error."""
-    broken = jax.tree.map(lambda x: x * 1e30, anchor.params["body/unet"])
-    bad = dataclasses.replace(anchor, params=anchor.params | {"body/unet": broken})
+    broken = jax.tree.map(lambda x: x * 1e30, anchor.body.unet.params)
+    unet = dataclasses.replace(anchor.body.unet, params=broken)
+    bad = dataclasses.replace(anchor, body=dataclasses.replace(anchor.body, unet=unet))
     with pytest.raises(AnchorError, match="not finite"):
         generate(bad, poses, APPEARANCE, steps=1)

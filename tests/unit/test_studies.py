@@ -11,7 +11,7 @@ from jax import lax
 from anchor_jax.body.view import View
 from anchor_jax.demo.demo import framed_as
 from anchor_jax.studies.flops import count_flops
-from anchor_jax.studies.results import Result, interval, markdown, plain
+from anchor_jax.studies.results import Result, interval, json_safe, markdown
 
 NONE = np.zeros((0, 1, 1, 3), np.uint8)  # frames
 
@@ -52,7 +52,7 @@ def test_the_table_leaves_out_what_nobody_knows():
     assert lines[0] == "|  | PSNR | peak MB |"
     assert lines[2] == "| a | 21.00 ± 12.71 | 100 |"
     assert lines[3] == "| b | 25.00 |  |"
-    assert plain({"a": [math.inf, 1.5, 2], "b": math.nan}) == {"a": [None, 1.5, 2], "b": None}
+    assert json_safe({"a": [math.inf, 1.5, 2], "b": math.nan}) == {"a": [None, 1.5, 2], "b": None}
 
 
 def test_a_view_is_moved_until_the_face_is_where_it_should_be():

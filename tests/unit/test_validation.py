@@ -40,7 +40,7 @@ def test_validation_scores_and_grid():
     columns or rows are in another order."""
     truth, generated, ceiling, poses = (pictures(seed, 2) for seed in range(4))
     none = jnp.zeros(())
-    frames = validation.Frames(truth, poses, none, None, none, ceiling)
+    frames = validation.GridFrames(truth, poses, none, None, none, ceiling)
     found = validation.scores(frames, generated)
     assert found == {
         "validation/psnr": pytest.approx(psnr(generated, truth).mean()),

@@ -1,0 +1,83 @@
+"""What is in an ANCHOR, as text for `anchor-jax inspect`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from anchor_jax.checkpoint.anchor import Anchor
+from anchor_jax.checkpoint.config_json import brief, plain
+from anchor_jax.checkpoint.folder import file_sizes, megabytes, read_header, read_json
+from anchor_jax.checkpoint.parameters import abstract_params
+
+
+def describe(path: str | Path) -> str:
+    """What is in an ANCHOR, as aligned text: settings, sizes, types, configs, provenance.
+
+    Raises:
+        AnchorError: as `load`; but the parameters' data are not read.
+    """
+    path = Path(path)
+    anchor, stored = read_header(path)
+    networks = anchor.networks()
+    rows = [("network", "parameters", "on disk", "stored as")]
+    total = [0, 0]
+    for name, network in networks.items():
+        shapes = jax.tree.leaves(abstract_params(network.config))
+        count = sum(int(np.prod(leaf.shape)) for leaf in shapes)
+        size = sum(file_sizes(path / "params" / name).values())
+        total = [total[0] + count, total[1] + size]
+        types = ", ".join(sorted(plain(key) for key in stored[name]["types"]))
+        rows.append((name, f"{count:,}", megabytes(size), types))
+    rows.append(("total", f"{total[0]:,}", megabytes(total[1]), ""))
+    version = read_json(path)["version"]
+    lines = [f"{path}: ANCHOR, format version {version}", *_settings(anchor), ""]
+    lines += [*_table(rows), ""]
+    configs = {name: network.config for name, network in networks.items()}
+    for name, config in (*configs.items(), ("schedule", anchor.schedule)):
+        lines.append(f"{name:<15}{_values(config)}")
+    lines.append(f"{'empty text':<15}{' x '.join(map(str, anchor.empty_text.shape))}, float32")
+    lines += [f"{'tokenizer':<15}{', '.join(anchor.tokenizer) or 'none'}", ""]
+    for key, value in anchor.provenance.items():
+        if isinstance(value, list) and value:
+            lines += [f"{plain(key)}:", *(f"  {_entries(item)}" for item in value)]
+        elif value:
+            lines.append(f"{plain(key)}: {_entries(value)}")
+    return "\n".join(lines).rstrip()
+
+
+def _settings(anchor: Anchor) -> list[str]:
+    """The recommended settings, and what is not trained."""
+    lines = [f"{'sampling':<15}{_values(anchor.settings.sampling)}"]
+    if anchor.face is not None:
+        lines.append(f"{'face sampling':<15}{_values(anchor.settings.face)}")
+    parts = {"body": anchor.body, "face": anchor.face}
+    untrained = [name for name, part in parts.items() if part is not None and not part.trained]
+    if untrained:
+        lines.append(f"{'never trained':<15}{', '.join(untrained)}: not used by generate")
+    return lines
+
+
+def _values(config: Any) -> str:
+    return " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
+
+
+def _entries(value: Any) -> str:
+    if not isinstance(value, dict):
+        return plain(value)
+    return ", ".join(f"{plain(key)} {plain(item)}" for key, item in value.items())
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    right = {1, 2}  # numbers
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

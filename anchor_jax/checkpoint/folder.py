@@ -1,0 +1,322 @@
+"""The ANCHOR's format: a folder of everything that generation and training need.
+
+anchor.json        format version, configs, schedule, recommended settings, which parts are trained,
+                   stored types, provenance
+empty_text.npy     float32 (tokens, width): the embedding of the empty text
+tokenizer/         the text tokenizer's files, where the base had them
+params/<network>/  one Orbax tree per network, in the type that its source had
+"""
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchor_jax.checkpoint.anchor import (
+    FACE_NETWORKS,
+    NETWORKS,
+    Anchor,
+    Network,
+    Settings,
+    assemble,
+    with_networks,
+)
+from anchor_jax.checkpoint.config_json import impossible, parse_config, plain
+from anchor_jax.checkpoint.parameters import read_params, stored_params, write_params
+from anchor_jax.checkpoint.settings import (
+    settings_from_json,
+    settings_of_version_1,
+    settings_to_json,
+)
+from anchor_jax.data.video import placed
+from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.models import CLIPTextConfig, CLIPVisionConfig
+from anchor_jax.shapes import Params
+
+FORMAT_VERSION = 2  # version 1 had no settings
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+# Of each network's parameters: under "types" the number of tensors of each type, under "files" the
+# size of each file.
+Stored = dict[str, dict[str, dict[str, int]]]
+
+
+def save(path: str | Path, anchor: Anchor) -> None:
+    """Write `anchor`, with the parameters of every network in it, as the new folder `path`.
+
+    Leaves of `anchor.params` are arrays or `Lazy`; they keep their types. The folder appears when
+    it is complete.
+
+    Raises:
+        AnchorError: `path` exists, the disk is full, or parameters are missing or not finite.
+    """
+    path = Path(path)
+    networks = anchor.networks()
+    if missing := [name for name, network in networks.items() if not network.params]:
+        raise AnchorError(f"{path}: no parameters to save for {', '.join(missing)}")
+    params = {name: network.params for name, network in networks.items()}
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    with new_folder(path, needed) as partial:
+        not_finite: list[str] = []
+        for name in networks:
+            bad = write_params(partial / "params" / name, params[name])
+            not_finite += [f"{name}/{leaf}" for leaf in bad]
+        if not_finite:
+            raise AnchorError(f"{path}: NaN or infinite weights in {shorten(not_finite)}")
+        for name, content in anchor.tokenizer.items():
+            if name not in TOKENIZER_FILES:
+                raise AnchorError(f"{path}: {name!r} is no file of a tokenizer")
+            (partial / "tokenizer").mkdir(exist_ok=True)
+            (partial / "tokenizer" / name).write_bytes(content)
+        np.save(partial / "empty_text.npy", np.asarray(anchor.empty_text, np.float32))
+        stored = {
+            name: {
+                "types": _stored_types(params[name]),
+                "files": file_sizes(partial / "params" / name),
+            }
+            for name in networks
+        }
+        _write_header(partial, anchor, stored)
+
+
+def store_settings(path: str | Path, settings: Settings) -> None:
+    """Make `settings` the recommended ones of the ANCHOR at `path`.
+
+    Raises:
+        AnchorError: as `load`; or it cannot be written.
+    """
+    path = Path(path)
+    anchor, stored = read_header(path)
+    try:
+        _write_header(path, replace(anchor, settings=settings), stored)
+    except OSError as error:
+        raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
+
+
+def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
+    """Write `anchor.json`, whole or not at all."""
+    content = {
+        "format": "anchor-jax",
+        "version": FORMAT_VERSION,
+        **settings_to_json(anchor),
+        "networks": {name: asdict(item.config) for name, item in anchor.networks().items()},
+        "schedule": asdict(anchor.schedule),
+        "stored": stored,
+        "provenance": anchor.provenance,
+    }
+    with placed(path / "anchor.json") as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def load(
+    path: str | Path,
+    networks: Collection[str] | None = None,
+    dtype: Any = jnp.float32,
+) -> Anchor:
+    """Read an ANCHOR.
+
+    Args:
+        path: its folder.
+        networks: whose parameters to load; default: all but the text encoder's.
+        dtype: of the parameters in memory; None keeps the types they are stored in.
+
+    Raises:
+        AnchorError: it is not an ANCHOR, of a newer format, incomplete or damaged.
+    """
+    path = Path(path)
+    anchor, stored = read_header(path)
+    present = anchor.networks()
+    if networks is None:
+        networks = [name for name in present if name != "text_encoder"]
+    if unknown := sorted(set(networks) - set(present)):
+        raise AnchorError(f"{path}: no network {', '.join(unknown)}; it has {', '.join(present)}")
+    for name in networks:
+        folder = params_folder(path, name, stored)
+        wanted = stored_params(folder, present[name].config)
+        present[name] = replace(present[name], params=read_params(folder, wanted, dtype))
+    return with_networks(anchor, present)
+
+
+def read_header(path: Path) -> tuple[Anchor, Stored]:
+    """Everything but the parameters, and what is stored of these.
+
+    Nothing in the files is trusted: types and names are checked, and no path comes from them.
+    """
+    content = read_json(path)
+    problems: list[str] = []
+    sections = {}
+    for key in ("networks", "schedule", "stored", "provenance"):
+        sections[key] = content.get(key)
+        if not isinstance(sections[key], dict):
+            problems.append(f"{key} is not an object")
+            sections[key] = {}
+    configs = _read_configs(sections["networks"], problems)
+    schedule = parse_config(ScheduleConfig, sections["schedule"], "schedule", problems)
+    if content["version"] == 1:
+        settings, trained = settings_of_version_1(sections["provenance"])
+    else:
+        settings, trained = settings_from_json(content, problems)
+    problems += [] if problems else impossible(configs)
+    for name in configs:
+        entry = sections["stored"].get(name)
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(key), dict) for key in ("types", "files")
+        ):
+            problems.append(f'stored.{name} has no "types" and "files"')
+    if problems:
+        raise AnchorError(f"{path}/anchor.json: {'; '.join(problems)}")
+    anchor = assemble(
+        {name: Network(config) for name, config in configs.items()},
+        trained,
+        schedule=schedule,
+        empty_text=_read_empty_text(path, configs["image_encoder"], configs["text_encoder"]),
+        settings=settings,
+        provenance=sections["provenance"],
+        tokenizer={
+            name: (path / "tokenizer" / name).read_bytes()
+            for name in TOKENIZER_FILES
+            if (path / "tokenizer" / name).is_file()
+        },
+    )
+    return anchor, sections["stored"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of `anchor.json`, of a version that we read."""
+    if not path.exists():
+        raise AnchorError(f"{path}: no such folder")
+    if not (path / "anchor.json").is_file():
+        raise AnchorError(
+            f"{path}: not an ANCHOR (no anchor.json); make one with anchor-jax convert"
+        )
+    try:
+        content = json.loads((path / "anchor.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnchorError(f"{path}/anchor.json: cannot be read: {first_line(error)}") from None
+    if not isinstance(content, dict) or content.get("format") != "anchor-jax":
+        raise AnchorError(f'{path}/anchor.json: not of an ANCHOR ("format" is not "anchor-jax")')
+    version = content.get("version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise AnchorError(
+            f"{path}: format version {version!r}, but this anchor-jax reads {FORMAT_VERSION}:"
+            " install a newer one"
+        )
+    return content
+
+
+def _read_configs(section: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The config of each network."""
+    names = set(section)
+    problems += [f"unknown network {name!r}" for name in sorted(names - set(NETWORKS))]
+    wanted = set(NETWORKS) - (set() if names & FACE_NETWORKS else FACE_NETWORKS)
+    problems += [f"network {name!r} is missing" for name in sorted(wanted - names)]
+    return {
+        name: parse_config(cls, section[name], name, problems)
+        for name, cls in NETWORKS.items()
+        if name in names
+    }
+
+
+def params_folder(path: Path, name: str, stored: Stored) -> Path:
+    """Where the parameters of network `name` are, all files there and of the size they had.
+
+    Raises:
+        AnchorError: some are not. (Orbax would say so too, in a thousand lines.)
+    """
+    folder = path / "params" / name
+    found = file_sizes(folder)
+    damaged = [file for file, size in stored[name]["files"].items() if found.get(file) != size]
+    if damaged or not found:
+        raise AnchorError(
+            f"{folder}: {len(damaged)} files are missing or of another size than was written"
+            f" ({plain(shorten(damaged))}); copy or convert the ANCHOR again"
+        )
+    return folder
+
+
+def check_stored(path: Path, networks: Collection[str]) -> None:
+    """Raise AnchorError where parameters of `networks` are not what was written, as far as their
+    names, shapes and sizes tell. Cheap: call it before long work."""
+    anchor, stored = read_header(path)
+    for name in networks:
+        stored_params(params_folder(path, name, stored), anchor.networks()[name].config)
+
+
+def check_new(path: Path) -> None:
+    """Raise AnchorError unless a folder `path` can be made: it must not exist, its parent must."""
+    if os.path.lexists(path):
+        raise AnchorError(f"{path}: exists already; remove it or choose another place")
+    if not path.absolute().parent.is_dir():
+        raise AnchorError(f"{path}: there is no folder {path.absolute().parent} to put it in")
+
+
+@contextmanager
+def new_folder(path: Path, needed: int) -> Iterator[Path]:
+    """A hidden folder beside `path` to write about `needed` bytes into. It becomes `path` if the
+    block ends well, and is removed if it does not.
+
+    Raises:
+        AnchorError: as `check_new`; it cannot be written; or the disk is full.
+    """
+    check_new(path)
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
+        raise AnchorError(
+            f"{path}: no space left on the disk: {megabytes(needed)} needed,"
+            f" {megabytes(free)} free; nothing was written"
+        )
+    partial = path.absolute().parent / f".{path.name}.partial-{secrets.token_hex(4)}"
+    try:
+        partial.mkdir()
+        yield partial
+        os.rename(partial, path)
+    except BaseException as error:
+        for _ in range(20):  # Orbax's threads may still be writing
+            shutil.rmtree(partial, ignore_errors=True)
+            if not partial.exists():
+                break
+            time.sleep(0.1)
+        if "No space left on device" in str(error):
+            raise AnchorError(f"{path}: no space left on the disk; nothing was written") from None
+        if isinstance(error, OSError):
+            raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
+        raise
+
+
+def _stored_types(params: Params) -> dict[str, int]:
+    names = [np.dtype(leaf.dtype).name for leaf in jax.tree.leaves(params)]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def _read_empty_text(path: Path, image: CLIPVisionConfig, text: CLIPTextConfig) -> np.ndarray:
+    shape = (image.num_tokens, text.width)
+    try:
+        array = np.load(path / "empty_text.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise AnchorError(f"{path}/empty_text.npy: cannot be read: {first_line(error)}") from None
+    if array.shape != shape or array.dtype != np.float32:
+        raise AnchorError(
+            f"{path}/empty_text.npy: {array.dtype} {array.shape}, expected float32 {shape}"
+        )
+    return array
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes for a reader: `1,234.5 MB`."""
+    return f"{size / 1e6:,.1f} MB"

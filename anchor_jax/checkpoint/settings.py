@@ -1,0 +1,82 @@
+"""The recommended settings of an ANCHOR, and which of its parts are trained, as JSON has them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from anchor_jax.checkpoint.anchor import Anchor, Settings
+from anchor_jax.checkpoint.config_json import parse_config
+from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.errors import AnchorError
+from anchor_jax.face.settings import FaceSampling
+
+# Small models that are trained here from the start learn no difference of conditions to amplify.
+SMALL_SETTINGS = Settings(
+    Sampling(guidance=1.0, control_scale=1.0), FaceSampling(guidance=1.0, fit="crop")
+)
+FRESH_NOTE = "fresh control branch"  # begins the note of a conversion without a trained body
+
+
+def settings_to_json(anchor: Anchor) -> dict[str, Any]:
+    """The sections "sampling", "face_sampling" and "trained" of `anchor.json`."""
+    trained = {"body": anchor.body.trained}
+    if anchor.face is not None:
+        trained["face"] = anchor.face.trained
+    return {
+        "sampling": asdict(anchor.settings.sampling),
+        "face_sampling": asdict(anchor.settings.face),
+        "trained": trained,
+    }
+
+
+def settings_from_json(
+    content: Mapping[str, Any], problems: list[str]
+) -> tuple[Settings, dict[str, bool]]:
+    """Settings, and whether "body" and "face" are trained. What is missing has its default."""
+
+    def read(cls: type, key: str) -> Any:
+        values = content.get(key, {})
+        if isinstance(values, dict):
+            values = asdict(cls()) | values
+        return parse_config(cls, values, key, problems)
+
+    trained = content.get("trained")
+    if not isinstance(trained, dict) or not all(isinstance(x, bool) for x in trained.values()):
+        problems.append('trained is not an object of "body" and "face" to true or false')
+        trained = {}
+    settings = Settings(read(Sampling, "sampling"), read(FaceSampling, "face_sampling"))
+    return settings, {name: trained.get(name, True) for name in ("body", "face")}
+
+
+def settings_of_version_1(provenance: Mapping[str, Any]) -> tuple[Settings, dict[str, bool]]:
+    """The same of an ANCHOR of format version 1, which did not store them: the published settings,
+    or those of the trainings that its provenance lists."""
+    entries = provenance.get("training")
+    runs = [run for run in entries if isinstance(run, dict)] if isinstance(entries, list) else []
+    stages = {run.get("stage") for run in runs if isinstance(run.get("stage"), str)}
+    notes = provenance.get("notes")
+    fresh = "autoencoder" in stages or any(
+        str(note).startswith(FRESH_NOTE) for note in (notes if isinstance(notes, list) else [])
+    )
+    trained = {
+        "body": not fresh or bool(stages & {"pretrain", "finetune"}),
+        "face": "autoencoder" not in stages or "face" in stages,
+    }
+    settings = SMALL_SETTINGS if "autoencoder" in stages else Settings()
+    sampling, face = settings.sampling, settings.face
+    if "face" in stages:
+        face = face.updated(fit="crop")
+    for run in runs:
+        scales = {
+            key: float(run[key])
+            for key in ("guidance", "control_scale")
+            if isinstance(run.get(key), int | float)
+        }
+        try:
+            if run.get("stage") == "face":
+                face = face.updated(**scales)
+            elif run.get("stage") in ("pretrain", "finetune"):
+                sampling = sampling.updated(**scales)
+        except AnchorError:  # not what a training wrote
+            continue
+    return Settings(sampling, face), trained

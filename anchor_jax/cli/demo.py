@@ -1,0 +1,119 @@
+"""`anchor-jax demo`."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg
+
+from anchor_jax.cli.options import (
+    Folder,
+    OfAnchor,
+    check_count,
+    check_seed,
+    need_extra,
+    use_compile_cache,
+    without_logs,
+)
+from anchor_jax.cli.train import MODULES
+from anchor_jax.errors import AnchorError
+
+if TYPE_CHECKING:
+    from anchor_jax.assets import Assets
+
+REGIONS = "body", "face", "hands"
+
+
+@tyro.conf.configure(FlagCreatePairsOff)
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Show the whole system on an anchor that is shipped: a person who does not exist.
+
+        anchor-jax demo
+
+    The person of the demo, doing what a motion file says (needs the extra `render`):
+
+        anchor-jax demo --motion talk.npy
+
+    Finetune the pretrained anchor on that person, about ten minutes (needs the extra `train`):
+
+        anchor-jax demo --finetune
+
+    Attributes:
+        out: folder for video.mp4, sheet.png, metrics.json and report.html.
+        motion: a motion file to follow, in any layout that `anchor-jax render` reads.
+        finetune: show an anchor that is finetuned now, in OUT-finetune; a stopped run goes on.
+        finetune_steps: optimizer steps.
+        data: data set to finetune on.
+        frames: how many to generate.
+        steps: denoising steps.
+        seed: of the noise.
+        assets: folder with other assets, from `python -m benchmarks.synthetic.assets`.
+    """
+
+    out: Folder = Path("demo")
+    motion: Annotated[
+        Path | None, arg(metavar="MOTION", help_behavior_hint="(default: the test clip's)")
+    ] = None
+    finetune: bool = False
+    finetune_steps: int = 1200
+    data: Annotated[
+        Path | None, arg(metavar="DATASET", help_behavior_hint="(default: what is shipped)")
+    ] = None
+    frames: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: as many as the test clip has)")
+    ] = None
+    steps: OfAnchor[int | None] = None
+    seed: OfAnchor[int | None] = None
+    assets: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: what is shipped)")
+    ] = None
+
+    def run(self) -> None:
+        check_seed(self.seed)
+        check_count("frames", self.frames)
+        if self.data is not None and not self.finetune:
+            raise AnchorError(f"--data {self.data}: it is for --finetune")
+        use_compile_cache()
+        from anchor_jax.assets import open_assets
+        from anchor_jax.demo.demo import check_place, read_inputs, show
+
+        check_place(self.out)
+        shipped = open_assets(self.assets)
+        clip, variant = read_inputs(shipped, self.motion, self.steps, self.seed)
+        anchor, before, grids = shipped.anchor, None, None
+        if self.finetune:
+            before = shipped.pretrained
+            anchor = self._finetune(shipped)
+            grids = anchor.with_name("grids")
+        scores = show(
+            shipped,
+            clip,
+            self.out,
+            anchor=anchor,
+            before=before,
+            motion=self.motion,
+            count=self.frames,
+            variant=variant,
+            grids=grids,
+        )
+        psnr = [f"{name} {scores[f'{name}/psnr']:.1f} dB" for name in REGIONS if scores]
+        report = self.out / "report.html"
+        print(f"{report}: complete" + (f"; PSNR of {', '.join(psnr)}" if psnr else ""))
+
+    def _finetune(self, assets: "Assets") -> Path:
+        """The ANCHOR that is finetuned in OUT-finetune."""
+        need_extra("train", *MODULES)
+        from anchor_jax.data import dataset as datasets
+        from anchor_jax.demo.demo import finetune, prepare_training
+        from anchor_jax.progress import bars
+
+        folder = self.out.with_name(f"{self.out.name}-finetune")
+        data = self.data or prepare_training(assets, folder / "data", bars())
+        datasets.load(data)
+        folder.mkdir(exist_ok=True)
+        program = import_module("anchor_jax.train.finetune")
+        with without_logs():
+            return finetune(assets, data, folder / "run", self.finetune_steps, program.main)

@@ -1,0 +1,29 @@
+"""`anchor-jax export`."""
+
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from anchor_jax.cli.options import AnchorFolder, Folder, without_logs
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write an anchor back in the published folder layout.
+
+        anchor-jax export anchors/seth --out seth-pytorch
+
+    Attributes:
+        anchor: an ANCHOR, from `convert` or `train`.
+        out: a new folder for `body`, `head`, `sd` and `clip-vision`.
+    """
+
+    anchor: Positional[AnchorFolder]
+    out: Folder
+
+    def run(self) -> None:
+        from anchor_jax.convert import export
+
+        with without_logs():
+            export(self.anchor, self.out)
+        print(f"{self.out}: complete")

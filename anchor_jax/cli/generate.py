@@ -1,0 +1,217 @@
+"""`anchor-jax generate`."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from anchor_jax.cli.options import (
+    AnchorFolder,
+    FaceOptions,
+    OfAnchor,
+    SamplingOptions,
+    note,
+    parse_fps,
+    parse_size,
+    use_compile_cache,
+)
+from anchor_jax.errors import AnchorError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from anchor_jax.checkpoint import Anchor, Settings
+    from anchor_jax.generation.face import Face
+    from anchor_jax.shapes import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Generate a video: the person of the picture moves as the poses say.
+
+        anchor-jax generate anchors/seth --poses poses/ --appearance seth.png \\
+            --out seth.mp4
+
+    A quick look, small and in few steps:
+
+        anchor-jax generate anchors/seth --poses poses.mp4 --appearance seth.png \\
+            --out quick.mp4 --size 256 --steps 5
+
+    Attributes:
+        anchor: what `convert` wrote.
+        poses: folder of pose images (.png, .jpg), in the order of their numbers, or a video.
+        appearance: a picture of the person.
+        out: the video, an .mp4 (H.264).
+        frames_dir: also write the frames as PNG here: 000001.png, ...
+        window: frames that are denoised together; memory grows with it.
+        overlap: frames that neighbouring windows share.
+        size: resize the poses, to a square or to WxH; rounded down to multiples of 8.
+        noise: initial latents, float32, (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
+        seed: the same seed gives the same video on the same machine.
+        fps: frames per second, such as 30, 29.97 or 30000/1001.
+        dtype: what the networks compute in.
+        face: repaint faces, where the anchor has a face part.
+        face_landmarks: .npz, .json, or what `render` wrote beside the poses.
+        face_masks: the face's region in each frame: white, or a parser's class numbers.
+        face_detector: folder with models to find landmarks with, see docs/face.md.
+        face_appearance: a picture of the face, upright and cropped.
+        face_smoothing: smooth the landmarks over time, by that many frames.
+    """
+
+    anchor: Positional[AnchorFolder]
+    poses: Annotated[Path, arg(metavar="DIR|VIDEO")]
+    appearance: Annotated[Path, arg(metavar="IMAGE")]
+    out: Annotated[Path, arg(metavar="VIDEO")]
+    frames_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = (
+        None
+    )
+    sampling: OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
+    window: OfAnchor[int | None] = None
+    overlap: OfAnchor[int | None] = None
+    size: Annotated[
+        str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the poses' own)")
+    ] = None
+    noise: Annotated[
+        Path | None, arg(metavar="NPY", help_behavior_hint="(default: from the seed)")
+    ] = None
+    seed: OfAnchor[int | None] = None
+    fps: Annotated[
+        str | None,
+        arg(metavar="FPS", help_behavior_hint="(default: the pose video's own, or 30)"),
+    ] = None
+    dtype: OfAnchor[Literal["float32", "bfloat16"] | None] = None
+    face: bool = True
+    face_landmarks: Annotated[
+        Path | None, arg(metavar="FILE|DIR", help_behavior_hint="(default: beside the poses)")
+    ] = None
+    face_masks: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the landmarks)")
+    ] = None
+    face_detector: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the cache folder)")
+    ] = None
+    face_appearance: Annotated[
+        Path | None, arg(metavar="IMAGE", help_behavior_hint="(default: the appearance)")
+    ] = None
+    face_smoothing: float = 0.0
+    faces: OmitArgPrefixes[FaceOptions] = field(default_factory=FaceOptions)
+
+    def run(self) -> None:
+        from anchor_jax.data import video
+
+        video.check_output(self.out, self.frames_dir)
+        rate = None if self.fps is None else parse_fps(self.fps)
+        pose_frames, own_rate = self._read_poses()
+        picture = video.read_image(self.appearance)
+        noise = None if self.noise is None else _read_noise(self.noise)
+
+        use_compile_cache()
+        from anchor_jax import checkpoint
+        from anchor_jax.generation.pipeline import generate_video
+        from anchor_jax.generation.settings import check_inputs
+
+        header = checkpoint.load(self.anchor, networks=())
+        settings = self._settings(header)
+        face = self._read_face(header, pose_frames)
+        check_inputs(header, pose_frames.shape, settings, face)  # before the long loading
+        networks = ["body/unet", "body/control", "vae", "image_encoder"]
+        networks += [] if face is None else ["face/unet", "face/control"]
+        loaded = checkpoint.load(self.anchor, networks=networks)
+        frames = generate_video(loaded, pose_frames, picture, settings, face, noise, progress=True)
+        rate = rate or own_rate or Fraction(30)
+        video.write_video(self.out, frames, rate, self.frames_dir)
+        num_frames, height, width = frames.shape[:3]
+        print(f"{self.out}: {num_frames} frames, {width}x{height}, {float(rate):g} fps")
+        print(settings.describe(face is not None))
+
+    def _read_poses(self) -> tuple["Images", Fraction | None]:
+        """The pose images at a size that the networks can take, and their rate."""
+        from anchor_jax.data import video
+
+        if self.size is not None:
+            return video.read_frames(self.poses, _rounded(parse_size(self.size)))
+        frames, rate = video.read_frames(self.poses)
+        return _fit(frames), rate
+
+    def _settings(self, anchor: "Anchor") -> "Settings":
+        """The anchor's settings with those that are given."""
+        from anchor_jax.checkpoint import Settings
+
+        recommended = anchor.settings
+        sampling = self.sampling.over(
+            recommended.sampling,
+            window=self.window,
+            overlap=self.overlap,
+            seed=self.seed,
+            dtype=self.dtype,
+        )
+        return Settings(sampling, self.faces.over(recommended.face))
+
+    def _read_face(self, anchor: "Anchor", pose_frames: "Images") -> "Face | None":
+        """Where the faces are, unless none are to be repainted."""
+        from anchor_jax.data import video
+        from anchor_jax.generation.face import Face
+        from anchor_jax.poses.face_inputs import read_face
+
+        if not self.face or anchor.trained_face is None:
+            self._refuse_face_files(anchor)
+            return None
+        files = self.face_landmarks, self.face_masks, self.face_detector
+        smoothing = self.face_smoothing
+        track, masks = read_face(self.poses, pose_frames, *files, smoothing, progress=True)
+        for line in track.notes():
+            note(line)
+        picture = self.face_appearance
+        return Face(track, masks, None if picture is None else video.read_image(picture))
+
+    def _refuse_face_files(self, anchor: "Anchor") -> None:
+        """Raise AnchorError for files of a face that is not repainted; say so if the face part is
+        there and not used."""
+        if not self.face:
+            reason = "--no-face leaves faces alone"
+        elif anchor.face is None:
+            reason = "the anchor has no face part"
+        else:
+            reason = "the anchor's face part was never trained (anchor-jax train face)"
+            note(f"faces stay as the body's networks make them: {reason}")
+        for name in ("landmarks", "masks", "detector", "appearance"):
+            path = getattr(self, f"face_{name}")
+            if path is not None:
+                raise AnchorError(f"--face-{name} {path}: {reason}")
+
+
+def _rounded(size: tuple[int, int]) -> tuple[int, int]:
+    """`size` as the networks can take it; says so when that is another size."""
+    from anchor_jax.data import video
+
+    rounded = video.round_size(size)
+    if rounded != size:
+        note(f"{size[0]}x{size[1]} is rounded down to {rounded[0]}x{rounded[1]}, multiples of 8")
+    return rounded
+
+
+def _fit(frames: "Images") -> "Images":
+    """The frames at a size that the networks can take."""
+    import numpy as np
+
+    from anchor_jax.data import video
+
+    size = frames.shape[2], frames.shape[1]
+    rounded = _rounded(size)
+    return frames if rounded == size else np.stack([video.resize(f, rounded) for f in frames])
+
+
+def _read_noise(path: Path) -> "np.ndarray":
+    import numpy as np
+
+    try:
+        noise = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise AnchorError(f"cannot read --noise {path} as an .npy file: {error}") from error
+    if not isinstance(noise, np.ndarray) or not np.issubdtype(noise.dtype, np.floating):
+        raise AnchorError(f"--noise {path}: expected one array of float32")
+    if not np.isfinite(noise).all():
+        raise AnchorError(f"--noise {path} holds values that are not finite")
+    return noise.astype(np.float32)

@@ -1,0 +1,25 @@
+"""`anchor-jax inspect`."""
+
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from anchor_jax.cli.options import AnchorFolder
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show what an anchor holds, how it is sampled and where it came from.
+
+        anchor-jax inspect anchors/seth
+
+    Attributes:
+        anchor: an ANCHOR, from `convert` or `train`.
+    """
+
+    anchor: Positional[AnchorFolder]
+
+    def run(self) -> None:
+        from anchor_jax import checkpoint
+
+        print(checkpoint.describe(self.anchor))

@@ -1,0 +1,124 @@
+"""`anchor-jax render`."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from anchor_jax.cli.options import (
+    OneEachCore,
+    check_count,
+    note,
+    parse_fps,
+    parse_size,
+    use_compile_cache,
+)
+
+if TYPE_CHECKING:
+    from anchor_jax.body.motion import Motion
+    from anchor_jax.body.parallel import Body
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Draw a motion file as pose images, of SMPL-X or a free mannequin.
+
+        anchor-jax render talk.npy --out poses.mp4
+
+    With your licensed model file, which published weights expect:
+
+        anchor-jax render talk.npy --model SMPLX_NEUTRAL.npz --out poses.mp4
+
+    As PNG, and only a part:
+
+        anchor-jax render talk.npy --out poses/ --start 2 --end 12.5
+
+    Reads TalkSHOW .npy, BEAT2 and AMASS .npz, SHOW .pkl and .npz, and our own .npz. Needs
+    pip install 'anchor-jax[render]', and libegl1 libgl1-mesa-dri of Debian.
+
+    Attributes:
+        motion: body motion, recognised by what the file holds.
+        out: an .mp4 (H.264), or a folder for 000001.png, ...
+        model: of the body: SMPL-X, the .npz file of its authors.
+        conditions: folder for face landmarks, face masks and foreground masks.
+        size: of the pictures: a square's side, or WxH.
+        fps: frames per second, such as 30, 29.97 or 30000/1001.
+        start: seconds into the motion at which to begin.
+        end: seconds into the motion at which to end.
+        processes: how many draw at once.
+    """
+
+    motion: Positional[Annotated[Path, arg(metavar="MOTION")]]
+    out: Annotated[Path, arg(metavar="DIR|VIDEO")]
+    model: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: the free mannequin)")
+    ] = None
+    conditions: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside, OUT-conditions)")
+    ] = None
+    size: Annotated[str, arg(metavar="PX|WxH")] = "512"
+    fps: Annotated[
+        str | None, arg(metavar="FPS", help_behavior_hint="(default: the motion's own)")
+    ] = None
+    start: float = 0.0
+    end: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the motion's end)")
+    ] = None
+    processes: OneEachCore = None
+
+    def run(self) -> None:
+        from anchor_jax.body.parallel import draw_clip
+        from anchor_jax.body.view import check_size, make_view
+        from anchor_jax.poses import pose_images
+        from anchor_jax.progress import bars
+
+        conditions = self.conditions or pose_images.conditions_beside(self.out)
+        pose_images.check_outputs(self.out, conditions)
+        pixels = parse_size(self.size)
+        check_size(pixels)
+        rate = None if self.fps is None else parse_fps(self.fps)
+        check_count("processes", self.processes)
+        whole, clip = self._read_motion(rate)
+        body = _make_body(self.model, whole)
+        view = make_view(whole, body.joints(whole), pixels)  # the same for every part of a motion
+        if whole.camera is not None and view.crops(whole.camera):
+            seen = "x".join(map(str, whole.camera.size))
+            note(
+                f"the motion's camera saw {seen}; the middle of its picture is drawn; --size {seen}"
+                " draws all"
+            )
+        with (
+            bars()("drawing", len(clip.poses), "frame") as advance,
+            closing(draw_clip(body, clip, view, self.processes, advance)) as images,
+        ):
+            count = pose_images.write_pose_images(images, view, clip.fps, self.out, conditions)
+        print(f"{self.out}: {count} frames, {pixels[0]}x{pixels[1]}, {float(clip.fps):g} fps")
+        print(f"{conditions}: face landmarks, face masks and foreground masks")
+
+    def _read_motion(self, rate: Fraction | None) -> tuple["Motion", "Motion"]:
+        """The whole motion, and the part of it that is asked for."""
+        from anchor_jax.body import edit, formats
+
+        whole = formats.read_motion(self.motion)
+        if rate is not None:
+            whole = edit.resample(whole, rate)
+        return whole, edit.crop(whole, self.start, self.end)
+
+
+def _make_body(model: Path | None, motion: "Motion") -> "Body":
+    """SMPL-X of a model file, or the free body; with a word about what it is."""
+    if model is not None:
+        use_compile_cache()
+        from anchor_jax.body.smplx import Smplx
+
+        body = Smplx(model)
+    else:
+        from anchor_jax.body.mannequin import Mannequin
+
+        body = Mannequin()
+    for line in body.notes(motion):
+        note(line)
+    return body

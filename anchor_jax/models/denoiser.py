@@ -1,0 +1,91 @@
+"""The structure-guided diffusion model: control branch and UNet put together (paper, section 3.1).
+
+Training, validation and generation all call the networks through `Denoiser`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, UInt8
+
+from anchor_jax.models.blocks import PUBLISHED, Inflation
+from anchor_jax.models.configs import ControlConfig, UNetConfig
+from anchor_jax.models.control import Control
+from anchor_jax.models.unet import UNet
+from anchor_jax.shapes import Array, Params
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """The two networks and how they are computed. It is hashable, so compiled programs are kept by
+    it.
+
+    Attributes:
+        unet: 4 input channels for the body, 9 for the face, at Stable Diffusion's size.
+        control: the control branch.
+        dtype: of the computation; parameters keep their own type.
+        inflation: what spans the frames of a window.
+        remat: recompute each block's activations in the backward pass, to save memory.
+    """
+
+    unet: UNetConfig
+    control: ControlConfig
+    dtype: str = "float32"
+    inflation: Inflation = PUBLISHED
+    remat: bool = False
+
+    def __call__(
+        self,
+        params: Params,
+        latents: Float[Array, "r f h w c"],
+        poses: UInt8[Array, "p f H W 3"] | Float[Array, "p f H W 3"],
+        timesteps: ArrayLike,
+        context: Float[Array, "b s d"],
+        *,
+        control_scale: ArrayLike = 1.0,
+        frame_mask: Bool[Array, "r f"] | None = None,
+        inpainting: Float[Array, "r f h w k"] | None = None,
+    ) -> Float[Array, "b f h w o"]:
+        """Predict the noise (or v) of noisy latents.
+
+        Args:
+            params: {"unet": tree, "control": tree}.
+            latents: noisy; b rows, or one row for every row of the context.
+            poses: pose images, uint8 or float in [0, 1]; one row serves every row of the latents.
+            timesteps: a scalar or one for each row of the latents, in [0, 1000).
+            context: appearance tokens; for guidance the unconditional ones first.
+            control_scale: W_c of equation (2).
+            frame_mask: False for frames that only pad a short window.
+            inpainting: channels of mask and masked image, which the UNet reads after the latents;
+                the control branch does not see them.
+
+        Returns:
+            float32, for each row of the context.
+        """
+        dtype = jnp.dtype(self.dtype)
+        images = poses / 255 if poses.dtype == jnp.uint8 else poses
+        latents = latents.astype(dtype)
+        residuals = Control(self.control, dtype, self.remat).apply(
+            {"params": params["control"]},
+            latents,
+            timesteps,
+            context,
+            images.astype(dtype),
+            control_scale,
+            frame_mask,
+            self.inflation,
+        )
+        if inpainting is not None:
+            latents = jnp.concatenate([latents, inpainting.astype(dtype)], -1)
+        out: Any = UNet(self.unet, dtype, self.remat).apply(
+            {"params": params["unet"]},
+            latents,
+            timesteps,
+            context,
+            residuals,
+            frame_mask,
+            self.inflation,
+        )
+        return out.astype(jnp.float32)
