@@ -7,12 +7,7 @@ params/<network>/  one Orbax tree per network, in the type that its source had
 """
 
 import json
-import os
-import secrets
-import shutil
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +25,7 @@ from anchor_jax.checkpoint.parameters import (
 )
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.files import new_folder
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -256,47 +252,6 @@ def describe(path: str | Path) -> str:
         elif value:
             lines.append(f"{plain(key)}: {_entries(value)}")
     return "\n".join(lines).rstrip()
-
-
-def check_new(path: Path) -> None:
-    """Raise AnchorError unless a folder `path` can be made: it must not exist, its parent must."""
-    if os.path.lexists(path):
-        raise AnchorError(f"{path}: exists already; remove it or choose another place")
-    if not path.absolute().parent.is_dir():
-        raise AnchorError(f"{path}: there is no folder {path.absolute().parent} to put it in")
-
-
-@contextmanager
-def new_folder(path: Path, needed: int) -> Iterator[Path]:
-    """A hidden folder beside `path` to write about `needed` bytes into. It becomes `path` if the
-    block ends well, and is removed if it does not.
-
-    Raises:
-        AnchorError: as `check_new`; it cannot be written; or the disk is full.
-    """
-    check_new(path)
-    free = shutil.disk_usage(path.absolute().parent).free
-    if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
-        raise AnchorError(
-            f"{path}: no space left on the disk: {_megabytes(needed)} needed,"
-            f" {_megabytes(free)} free; nothing was written"
-        )
-    partial = path.absolute().parent / f".{path.name}.partial-{secrets.token_hex(4)}"
-    try:
-        partial.mkdir()
-        yield partial
-        os.rename(partial, path)
-    except BaseException as error:
-        for _ in range(20):  # Orbax's threads may still be writing
-            shutil.rmtree(partial, ignore_errors=True)
-            if not partial.exists():
-                break
-            time.sleep(0.1)
-        if "No space left on device" in str(error):
-            raise AnchorError(f"{path}: no space left on the disk; nothing was written") from None
-        if isinstance(error, OSError):
-            raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
-        raise
 
 
 def _stored_types(params: Params) -> dict[str, int]:

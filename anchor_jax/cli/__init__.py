@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,11 +21,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import anchor_jax
 from anchor_jax.errors import AnchorError
+from anchor_jax.processes import num_cores
+from anchor_jax.progress import bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from anchor_jax.assets import Assets
     from anchor_jax.body.motion import Motion
     from anchor_jax.body.parallel import Body
-    from anchor_jax.data.prepare import Progress
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -161,10 +161,9 @@ def _finetune_demo(assets: "Assets", out: Path, data: Path | None, steps: int) -
 
     folder = out.with_name(f"{out.name}-finetune")
     if data is None:
-        with _bars() as progress:
-            data = prepare_training(assets, folder / "data", progress)
+        data = prepare_training(assets, folder / "data", bars())
     datasets.load(data)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     program = import_module("anchor_jax.train.finetune")
     with _without_logs():
         return finetune(assets, data, folder / "run", steps, program.main)
@@ -321,8 +320,8 @@ def render(
             f"its picture is drawn; --size {whole.camera.size[0]}x{whole.camera.size[1]} draws all"
         )
     with (
-        tqdm(desc="drawing", total=len(clip.poses), unit="frame", smoothing=0.1) as bar,
-        closing(draw_clip(body, clip, view, processes, bar.update)) as images,
+        bars()("drawing", len(clip.poses), "frame") as advance,
+        closing(draw_clip(body, clip, view, processes, advance)) as images,
     ):
         count = pose_images.write_pose_images(images, view, clip.fps, out, conditions)
     print(f"{out}: {count} frames, {pixels[0]}x{pixels[1]}, {float(clip.fps):g} fps")
@@ -417,13 +416,12 @@ def prepare(
     """
     _need_extra("train", "tensorflow_datasets", "array_record")
     from anchor_jax.data import dataset as datasets
-    from anchor_jax.data import workers
     from anchor_jax.data.prepare import hidden_folder
     from anchor_jax.data.preview import write_sheets
     from anchor_jax.data.request import Request
     from anchor_jax.poses.face_crops import find_faces
 
-    count = workers.num_cores() if processes is None else processes
+    count = num_cores() if processes is None else processes
     if count < 1:
         raise AnchorError(f"--processes {count}: expected at least 1")
     if not videos and json_list is None and (preview or verify):
@@ -446,19 +444,20 @@ def prepare(
             fps=_parse_fps(fps),
         )
         try:
-            with _bars() as progress:
-                made = request.make(out, count, progress)
+            made = request.make(out, count, bars())
         except KeyboardInterrupt:
             kept = hidden_folder(out)
             if not kept.is_dir():
                 raise
             words = f"complete clips are kept in {kept}, and the same command goes on there"
             raise KeyboardInterrupt(words) from None
-    with _bars() as progress:
-        if verify:
-            datasets.verify(made, progress("verifying", len(made), "frame"))
-        if preview:
-            write_sheets(made, out / "preview", progress("previewing", len(made.clips), "clip"))
+    progress = bars()
+    if verify:
+        with progress("verifying", len(made), "frame") as advance:
+            datasets.verify(made, advance)
+    if preview:
+        with progress("previewing", len(made.clips), "clip") as advance:
+            write_sheets(made, out / "preview", advance)
     pictures = ", ".join(f"{name} {w}x{h}" for name, (w, h) in made.pictures.items())
     print(f"{out}: {len(made)} frames in {len(made.clips)} clips; {pictures}")
     if verify:
@@ -773,22 +772,6 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _bars() -> Iterator["Progress"]:
-    """What makes progress bars, with rate and time left; the last one is closed at the end."""
-    from tqdm import tqdm
-
-    with ExitStack() as stack:
-
-        def bar(what: str, total: int, unit: str) -> Callable[[int], object]:
-            stack.close()
-            return stack.enter_context(
-                tqdm(desc=what, total=total, unit=unit, smoothing=0.1)
-            ).update
-
-        yield bar
 
 
 def _need_extra(extra: str, *modules: str) -> None:

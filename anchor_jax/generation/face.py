@@ -2,8 +2,7 @@
 3.3 and equation 9), and pasted back."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,6 +32,7 @@ from anchor_jax.generation.networks import (
     stage_params,
 )
 from anchor_jax.models import PER_FRAME, ControlConfig, Inflation, UNetConfig, VAEConfig
+from anchor_jax.progress import Advance, Progress
 from anchor_jax.shapes import Array, Images, Params
 
 Rows = TypeVar("Rows", np.ndarray, Array)
@@ -41,8 +41,6 @@ Rows = TypeVar("Rows", np.ndarray, Array)
 ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual=False)
 
 LANCZOS = Image.Resampling.LANCZOS
-
-Stage = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def repaint(
     crossfade: bool,
     seed: int,
     dtype: str,
-    stage: Stage,
+    stage: Progress,
 ) -> None:
     """Repaint the face in every usable frame, in place.
 
@@ -196,7 +194,7 @@ def paste_faces(
     latents: Array,
     face: Face,
     dtype: str,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> None:
     """Decode latents (k, h, w, c) of the faces of usable frames and paste them, in place."""
     vae = anchor.networks["vae"]
@@ -239,7 +237,7 @@ def prepare(
     face: Face,
     seed: int,
     dtype: str,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> dict[str, np.ndarray]:
     """What usable frames are conditioned on: "poses" uint8 (k, size, size, 3), the pose crops, and
     "known" float32 (k, size/8, size/8, 5), the masks and the latents of the masked crops."""

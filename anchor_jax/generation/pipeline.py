@@ -1,12 +1,8 @@
 """From an anchor, pose images and a picture of the person to the frames of a video."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
-from tqdm import tqdm
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import plan_windows, sample
@@ -20,6 +16,7 @@ from anchor_jax.generation.networks import (
     stage_params,
 )
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
+from anchor_jax.progress import bars
 from anchor_jax.shapes import Images
 
 DTYPES = ("float32", "bfloat16")
@@ -85,7 +82,7 @@ def generate(
     assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
     latents = initial_latents(shape, noise, seed)
     params = stage_params(anchor, "body", appearance, guidance, control_scale, dtype)
-    stage = numbered_bars(progress, 2 if face is None else 5)
+    stage = bars(progress, 2 if face is None else 5)
     num_windows = len(plan_windows(len(poses), window, overlap))
     with stage("denoising", steps * num_windows, "window") as advance:
         latents = sample(
@@ -165,20 +162,3 @@ def check_arguments(
     if face is not None:
         check_face(anchor, (n, height, width), face)
     return n, height // vae.factor, width // vae.factor, vae.latent_channels
-
-
-def numbered_bars(
-    show: bool, count: int
-) -> Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]:
-    """What makes the bars of a run's stages one after the other: `1/5 denoising`, ... ."""
-    numbers = itertools.count(1)
-    return lambda what, total, unit: progress_bar(
-        show, f"{next(numbers)}/{count} {what}", total, unit
-    )
-
-
-@contextmanager
-def progress_bar(show: bool, what: str, total: int, unit: str) -> Iterator:
-    """A function that advances a bar with rate and time left on standard error."""
-    with tqdm(total=total, desc=what, unit=unit, disable=not show, smoothing=0.1) as bar:
-        yield bar.update
