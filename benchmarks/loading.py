@@ -30,6 +30,7 @@ from PIL import Image
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches
 from anchor_jax.data.request import Request
+from anchor_jax.progress import silent
 from benchmarks.peer import environment
 
 BATCH = 4
@@ -176,7 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         request = Request(videos=videos, poses=(args.data / "poses",), loop_poses=True)
-        dataset = request.make(folder / "data", 2, lambda what, total, unit: lambda count: None)
+        dataset = request.make(folder / "data", 2, silent)
         folders = Folders(write_folders(dataset, folder / "png"))
         cases = [
             compare(dataset, folders, workers, args.rounds, args.batches) for workers in (0, 2)

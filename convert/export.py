@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from anchor_jax.checkpoint import Anchor, new_folder, params_folder, read_header
+from anchor_jax.checkpoint import Anchor, params_folder, read_header
 from anchor_jax.checkpoint.parameters import (
     flatten,
     groups,
@@ -16,6 +15,8 @@ from anchor_jax.checkpoint.parameters import (
     stored_params,
     unflatten,
 )
+from anchor_jax.files import new_folder
+from anchor_jax.progress import BYTES, Advance, bars
 from anchor_jax.shapes import Params
 
 from . import names
@@ -50,18 +51,12 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     }
     needed = sum(_nbytes(leaf) for leaf in jax.tree.leaves(stored))
     with new_folder(out, needed) as partial:
-        options = {
-            "unit": "B",
-            "unit_scale": True,
-            "delay": 2,
-            "disable": None if progress else True,
-        }
-        with tqdm(desc="export", total=needed, **options) as bar:
+        with bars(None if progress else False, delay=2)("export", needed, BYTES) as advance:
             for name, network in networks.items():
                 path = partial / FILES[name]
                 _write_json(path.parent / "config.json", published(network.config))
                 folder = anchor / "params" / name
-                _write_weights(path, folder, stored[name], _position_ids(header, name), bar)
+                _write_weights(path, folder, stored[name], _position_ids(header, name), advance)
         for name, content in header.tokenizer.items():
             (partial / "sd" / "tokenizer").mkdir(exist_ok=True)
             (partial / "sd" / "tokenizer" / name).write_bytes(content)
@@ -78,7 +73,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_weights(
-    path: Path, folder: Path, stored: Params, buffers: dict[str, np.ndarray], bar: tqdm
+    path: Path, folder: Path, stored: Params, buffers: dict[str, np.ndarray], advance: Advance
 ) -> None:
     """One safetensors file from the parameters in `folder`, read and written in groups."""
     leaves = {names.torch_key(key): (key, leaf) for key, leaf in flatten(stored).items()}
@@ -105,7 +100,7 @@ def _write_weights(
             for key, leaf in group:
                 array = np.ascontiguousarray(names.to_torch(key, np.asarray(arrays[key])))
                 file.write(array.view(np.uint8).data)
-                bar.update(_nbytes(leaf))
+                advance(_nbytes(leaf))
 
 
 def _nbytes(leaf: Any) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from anchor_jax.checkpoint import (
     FRESH_NOTE,
@@ -17,14 +16,15 @@ from anchor_jax.checkpoint import (
     TOKENIZER_FILES,
     Network,
     assemble,
-    check_new,
     save,
 )
 from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
 from anchor_jax.checkpoint.parameters import Lazy
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.files import check_new
 from anchor_jax.models import NetworkConfig
+from anchor_jax.progress import BYTES, Advance, bars
 from anchor_jax.shapes import Params
 from anchor_jax.versions import versions
 
@@ -106,8 +106,7 @@ def convert(
     files = {source.weights.path: name for name, source in sources.items()}
     size = sum(path.stat().st_size for path in files)
     size += sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    options = {"unit": "B", "unit_scale": True, "delay": 2, "disable": None if progress else True}
-    with tqdm(desc="convert", total=size, **options) as bar:
+    with bars(None if progress else False, delay=2)("convert", size, BYTES) as advance:
         provenance = {
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC by anchor-jax convert",
             "versions": versions(("anchor-jax", "jax", "flax", "numpy")),
@@ -117,14 +116,14 @@ def convert(
                     "network": name,
                     "file": path.name,
                     "bytes": path.stat().st_size,
-                    "sha256": sha256(path, bar.update),
+                    "sha256": sha256(path, advance),
                 }
                 for path, name in files.items()
             ],
             "notes": notes,
             "buffers": buffers,
         }
-        params = jax.tree.map(lambda leaf: _reporting(leaf, bar), params)
+        params = jax.tree.map(lambda leaf: _reporting(leaf, advance), params)
         networks = {name: Network(config, params[name]) for name, config in found.items()}
         trained = {"body": body is not None, "face": face is not None}
         anchor = assemble(
@@ -264,9 +263,9 @@ def _match(
     return params, buffers
 
 
-def _reporting(leaf: Any, bar: tqdm) -> Lazy:
+def _reporting(leaf: Any, advance: Advance) -> Lazy:
     def read() -> np.ndarray:
-        bar.update(leaf.nbytes)
+        advance(leaf.nbytes)
         return leaf.read() if isinstance(leaf, Lazy) else leaf
 
     return Lazy(leaf.shape, leaf.dtype, read)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.checkpoint.parameters import flatten
@@ -23,6 +22,7 @@ from anchor_jax.data.encodings import Encodings
 from anchor_jax.face import mask
 from anchor_jax.generation.networks import clip_pixels, encode_pixels
 from anchor_jax.models import VAEConfig, apply
+from anchor_jax.progress import bars
 from anchor_jax.shapes import Params
 from anchor_jax.training.sharding import any_process
 
@@ -156,16 +156,14 @@ def _encode(
     encoder: Encoder, dataset: Dataset, encodings: Encodings, missing: list[int], progress: bool
 ) -> None:
     total = sum(dataset.clips[clip].frames for clip in missing)
-    with tqdm(
-        desc="encoding", total=total, unit="frame", smoothing=0.1, disable=not (progress and total)
-    ) as bar:
+    with bars(progress and total > 0)("encoding", total, "frame") as advance:
         source = dataset.source()
         for clip in missing:
             parts = []
             for start in range(dataset.starts[clip], dataset.starts[clip + 1], BATCH):
                 numbers = range(start, min(start + BATCH, dataset.starts[clip + 1]))
                 parts.append(_encode_frames(encoder, [source[i] for i in numbers]))
-                bar.update(len(numbers))
+                advance(len(numbers))
             names = encodings.shapes
             arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
             encodings.write(clip, arrays)

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from anchor_jax.compiling import compile_ahead, options
 from anchor_jax.data.loader import Batches
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.memory import peak_memory_mb
+from anchor_jax.progress import open_bar
 from anchor_jax.shapes import Params
 from anchor_jax.training.checkpoints import Checkpoints
 from anchor_jax.training.optimizer import learning_rate
@@ -109,14 +109,7 @@ def fit(
     step = None
     with (
         stoppable() as stop,
-        tqdm(
-            desc=name,
-            total=job.steps,
-            initial=number,
-            unit="step",
-            smoothing=0.05,
-            disable=not run.is_main,
-        ) as bar,
+        open_bar(name, job.steps, "step", show=run.is_main, done=number, smoothing=0.05) as bar,
     ):
         try:
             began, since = time.perf_counter(), number
@@ -128,7 +121,7 @@ def fit(
                 state, found = step(state, inputs)
                 number, score = number + 1, None
                 _check_finite(number, found)
-                bar.update()
+                bar(1)
                 if _due(number, job.log_every, job.steps):
                     speed = (number - since) / (time.perf_counter() - began)
                     values = {k: float(v) for k, v in found.items() if not v.ndim}
@@ -138,7 +131,7 @@ def fit(
                         "memory_mb": peak_memory_mb(),
                     }
                     run.log(number, values, np.asarray(found["frames"]).tolist())
-                    bar.set_postfix(loss=f"{values['loss']:.4f}")
+                    bar.note(loss=f"{values['loss']:.4f}")
                     began, since = time.perf_counter(), number
                 if validate is not None and _due(number, job.validate_every, job.steps):
                     scalars, picture, score = validate(gather(mesh, _trained(state)))

@@ -41,7 +41,7 @@ def crop(motion: Motion, start: float = 0.0, end: float | None = None) -> Motion
     first, last = (min(n, round(second * motion.fps)) for second in (start, end))
     if first >= last:
         raise AnchorError(f"no frame lies from {start:g} s to {end:g} s; name a longer time")
-    return _each_frame(motion, lambda values: values[first:last].copy())
+    return motion[first:last]
 
 
 def join(motions: Sequence[Motion]) -> Motion:

@@ -4,7 +4,6 @@ docs/motion.md describes them. Whatever a layout lacks is filled in: no translat
 zeros, no rate is 30 frames a second.
 """
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from anchor_jax.body.arrays import Archive, read_npy
 from anchor_jax.body.motion import MAX_BETAS, NUM_JOINTS, Camera, Motion
 from anchor_jax.body.unpickle import MAX_BYTES, read_pickle
 from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.files import placed
 
 OWN_FORMAT = "anchor-jax motion 1"
 NO_BETAS = np.zeros(10, np.float32)
@@ -87,15 +87,8 @@ def save_motion(path: Path, motion: Motion) -> None:
         }
     if motion.hand_pca is not None:
         fields |= {"left_hand_pca": motion.hand_pca[0], "right_hand_pca": motion.hand_pca[1]}
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **fields)
-        partial.replace(path)
-    except OSError as error:
-        raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with placed(path) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **fields)
 
 
 def _recognise(entries: Entries) -> Motion:

@@ -4,7 +4,7 @@ Joint order: root, 21 of the body, jaw, left eye, right eye, 15 of the left hand
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -101,6 +101,17 @@ class Motion:
             _check_array(f"{side} hand_pca", coefficients, (n, MAX_HAND_PCA), at_most=True)
         if self.poses[:, LEFT_HAND].any() or self.poses[:, RIGHT_HAND].any():
             raise AnchorError("the motion has both hand_pca and hand poses: expected one of them")
+
+    def __getitem__(self, frames: slice | np.ndarray) -> "Motion":
+        """Some of the frames: `motion[first:last]`, or those that an array of integers names."""
+        hands = self.hand_pca
+        return replace(
+            self,
+            poses=self.poses[frames],
+            translation=self.translation[frames],
+            expression=self.expression[frames],
+            hand_pca=hands and (hands[0][frames], hands[1][frames]),
+        )
 
     @property
     def seconds(self) -> float:

@@ -4,15 +4,10 @@ What a frame looks like depends on that frame and the view alone, so the number 
 nothing but the time.
 """
 
-import dataclasses
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +17,8 @@ from anchor_jax.body import render
 from anchor_jax.body.motion import Motion
 from anchor_jax.body.view import View
 from anchor_jax.errors import AnchorError
+from anchor_jax.processes import Pool, WorkerEnded, num_cores
+from anchor_jax.progress import Advance, no_advance
 
 FRAMES_AT_ONCE = 16  # whose vertices are computed together, as many as SMPL-X wants
 FRAMES_PER_TASK = 4  # of these, to one process
@@ -60,7 +57,7 @@ def draw_clip(
     motion: Motion,
     view: View,
     processes: int | None = None,
-    advance: Callable[[int], object] | None = None,
+    advance: Advance = no_advance,
 ) -> Generator[PoseImage, None, None]:
     """Draw every frame of a motion, in order.
 
@@ -71,45 +68,27 @@ def draw_clip(
         motion: how it moves.
         view: from where, by `view.make_view`.
         processes: how many draw at once; by default one a core.
-        advance: told how many frames are ready, whenever some are.
+        advance: called with the number of frames drawn since the last call.
 
     Raises:
         AnchorError: vertices that are not finite, or no OpenGL to draw with.
     """
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or num_cores()
     num_tasks = -(-len(motion.poses) // FRAMES_PER_TASK)
-    pool = _start(min(processes, num_tasks), body, view)
-    try:
+    with _start(min(processes, num_tasks), body, view) as pool:
         pending: deque[Future[list[PoseImage]]] = deque()
         for number, geometry in enumerate(_geometry(body, motion, view), 1):
-            pending.append(_submit(pool, _draw, *geometry))
+            pending.append(pool.submit(_draw, *geometry))
             while len(pending) > (0 if number == num_tasks else 2 * processes):
-                images = pending.popleft().result()
-                if advance is not None:
-                    advance(len(images))
+                images = pool.result(pending.popleft())
+                advance(len(images))
                 yield from images
-    except BrokenProcessPool as error:
-        raise AnchorError(
-            "a process that draws has ended; perhaps it was killed for want of memory: "
-            "use fewer processes"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _geometry(body: Body, motion: Motion, view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Vertices and landmarks in the world of the frames of each task, checked."""
     for start in range(0, len(motion.poses), FRAMES_AT_ONCE):
-        part = slice(start, start + FRAMES_AT_ONCE)
-        vertices = body.vertices(
-            dataclasses.replace(
-                motion,
-                poses=motion.poses[part],
-                translation=motion.translation[part],
-                expression=motion.expression[part],
-                hand_pca=motion.hand_pca and (motion.hand_pca[0][part], motion.hand_pca[1][part]),
-            )
-        )
+        vertices = body.vertices(motion[start : start + FRAMES_AT_ONCE])
         finite = np.isfinite(vertices).all((1, 2))
         if not finite.all():
             frame = start + int(np.argmin(finite))
@@ -120,7 +99,7 @@ def _geometry(body: Body, motion: Motion, view: View) -> Iterator[tuple[np.ndarr
             yield places[0][task], places[1][task]
 
 
-def _start(processes: int, body: Body, view: View) -> ProcessPoolExecutor:
+def _start(processes: int, body: Body, view: View) -> Pool:
     """Processes that can draw, on the first platform that works.
 
     `PYOPENGL_PLATFORM`, where it is set, is the only one tried.
@@ -132,37 +111,22 @@ def _start(processes: int, body: Body, view: View) -> ProcessPoolExecutor:
         )
     error = None
     for platform in [given] if given else render.PLATFORMS:
-        pool = ProcessPoolExecutor(
-            processes,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_set_up,
-            initargs=(platform, body.faces, body.groups["face"], view),
-        )
+        pool = Pool(processes, _set_up, (platform, body.faces, body.groups["face"], view))
         try:
-            _submit(pool, _open).result()
+            pool.result(pool.submit(_open))
             return pool
-        except (AnchorError, BrokenProcessPool) as reason:
-            pool.shutdown(cancel_futures=True)
+        except AnchorError as reason:
+            pool.close()
             error = reason
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.close()
             raise
-    if isinstance(error, AnchorError):
+    if error is not None and not isinstance(error, WorkerEnded):
         raise error
     raise AnchorError(
         f"processes that draw end at once: OpenGL does not work (on Debian and Ubuntu it needs "
         f'{render.PACKAGES}), or the calling program has no `if __name__ == "__main__":`'
     ) from error
-
-
-def _submit(pool: ProcessPoolExecutor, task: Callable, *args: object) -> Future:
-    """Submit a task. This starts processes; a Ctrl-C is for this one alone, so they inherit that it
-    is blocked."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(task, *args)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # In the processes that draw.
@@ -171,9 +135,6 @@ _drawing: dict[str, object] = {}
 
 
 def _set_up(platform: str, faces: np.ndarray, face_group: np.ndarray, view: View) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     render.use_platform(platform)
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's: the processes share the cores already
     _drawing["arguments"] = faces, face_group, view

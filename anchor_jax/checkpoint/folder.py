@@ -8,12 +8,7 @@ params/<network>/  one Orbax tree per network, in the type that its source had
 """
 
 import json
-import os
-import secrets
-import shutil
-import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +33,9 @@ from anchor_jax.checkpoint.settings import (
     settings_of_version_1,
     settings_to_json,
 )
-from anchor_jax.data.video import placed
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.files import new_folder, write_text
 from anchor_jax.models import CLIPTextConfig, CLIPVisionConfig
 from anchor_jax.shapes import Params
 
@@ -98,10 +93,7 @@ def store_settings(path: str | Path, settings: Settings) -> None:
     """
     path = Path(path)
     anchor, stored = read_header(path)
-    try:
-        _write_header(path, replace(anchor, settings=settings), stored)
-    except OSError as error:
-        raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
+    _write_header(path, replace(anchor, settings=settings), stored)
 
 
 def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
@@ -115,8 +107,7 @@ def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
         "stored": stored,
         "provenance": anchor.provenance,
     }
-    with placed(path / "anchor.json") as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_text(path / "anchor.json", json.dumps(content, indent=1) + "\n")
 
 
 def load(
@@ -251,47 +242,6 @@ def check_stored(path: Path, networks: Collection[str]) -> None:
     anchor, stored = read_header(path)
     for name in networks:
         stored_params(params_folder(path, name, stored), anchor.networks()[name].config)
-
-
-def check_new(path: Path) -> None:
-    """Raise AnchorError unless a folder `path` can be made: it must not exist, its parent must."""
-    if os.path.lexists(path):
-        raise AnchorError(f"{path}: exists already; remove it or choose another place")
-    if not path.absolute().parent.is_dir():
-        raise AnchorError(f"{path}: there is no folder {path.absolute().parent} to put it in")
-
-
-@contextmanager
-def new_folder(path: Path, needed: int) -> Iterator[Path]:
-    """A hidden folder beside `path` to write about `needed` bytes into. It becomes `path` if the
-    block ends well, and is removed if it does not.
-
-    Raises:
-        AnchorError: as `check_new`; it cannot be written; or the disk is full.
-    """
-    check_new(path)
-    free = shutil.disk_usage(path.absolute().parent).free
-    if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
-        raise AnchorError(
-            f"{path}: no space left on the disk: {megabytes(needed)} needed,"
-            f" {megabytes(free)} free; nothing was written"
-        )
-    partial = path.absolute().parent / f".{path.name}.partial-{secrets.token_hex(4)}"
-    try:
-        partial.mkdir()
-        yield partial
-        os.rename(partial, path)
-    except BaseException as error:
-        for _ in range(20):  # Orbax's threads may still be writing
-            shutil.rmtree(partial, ignore_errors=True)
-            if not partial.exists():
-                break
-            time.sleep(0.1)
-        if "No space left on device" in str(error):
-            raise AnchorError(f"{path}: no space left on the disk; nothing was written") from None
-        if isinstance(error, OSError):
-            raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
-        raise
 
 
 def _stored_types(params: Params) -> dict[str, int]:

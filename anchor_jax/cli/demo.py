@@ -113,7 +113,7 @@ class Demo:
         folder = self.out.with_name(f"{self.out.name}-finetune")
         data = self.data or prepare_training(assets, folder / "data", bars())
         datasets.load(data)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         program = import_module("anchor_jax.train.finetune")
         with without_logs():
             return finetune(assets, data, folder / "run", self.finetune_steps, program.main)

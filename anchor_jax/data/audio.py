@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.video import check_folder, iter_video, opened, placed
-from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.data.video import iter_video, opened
+from anchor_jax.errors import AnchorError
+from anchor_jax.files import check_parent, placed
 
 SLACK = Fraction(1, 20)  # seconds that the sound's times may jump without being followed
 LONGEST_SILENCE = 600  # seconds; a longer one is a damaged file
@@ -34,25 +35,21 @@ def write_audio(video: Path, path: Path) -> bool:
     """
     if path.suffix.lower() != ".wav" or path.is_dir():
         raise AnchorError(f"cannot write {path}: expected the name of a .wav file")
-    check_folder(path)
+    check_parent(path)
     first, _ = next(iter_video(video))
     sound = _decode(video, first)
     rate, channels, samples = next(sound, (0, 0, None))
     if samples is None:
         return False
-    with placed(path) as partial:
-        try:
-            with wave.open(str(partial), "wb") as file:
-                file.setframerate(rate)
-                file.setnchannels(channels)
-                file.setsampwidth(2)
-                while samples is not None:
-                    if 2 * channels * file.tell() + samples.nbytes > LARGEST:
-                        raise AnchorError(f"the sound of {video} is too long for a .wav file")
-                    file.writeframes(samples.astype("<i2", copy=False).tobytes())
-                    _, _, samples = next(sound, (0, 0, None))
-        except OSError as error:
-            raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
+    with placed(path) as partial, wave.open(str(partial), "wb") as file:
+        file.setframerate(rate)
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        while samples is not None:
+            if 2 * channels * file.tell() + samples.nbytes > LARGEST:
+                raise AnchorError(f"the sound of {video} is too long for a .wav file")
+            file.writeframes(samples.astype("<i2", copy=False).tobytes())
+            _, _, samples = next(sound, (0, 0, None))
     return True
 
 

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property
@@ -26,6 +26,8 @@ from typing import Any, cast
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.files import placed
+from anchor_jax.progress import Advance, no_advance
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -122,7 +124,7 @@ def load(path: Path) -> Dataset:
     return dataset
 
 
-def verify(dataset: Dataset, advance: Callable[[int], object] = lambda count: None) -> None:
+def verify(dataset: Dataset, advance: Advance = no_advance) -> None:
     """Check every shard against its hash and decode every picture of every frame.
 
     Args:
@@ -175,7 +177,7 @@ def write_shard(
     pictures: dict[str, Size],
     *,
     scratch: Path | None = None,
-    advance: Callable[[int], object] = lambda count: None,
+    advance: Advance = no_advance,
 ) -> ClipRecord:
     """Write the frames of one clip to `path`, whole or not at all.
 
@@ -198,34 +200,30 @@ def write_shard(
 
     described = features(pictures)
     serializer = ExampleSerializer(cast(Any, described.get_serialized_info()))
-    partial = (scratch or path.parent) / f".{path.name}.partial-{os.getpid()}"
     try:
-        # Neither chunked nor compressed: PNG cannot be, and frames are read one by one.
-        writer, count = ArrayRecordWriter(str(partial), "group_size:1,uncompressed"), 0
-        try:
-            for count, frame in enumerate(frames, 1):
-                _check_frame(frame, pictures, clip, count)
-                example: dict[str, Any] = {name: encode(frame[name]) for name in pictures}
-                example |= {"identity": clip.identity, "clip": clip.name, "frame": count - 1}
-                proto = serializer.get_tf_example(described.encode_example(example))
-                writer.write(proto.SerializeToString(deterministic=True))
-                advance(1)
-        finally:
-            writer.close()
-        if count != clip.frames:
-            raise AnchorError(
-                f"clip {clip.name} gave {count} frames instead of {clip.frames}: its files changed"
-                " while they were read; run the command again"
-            )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        record = replace(clip, bytes=partial.stat().st_size, sha256=_hash(partial))
-        partial.replace(path)
-        return record
-    except (RuntimeError, OSError) as error:  # array_record's own is a RuntimeError
-        raise AnchorError(f"cannot write {path.parent}: {first_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        with placed(path, scratch) as partial:
+            # Neither chunked nor compressed: PNG cannot be, and frames are read one by one.
+            writer, count = ArrayRecordWriter(str(partial), "group_size:1,uncompressed"), 0
+            try:
+                for count, frame in enumerate(frames, 1):
+                    _check_frame(frame, pictures, clip, count)
+                    example: dict[str, Any] = {name: encode(frame[name]) for name in pictures}
+                    example |= {"identity": clip.identity, "clip": clip.name, "frame": count - 1}
+                    proto = serializer.get_tf_example(described.encode_example(example))
+                    writer.write(proto.SerializeToString(deterministic=True))
+                    advance(1)
+            finally:
+                writer.close()
+            if count != clip.frames:
+                raise AnchorError(
+                    f"clip {clip.name} gave {count} frames instead of {clip.frames}: its files"
+                    " changed while they were read; run the command again"
+                )
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            return replace(clip, bytes=partial.stat().st_size, sha256=_hash(partial))
+    except RuntimeError as error:  # array_record's own
+        raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def write_metadata(dataset: Dataset) -> None:

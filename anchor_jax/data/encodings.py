@@ -2,16 +2,14 @@
 of its pictures. One folder a key, one `.npy` a clip and array, written whole or not at all."""
 
 import json
-import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.files import placed, write_text
 
 FOLDER = "encodings"
 
@@ -49,9 +47,7 @@ class Encodings:
         Raises:
             AnchorError: they cannot.
         """
-        with self._kept():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "key.json").write_text(json.dumps({"key": self._key}) + "\n", "utf-8")
+        write_text(self.folder / "key.json", json.dumps({"key": self._key}) + "\n")
 
     def write(self, clip: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the arrays (frames, ...) of one clip.
@@ -59,27 +55,13 @@ class Encodings:
         Raises:
             AnchorError: the folder cannot be written, or the disk is full.
         """
-        self.make_folder()
-        with self._kept():
-            for name, array in arrays.items():
-                path = self._path(clip, name)
-                partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-                try:
-                    with partial.open("wb") as file:
-                        np.save(file, np.asarray(array, np.float32))
-                    os.replace(partial, path)
-                finally:
-                    partial.unlink(missing_ok=True)
-
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
         try:
-            yield
-        except OSError as error:
-            raise AnchorError(
-                f"{self.folder}: encodings cannot be kept: {first_line(error)}; what was written"
-                " stays good"
-            ) from None
+            self.make_folder()
+            for name, array in arrays.items():
+                with placed(self._path(clip, name)) as partial, partial.open("wb") as file:
+                    np.save(file, np.asarray(array, np.float32))
+        except AnchorError as error:
+            raise AnchorError(f"{error}; the encodings of earlier clips are kept") from error
 
     def read(self, name: str, frame: int) -> np.ndarray:
         """The array of a frame, by its number in the data set.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
-from anchor_jax.data.workers import deaf, follow_parent, num_cores
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.processes import begin_worker, blocked, num_cores, worker_ended
 
 Span = tuple[int, int]
 
@@ -108,7 +108,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         guard = nullcontext()
         if self._running is None:
             self._running = self._start()
-            guard = deaf(*SIGNALS)  # the first batch starts the workers
+            guard = blocked(*SIGNALS)  # the first batch starts the workers
         with guard:
             batch = self._read()
         self._next += 1
@@ -154,10 +154,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
-            raise AnchorError(
-                "a process that reads data was killed, perhaps for want of memory; run the same"
-                " command again, with fewer --workers"
-            ) from None
+            raise worker_ended("run the same command again, with fewer --workers") from None
 
     def _start(self):
         import grain
@@ -173,8 +170,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
 
 def _begin(worker: int, count: int) -> None:
-    """Set up a worker process: who asked this one to stop does not stop its workers in a batch."""
-    follow_parent(*SIGNALS)
+    """Set up a worker process. It ignores SIGINT and SIGTERM, so a batch is never cut short."""
+    begin_worker(*SIGNALS)
 
 
 def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[Span, ...]:

@@ -9,14 +9,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from anchor_jax.data import workers
 from anchor_jax.data.audio import write_audio
 from anchor_jax.data.dataset import (
     FORMAT,
@@ -28,10 +27,10 @@ from anchor_jax.data.dataset import (
     write_metadata,
     write_shard,
 )
-from anchor_jax.data.video import check_folder
 from anchor_jax.errors import AnchorError, first_line, shorten
-
-Progress = Callable[[str, int, str], workers.Advance]
+from anchor_jax.files import check_parent, parent_made, write_text
+from anchor_jax.processes import run_all
+from anchor_jax.progress import Advance, Progress, silent
 
 
 @runtime_checkable  # the tests check types as they run
@@ -67,7 +66,7 @@ def prepare(
     options: dict[str, object],
     fps: Fraction = Fraction(30),
     processes: int = 1,
-    progress: Progress = lambda what, total, unit: lambda count: None,
+    progress: Progress = silent,
 ) -> Dataset:
     """Make the data set `out`, or go on with it; one that is complete is left as it is.
 
@@ -78,7 +77,7 @@ def prepare(
         options: all else that decides the content.
         fps: told in the data set.
         processes: that work side by side; the bytes are the same whatever their number.
-        progress: gets a label, a total and its unit; what it returns is called with counts.
+        progress: shows the progress, see `anchor_jax.progress`.
 
     Raises:
         AnchorError: inputs that cannot be read or do not fit each other, a place that cannot be
@@ -90,14 +89,12 @@ def prepare(
     if finished := _finished(out, digest):
         shutil.rmtree(folder, ignore_errors=True)
         return finished
-    check_folder(out)
-    with _locked(folder, {"inputs": digest, "changed": stamp}):
+    check_parent(out)
+    with parent_made(out), _locked(folder, {"inputs": digest, "changed": stamp}):
         try:
             sources = _examine(sources, processes, progress)
             made = _make(sources, folder, fps, digest, processes, progress)
-            if out.is_dir():
-                out.rmdir()  # it is empty
-            made.path.rename(out)
+            made.path.rename(out)  # over an empty folder, but no other
         except AnchorError as error:
             if not _complete(folder):
                 raise
@@ -147,7 +144,7 @@ def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
                         f"{folder} holds the beginning of a data set of other inputs or options:"
                         " give the command that began it, or remove that folder"
                     )
-                _write_json(written, job)
+                write_text(written, json.dumps(job))
                 yield
             finally:
                 if not _complete(folder):
@@ -160,15 +157,15 @@ def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
 
 def _examine(sources: Sequence[Source], processes: int, progress: Progress) -> list[Source]:
     """All sources examined; what is wrong with any of them is told together."""
-    advance = progress("checking", len(sources), "input")
-    results = workers.run(_examine_one, sources, processes, advance)
+    with progress("checking", len(sources), "input") as advance:
+        results = run_all(_examine_one, sources, processes, advance)
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         raise AnchorError(shorten(problems, separator="; "))
     return [result for result in results if not isinstance(result, str)]
 
 
-def _examine_one(source: Source, advance: workers.Advance) -> Source | str:
+def _examine_one(source: Source, advance: Advance) -> Source | str:
     try:
         return source.examine()
     except AnchorError as error:
@@ -203,9 +200,6 @@ def _make(
         (folder / name).mkdir(exist_ok=True)
     _keep_sounds(sources, dataset.path / "audio", progress)
     done = {number: record for number in range(len(clips)) if (record := _record(dataset, number))}
-    advance = progress("preparing", len(dataset), "frame")
-    advance(sum(record.frames for record in done.values()))
-
     shares, first = [], 0
     pieces = -(-processes // len(sources))  # a source is split only where processes have no other
     for source, of_source in zip(sources, records, strict=True):
@@ -216,8 +210,10 @@ def _make(
                 wanted = {index: of_source[index] for index in part}
                 shares.append(Share(source, first, wanted, dataset, folder))
         first += len(of_source)
-    for made in workers.run(_write_share, shares, processes, advance):
-        done |= made
+    with progress("preparing", len(dataset), "frame") as advance:
+        advance(sum(record.frames for record in done.values()))
+        for made in run_all(_write_share, shares, processes, advance):
+            done |= made
     complete = Dataset(dataset.path, pictures, fps, tuple(done[i] for i in range(first)), digest)
     write_metadata(complete)
     return complete
@@ -230,17 +226,17 @@ def _keep_sounds(sources: Sequence[Source], folder: Path, progress: Progress) ->
     if not sounds:
         return
     folder.mkdir(exist_ok=True)
-    advance = progress("sound", len(sounds), "video")
-    for name, video in sounds:
-        path = folder / f"{name}.wav"
-        if not path.exists():
-            write_audio(video, path)
-        advance(1)
+    with progress("sound", len(sounds), "video") as advance:
+        for name, video in sounds:
+            path = folder / f"{name}.wav"
+            if not path.exists():
+                write_audio(video, path)
+            advance(1)
     if not os.listdir(folder):
         folder.rmdir()
 
 
-def _write_share(share: Share, advance: workers.Advance) -> dict[int, ClipRecord]:
+def _write_share(share: Share, advance: Advance) -> dict[int, ClipRecord]:
     """Write the clips of one share; the records, by their numbers in the data set."""
     made = {}
     for index, frames in share.source.read(range(min(share.clips), max(share.clips) + 1)):
@@ -254,7 +250,8 @@ def _write_share(share: Share, advance: workers.Advance) -> dict[int, ClipRecord
                 scratch=share.folder / "scratch",
                 advance=advance,
             )
-            _write_json(share.folder / "clips" / f"{number}.json", asdict(made[number]))
+            path = share.folder / "clips" / f"{number}.json"
+            write_text(path, json.dumps(asdict(made[number])), share.folder / "scratch")
     if len(made) != len(share.clips):
         raise AnchorError("a video has become shorter while it was read; run the command again")
     return made
@@ -275,12 +272,6 @@ def _record(dataset: Dataset, number: int) -> ClipRecord | None:
 def _complete(folder: Path) -> bool:
     """Whether any clip in the hidden folder is complete."""
     return any((folder / "clips").glob("*.json"))
-
-
-def _write_json(path: Path, data: object) -> None:
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_text(json.dumps(data))
-    partial.replace(path)
 
 
 def _digest(inputs: Sequence[Path], options: dict[str, object]) -> tuple[str, str]:

@@ -1,13 +1,14 @@
 """Contact sheets: one picture a clip that shows whether its poses and frames line up."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
-from anchor_jax.data.video import placed, resize
+from anchor_jax.data.video import resize
+from anchor_jax.files import placed
+from anchor_jax.progress import Advance, no_advance
 
 COLUMNS = 8
 SIDE = 192  # pixels of the longer side of a thumbnail
@@ -21,9 +22,7 @@ def moments(count: int, most: int = COLUMNS) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
-def write_sheets(
-    dataset: Dataset, folder: Path, advance: Callable[[int], object] = lambda count: None
-) -> list[Path]:
+def write_sheets(dataset: Dataset, folder: Path, advance: Advance = no_advance) -> list[Path]:
     """Write a sheet of every clip into `folder`, which then holds only these; their paths.
 
     The rows are the frame, its pose, the pose over the frame, and the matte or mask if there is

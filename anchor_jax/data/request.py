@@ -10,8 +10,9 @@ from anchor_jax.data.clips import LENGTH, Box
 from anchor_jax.data.dataset import Dataset, Size
 from anchor_jax.data.lists import read_list
 from anchor_jax.data.pairing import Faces, Maker, VideoSource
-from anchor_jax.data.prepare import Progress, prepare
+from anchor_jax.data.prepare import prepare
 from anchor_jax.errors import AnchorError
+from anchor_jax.progress import Progress
 
 SIZE = 512, 512
 # Files and folders: they count with their names and sizes, wherever they lie.

@@ -1,13 +1,8 @@
-"""Frames from folders, pictures and videos, and back; everything is RGB, uint8 (n, h, w, 3).
-
-What is written appears whole or not at all: it is made under a hidden name beside its place and
-renamed when complete, so an older file survives every failure.
-"""
+"""Frames from folders, pictures and videos, and back; everything is RGB, uint8 (n, h, w, 3)."""
 
 import os
 import platform
 import re
-import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -17,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from anchor_jax.errors import AnchorError
+from anchor_jax.files import check_parent, placed
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -206,7 +202,7 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
     """
     for target in (path, folder):
         if target is not None:
-            check_folder(target)
+            check_parent(target)
     if path is not None:
         if path.suffix.lower() != ".mp4":
             raise AnchorError(f"cannot write {path}: the name of a video must end in .mp4")
@@ -221,19 +217,6 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
                 f"cannot write frames into {folder}: it holds other files, such as {min(others)}; "
                 "name a new or empty folder"
             )
-
-
-def check_folder(target: Path) -> None:
-    """Find out whether the folder that `target` is to lie in can be written.
-
-    Raises:
-        AnchorError: it cannot, or is not there.
-    """
-    parent = target.absolute().parent
-    if not parent.is_dir():
-        raise AnchorError(f"cannot write {target}: there is no folder {parent}")
-    if not os.access(parent, os.W_OK):
-        raise AnchorError(f"cannot write {target}: the folder {parent} is not writable")
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -398,29 +381,6 @@ def _saving(folder: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             yield pixels
     except OSError as error:
         raise AnchorError(f"cannot write the frames: {_reason(error)}") from error
-
-
-@contextmanager
-def placed(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to make a file or folder under; it takes `path`'s place at exit.
-
-    On any exception, an interruption by the user too, it is removed and `path` is as it was.
-    """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        if path.is_dir():  # a folder takes a folder's place only when that is empty
-            old = path.rename(partial.with_name(partial.name + "-old"))
-            partial.rename(path)
-            shutil.rmtree(old)
-        else:
-            partial.replace(path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
 
 
 def _natural(name: str) -> tuple[list[int], str]:

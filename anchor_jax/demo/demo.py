@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,13 +18,14 @@ from anchor_jax.body.motion import Motion
 from anchor_jax.body.parallel import Body, draw_clip
 from anchor_jax.body.view import View, make_view
 from anchor_jax.data import video
-from anchor_jax.data.prepare import Progress
 from anchor_jax.data.preview import moments
 from anchor_jax.data.request import Request
-from anchor_jax.data.workers import num_cores
 from anchor_jax.demo.report import Shown, write_demo
 from anchor_jax.errors import AnchorError
+from anchor_jax.files import check_parent, check_space
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
+from anchor_jax.processes import num_cores
+from anchor_jax.progress import Progress
 from anchor_jax.studies.clip import (
     FPS,
     StudyClip,
@@ -49,7 +49,7 @@ def check_place(out: Path) -> None:
     Raises:
         AnchorError: it cannot be written, or something else is there; or no space is left.
     """
-    video.check_folder(out)
+    check_parent(out)
     if out.exists():
         if not out.is_dir():
             raise AnchorError(f"cannot write {out}: it is not a folder")
@@ -58,12 +58,7 @@ def check_place(out: Path) -> None:
                 f"cannot write {out}: it holds other files, such as {others[0]}; choose another"
                 " --out"
             )
-    free = shutil.disk_usage(out.absolute().parent).free
-    if free < SPACE:
-        raise AnchorError(
-            f"cannot write {out}: no space left on the disk: {SPACE >> 20} MB needed,"
-            f" {free >> 20} MB free; nothing was written"
-        )
+    check_space(out, SPACE)
 
 
 def read_inputs(
@@ -168,15 +163,7 @@ def draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyC
 
 def face_marks(body: Body, motion: Motion, view: View) -> np.ndarray:
     """Face landmarks (k, 5, 2) of some moments of a motion, pixels."""
-    some = moments(len(motion.poses), MOMENTS)
-    hands = motion.hand_pca
-    chosen = replace(
-        motion,
-        poses=motion.poses[some],
-        translation=motion.translation[some],
-        expression=motion.expression[some],
-        hand_pca=hands and (hands[0][some], hands[1][some]),
-    )
+    chosen = motion[moments(len(motion.poses), MOMENTS)]
     return view.project(view.place(body.landmarks(body.vertices(chosen))))[0]
 
 
@@ -211,7 +198,6 @@ def prepare_training(assets: Assets, out: Path, progress: Progress) -> Path:
         )
     target = assets.train / "target.mp4"
     side = next(video.iter_sizes(target))[1][0]
-    out.parent.mkdir(exist_ok=True)
     request = Request(
         videos=(target,),
         poses=(assets.train / "poses.mp4",),

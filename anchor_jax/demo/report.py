@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from anchor_jax.data.dataset import encode
-from anchor_jax.data.video import placed, write_video
-from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.data.video import write_video
+from anchor_jax.files import placed
 from anchor_jax.shapes import Images
 from anchor_jax.studies.results import SCORES, json_safe
 from anchor_jax.studies.sheet import sheet_of
@@ -63,20 +63,17 @@ def write_demo(out: Path, shown: Shown) -> None:
     Raises:
         AnchorError: it cannot be written; then it is as it was.
     """
-    try:
-        with placed(out) as partial:
-            partial.mkdir()
-            factor = -(-HEIGHT // shown.frames.shape[1])
-            sides = zip(*shown.rows().values(), strict=True)
-            wide = (np.concatenate(side, 1).repeat(factor, 0).repeat(factor, 1) for side in sides)
-            write_video(partial / "video.mp4", wide, shown.fps)
-            (partial / "sheet.png").write_bytes(encode(sheet_of(shown.rows()), 9))
-            told = {"scores": table(shown.scores), **shown.facts}
-            text = json.dumps(json_safe(told), indent=1)
-            (partial / "metrics.json").write_text(text + "\n", "utf-8")
-            (partial / "report.html").write_text(report(shown, partial), "utf-8")
-    except OSError as error:
-        raise AnchorError(f"cannot write {out}: {first_line(error)}; nothing was written") from None
+    with placed(out) as partial:
+        partial.mkdir()
+        factor = -(-HEIGHT // shown.frames.shape[1])
+        sides = zip(*shown.rows().values(), strict=True)
+        wide = (np.concatenate(side, 1).repeat(factor, 0).repeat(factor, 1) for side in sides)
+        write_video(partial / "video.mp4", wide, shown.fps)
+        (partial / "sheet.png").write_bytes(encode(sheet_of(shown.rows()), 9))
+        told = {"scores": table(shown.scores), **shown.facts}
+        text = json.dumps(json_safe(told), indent=1)
+        (partial / "metrics.json").write_text(text + "\n", "utf-8")
+        (partial / "report.html").write_text(report(shown, partial), "utf-8")
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from tqdm import tqdm
 
 from anchor_jax.data import video
 from anchor_jax.errors import AnchorError, first_line
@@ -24,6 +23,7 @@ from anchor_jax.poses.pose_images import (
     conditions_beside,
     read_table,
 )
+from anchor_jax.progress import bars
 from anchor_jax.shapes import Images
 
 
@@ -66,8 +66,12 @@ def read_face(
                 f"the detector: {detect.how_to_get()}"
             )
         find = detect.Detector(models).find
-        bar = tqdm(frames, "finding faces", unit="frame", disable=not progress, smoothing=0.1)
-        points, visible = np.stack([find(frame) for frame in bar]), None
+        found = []
+        with bars(progress)("finding faces", n, "frame") as advance:
+            for frame in frames:
+                found.append(find(frame))
+                advance(1)
+        points, visible = np.stack(found), None
     regions = None if masks is None else read_masks(masks, (n, height, width))
     if regions is not None:
         seen = np.repeat(regions.reshape(n, -1).any(1, keepdims=True), 5, 1)

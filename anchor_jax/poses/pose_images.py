@@ -15,6 +15,7 @@ from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data import video
 from anchor_jax.errors import AnchorError
+from anchor_jax.files import check_parent, placed
 
 MASKS = "face", "foreground"
 TABLE = "conditions.npz"
@@ -42,7 +43,7 @@ def check_outputs(out: Path, conditions: Path) -> None:
         video.check_output(path=out)
     else:
         video.check_output(folder=out)
-    video.check_folder(conditions)
+    check_parent(conditions)
     if conditions.resolve() == out.resolve():
         raise AnchorError(f"--out and --conditions are both {out}; expected two places")
     if not conditions.exists():
@@ -90,7 +91,7 @@ def write_pose_images(
         np.savez(folder / TABLE, **table)  # before anything is in its place
 
     with ExitStack() as stack:
-        folder = stack.enter_context(video.placed(conditions))
+        folder = stack.enter_context(placed(conditions))
         for mask in MASKS:
             (folder / mask).mkdir(parents=True)
         if out.suffix.lower() == ".mp4":

@@ -1,21 +1,18 @@
 """A clip generated in several ways from several seeds, each way in a process of its own."""
 
 import json
-import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from anchor_jax import checkpoint
 from anchor_jax.data.dataset import encode
 from anchor_jax.data.preview import moments
-from anchor_jax.data.video import placed
-from anchor_jax.data.workers import follow_parent
 from anchor_jax.errors import AnchorError
+from anchor_jax.files import placed
 from anchor_jax.memory import peak_memory_mb
+from anchor_jax.processes import run_alone
 from anchor_jax.studies.clip import (
     StudyClip,
     Variant,
@@ -29,8 +26,6 @@ from anchor_jax.studies.flops import step_flops
 from anchor_jax.studies.results import Result, json_safe, markdown, plot
 from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions
-
-SECONDS_TO_END = 10  # for a process that has answered; one that is killed leaves semaphores behind
 
 
 @dataclass(frozen=True)
@@ -115,25 +110,7 @@ def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
 
 def measure_alone(row: Row, study: Study) -> Result:
     """`measure_row` in a new process, so that the peak of its memory is its own."""
-    spawn = get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_work, args=(row, study, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        answer = ours.recv()
-        process.join(SECONDS_TO_END)
-    except EOFError:
-        raise AnchorError(
-            "the process that generates has ended before its time, perhaps for want of memory:"
-            " take fewer frames or a smaller window"
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-    if isinstance(answer, AnchorError):
-        raise answer
-    return answer
+    return run_alone(measure_row, row, study, advice="take fewer frames or a smaller window")
 
 
 def measure_row(row: Row, study: Study) -> Result:
@@ -176,12 +153,3 @@ def _relative(path: Path) -> str:
     """A path as others can read it: from the current folder where it lies in there."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _work(row: Row, study: Study, pipe: Connection) -> None:
-    follow_parent(signal.SIGINT)
-    try:
-        answer = measure_row(row, study)
-    except AnchorError as error:
-        answer = error
-    pipe.send(answer)

@@ -10,9 +10,7 @@ report.html     curves and grids on one page
 """
 
 import json
-import os
 import platform
-import shutil
 import signal
 import sys
 import threading
@@ -27,6 +25,7 @@ import jax
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.files import check_parent, leftovers, remove, write_text
 from anchor_jax.training.sharding import any_process
 from anchor_jax.versions import versions
 
@@ -38,7 +37,7 @@ class Run:
     but for checkpoints.
 
     Args:
-        folder: made if it is not there; its parent must be.
+        folder: made if it is not there.
         settings: everything that decides the result, as JSON has it.
         free: settings that may differ when a run goes on.
 
@@ -64,18 +63,17 @@ class Run:
 
     def _open(self, settings: Mapping[str, Any], free: frozenset[str]) -> None:
         folder = self.folder
-        if not folder.absolute().parent.is_dir():
-            raise AnchorError(f"{folder}: there is no folder {folder.absolute().parent}")
+        check_parent(folder)
         try:
             is_run = (folder / "config.json").is_file()
             if folder.exists() and not is_run and not _is_empty(folder):
                 raise AnchorError(f"{folder}: exists and is no run; choose a new folder for --out")
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             if (folder / "config.json").is_file():
                 self._check(settings, free)
-            for left in folder.glob(".*.partial-*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            for left in leftovers(folder):
+                remove(left)
             self._write_config(settings)
         except filelock.Timeout:
             raise AnchorError(f"{folder}: another process trains in this folder") from None
@@ -109,20 +107,15 @@ class Run:
             "devices": [str(device) for device in jax.devices()],
             "command": sys.argv,
         }
-        self._replace("config.json", json.dumps(content, indent=1) + "\n")
-
-    def _replace(self, name: str, text: str) -> None:
-        """Write a file of the folder, whole or not at all."""
-        partial = self.folder / f".{name}.partial"
-        partial.write_text(text, "utf-8")
-        os.replace(partial, self.folder / name)
+        write_text(self.folder / "config.json", json.dumps(content, indent=1) + "\n")
 
     def begin(self, step: int) -> None:
         """Open the logs to go on after `step`; what they tell of later steps is forgotten."""
         if not self.is_main:
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
-        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_text(self.folder / "metrics.jsonl", text)
         self._events = Events(self.folder / "events", step + 1)
 
     def log(
@@ -213,8 +206,8 @@ class Events:
 
 def _is_empty(folder: Path) -> bool:
     """But for what a process left that came no further."""
-    left = {".lock", ".config.json.partial"}
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= left
+    left = {folder / ".lock", *leftovers(folder)}
+    return folder.is_dir() and set(folder.iterdir()) <= left
 
 
 class Stop:

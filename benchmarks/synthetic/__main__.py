@@ -15,12 +15,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from anchor_jax.data import workers
 from anchor_jax.data.dataset import Dataset
-from anchor_jax.data.prepare import Progress, prepare
+from anchor_jax.data.prepare import prepare
 from anchor_jax.data.preview import write_sheets
 from anchor_jax.errors import AnchorError
-from benchmarks.synthetic.output import join, show_progress, write_test_clip
+from anchor_jax.processes import num_cores
+from anchor_jax.progress import Progress, bars
+from benchmarks.synthetic.output import join, write_test_clip
 from benchmarks.synthetic.people import OTHERS, TARGET, Person
 from benchmarks.synthetic.sheet import write_people_sheet
 from benchmarks.synthetic.source import FRAMES, Talking
@@ -42,7 +43,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip (300)")
     parser.add_argument("--seed", type=int, default=0, help="decides motion and rooms (0)")
     parser.add_argument("--perturbed", action="store_true", help="also the target with noisy poses")
-    parser.add_argument("--processes", type=int, default=workers.num_cores())
+    parser.add_argument("--processes", type=int, default=num_cores())
     args = parser.parse_args(words)
     try:
         check(args)
@@ -77,26 +78,26 @@ def make(args: argparse.Namespace) -> None:
     """Write everything; what is complete is left as it is."""
     (args.out / "sheets").mkdir(parents=True, exist_ok=True)
     made: dict[str, Dataset] = {}
-    with show_progress() as progress:
-        training = range(args.clips)
-        wanted = [
-            ("target", (TARGET,), training, None),
-            ("target-test", (TARGET,), TEST, None),
-            ("pretrain", OTHERS, training, None),
-            ("pretrain-test", OTHERS, TEST, None),
-        ]
-        if args.perturbed:
-            wanted.append(("target-perturbed", (TARGET,), training, NOISE))
-        for name, people, clips, noise in wanted:
-            made[name] = _dataset(args, name, people, clips, noise, progress)
-            advance = progress("previewing", len(made[name].clips), "clip")
+    progress = bars()
+    training = range(args.clips)
+    wanted = [
+        ("target", (TARGET,), training, None),
+        ("target-test", (TARGET,), TEST, None),
+        ("pretrain", OTHERS, training, None),
+        ("pretrain-test", OTHERS, TEST, None),
+    ]
+    if args.perturbed:
+        wanted.append(("target-perturbed", (TARGET,), training, NOISE))
+    for name, people, clips, noise in wanted:
+        made[name] = _dataset(args, name, people, clips, noise, progress)
+        with progress("previewing", len(made[name].clips), "clip") as advance:
             write_sheets(made[name], args.out / "sheets" / name, advance)
-            if name == "target-test":
-                source = _source(args, TARGET, TEST)
-                write_test_clip(source, args.out / "test", progress)
-        join([made["pretrain"], made["target"]], args.out / "everybody")
-        tests = [args.out / name for name in ("target-test", "pretrain-test")]
-        write_people_sheet(tests, args.out / "sheets" / "people.png")
+        if name == "target-test":
+            source = _source(args, TARGET, TEST)
+            write_test_clip(source, args.out / "test", progress)
+    join([made["pretrain"], made["target"]], args.out / "everybody")
+    tests = [args.out / name for name in ("target-test", "pretrain-test")]
+    write_people_sheet(tests, args.out / "sheets" / "people.png")
 
 
 def _dataset(

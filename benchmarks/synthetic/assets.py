@@ -33,6 +33,7 @@ from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.data.clips import MIN_LENGTH
 from anchor_jax.errors import AnchorError
+from anchor_jax.files import check_parent
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Variant, check_clip, read_clip
 from benchmarks.synthetic.gesture import gesture
@@ -88,10 +89,10 @@ def make(args: argparse.Namespace) -> None:
     Raises:
         AnchorError: what is given does not fit together, or is too large.
     """
-    video.check_folder(args.out)
+    check_parent(args.out)
     made = args.out.with_name(f".{args.out.name}.partial")
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    made.mkdir(parents=True)
     try:
         provenance: dict[str, Any] = {"anchor-jax": version("anchor-jax"), "dtype": args.dtype}
         for name in ("anchor", "pretrained"):

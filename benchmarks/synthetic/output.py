@@ -1,37 +1,24 @@
-"""Progress on the screen, and a clip as the files that `anchor-jax generate` reads."""
+"""A clip as the files that `anchor-jax generate` reads."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.data.dataset import Dataset, write_metadata
-from anchor_jax.data.prepare import Progress
-from anchor_jax.data.video import placed, write_frames
+from anchor_jax.data.video import write_frames
+from anchor_jax.files import placed
 from anchor_jax.poses.pose_images import write_pose_images
+from anchor_jax.progress import Progress
 from benchmarks.synthetic.motion import FPS
 from benchmarks.synthetic.source import Frame, Studio, Talking
 
 APPEARANCE = 0  # the number of the clip that the appearance is from, one of training's
-
-
-@contextmanager
-def show_progress() -> Iterator[Progress]:
-    """What makes progress bars, with rate and time left."""
-    with ExitStack() as stack:
-
-        def bar(what: str, total: int, unit: str) -> Callable[[int], object]:
-            stack.close()
-            return stack.enter_context(tqdm(desc=what, total=total, unit=unit)).update
-
-        yield bar
 
 
 def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
@@ -43,12 +30,12 @@ def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
     with (
         placed(folder) as partial,
         Studio(source.person, source.size, source.seed) as studio,
+        progress("test clip", source.frames, "frame") as advance,
     ):
         partial.mkdir()
         training = list(studio.shoot(APPEARANCE, source.frames))
         best = min(training, key=_turned)
         Image.fromarray(best.target).save(partial / "appearance.png")
-        advance = progress("test clip", source.frames, "frame")
         frames: list[Frame] = []
 
         def poses() -> Iterator[PoseImage]:

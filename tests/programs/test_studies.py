@@ -133,9 +133,9 @@ def test_settings_change_what_they_say(fresh, test_clip):
 
 def test_a_process_that_dies_is_one_error(windows, monkeypatch, capsys):
     """Catches a wait without end, or a traceback, where the system kills for want of memory."""
-    monkeypatch.setattr(studies, "_work", _die)
+    monkeypatch.setattr(studies, "measure_row", _die)
     assert windows() == 2
-    assert "ended before its time" in one_error(capsys)
+    assert "a worker process ended too early" in one_error(capsys)
 
 
 def _die(*_: object) -> None:

@@ -115,10 +115,10 @@ def test_places_that_cannot_be_written(fresh, train_data, tmp_path, refuse, caps
     told = refuse("finetune", fresh, train_data, out=mine)
     assert f"{mine}: exists and is no run; choose a new folder for --out" in told
     told = refuse("finetune", fresh, train_data, out=inside)
-    assert f"{inside}: there is no folder {mine}" in told
+    assert f"cannot write {inside}: {mine} is not a folder" in told
     assert train("finetune", fresh, train_data, tmp_path / "run", "--encodings", inside) == 2
     told = one_error(capsys)
-    assert told.startswith(str(inside)) and "cannot be kept: Not a directory" in told
+    assert told.startswith(f"cannot write {inside}") and f"{mine} is not a folder" in told
     assert mine.read_text() == "mine"
 
 

@@ -254,12 +254,12 @@ def test_no_room_is_found_out_before_anything_is_written(anchor, tmp_path, monke
 
 
 def test_places_that_hold_something_are_refused(anchor, tmp_path):
-    """Catches an anchor replaced by another, and parents made that nobody asked for."""
+    """Catches an anchor replaced by another, and a traceback where the parent is a file."""
     (tmp_path / "full").mkdir()
     (tmp_path / "file").touch()
     for place in ("full", "file"):
         assert "exists already" in refused(tmp_path / place, lambda path: save(path, anchor))
-    assert "no folder" in refused(tmp_path / "no" / "x", lambda path: save(path, anchor))
+    assert "file is not a folder" in refused(tmp_path / "file/x", lambda path: save(path, anchor))
     assert sorted(os.listdir(tmp_path)) == ["file", "full"]
 
 

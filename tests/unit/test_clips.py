@@ -390,7 +390,7 @@ def test_a_silent_video_writes_no_sound(tmp_path):
     assert os.listdir(tmp_path) == ["v.mkv"]
 
 
-@pytest.mark.parametrize("name", ["no/v.wav", "v.mp3"])
+@pytest.mark.parametrize("name", ["v.mkv/v.wav", "v.mp3"])
 def test_places_where_sound_cannot_be_written(tmp_path, name):
     """Catches a traceback, and mp3 that is wave inside."""
     path = clicks(tmp_path / "v.mkv", [0.5])

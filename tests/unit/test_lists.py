@@ -12,12 +12,9 @@ from anchor_jax.data import video
 from anchor_jax.data.lists import read_list
 from anchor_jax.data.request import Request
 from anchor_jax.errors import AnchorError
+from anchor_jax.progress import silent
 
 SIDE = 16
-
-
-def silent(what: str, total: int, unit: str):
-    return lambda count: None
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (SIDE, SIDE), mode: str = "RGB") -> str:

@@ -235,10 +235,26 @@ def test_round_trip(tmp_path: Path):
 
 def test_save_refuses(tmp_path: Path):
     """A name that read_motion would not know, and half a file left where none can be written."""
-    for path in (tmp_path / "a.npy", tmp_path / "missing" / "a.npz"):
+    (tmp_path / "folder.npz").mkdir()
+    for path in (tmp_path / "a.npy", tmp_path / "folder.npz"):
         with pytest.raises(AnchorError, match="cannot write"):
             save_motion(path, own())
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.npz"]
+
+
+def test_a_slice_cuts_everything_that_has_a_row_a_frame():
+    """Catches an array of all frames beside poses of a few, hand coefficients above all."""
+    hands = (np.arange(12, dtype=np.float32).reshape(4, 3), np.ones((4, 2), np.float32))
+    whole = replace(own(4), hand_pca=hands)
+    for frames in (slice(1, 3), np.array([1, 2])):
+        part = whole[frames]
+        for name in ("poses", "translation", "expression"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[1:3])
+        assert part.hand_pca is not None
+        for some, every in zip(part.hand_pca, hands, strict=True):
+            np.testing.assert_array_equal(some, every[1:3])
+        assert (part.fps, part.frame) == (whole.fps, whole.frame)
+    assert replace(own(4), hand_pca=None)[:2].hand_pca is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])

@@ -9,6 +9,7 @@ from PIL import Image
 from anchor_jax.data import preview
 from anchor_jax.data.preview import GAP, HEADER, LABELS, SIDE
 from anchor_jax.data.request import Request
+from anchor_jax.progress import silent
 
 COUNT = 31  # frames: eight columns are not evenly spaced over them
 SIZE = SIDE, SIDE
@@ -37,7 +38,7 @@ def test_every_column_shows_one_moment(tmp_path):
         lines.append({"source": pose, "target": target, "reference": target})
     (tmp_path / "list.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     request = Request(json_list=tmp_path / "list.json")
-    made = request.make(tmp_path / "data", 1, lambda what, total, unit: lambda count: None)
+    made = request.make(tmp_path / "data", 1, silent)
     (path,) = preview.write_sheets(made, tmp_path / "sheets")
     sheet = Image.open(path)
     moments = [0, 4, 9, 13, 17, 21, 26, 30]

@@ -312,13 +312,15 @@ def test_places_that_cannot_be_written(tmp_path):
     file.touch()
     folder = tmp_path / "folder.mp4"
     folder.mkdir()
-    for path in (tmp_path / "no" / "v.mp4", file / "v.mp4", tmp_path / "v.avi", folder):
+    for path in (file / "v.mp4", tmp_path / "v.avi", folder):
         with pytest.raises(AnchorError):
             video.check_output(path)
-    for path in (tmp_path / "no" / "frames", file, tmp_path):
+    for path in (file / "frames", file, tmp_path):
         with pytest.raises(AnchorError):
             video.check_output(folder=path)
     video.check_output(file, folder)
+    video.check_output(tmp_path / "new" / "v.mp4", tmp_path / "new" / "frames")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_same_frames_make_the_same_file(tmp_path):

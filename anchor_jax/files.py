@@ -1,0 +1,187 @@
+"""Output files and folders that appear whole or not at all.
+
+An output is made under a hidden name beside its place and renamed when it is complete, so an older
+file survives every failure. A parent folder that is missing is made when writing begins.
+"""
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from anchor_jax.errors import AnchorError, first_line
+
+NO_SPACE = "No space left on device"  # as the C library words it, and so every library does
+
+
+def check_parent(path: Path) -> None:
+    """Check that the folder of the output `path` is writable, or can be made. Nothing is made.
+
+    Raises:
+        AnchorError: the nearest folder above `path` that exists is no folder or is not writable.
+    """
+    parent = _nearest(path)
+    if not parent.is_dir():
+        raise AnchorError(f"cannot write {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise AnchorError(f"cannot write {path}: the folder {parent} is not writable")
+
+
+def check_new(path: Path) -> None:
+    """Check that the new folder `path` can be made: it must not exist.
+
+    Raises:
+        AnchorError: it exists, or as `check_parent`.
+    """
+    if os.path.lexists(path):
+        raise AnchorError(f"{path}: exists already; remove it or choose another place")
+    check_parent(path)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Check that the disk has space for an output of `needed` bytes.
+
+    Raises:
+        AnchorError: it has less.
+    """
+    free = shutil.disk_usage(_nearest(path)).free
+    if free < needed:
+        raise AnchorError(
+            f"{path}: no space left on the disk: {needed / 1e6:,.1f} MB needed,"
+            f" {free / 1e6:,.1f} MB free; nothing was written"
+        )
+
+
+@contextmanager
+def parent_made(path: Path) -> Iterator[None]:
+    """Make the missing parent folders of `path`. If the block fails they are removed again, unless
+    something was put into them.
+
+    Raises:
+        AnchorError: as `check_parent`, or a folder cannot be made.
+    """
+    check_parent(path)
+    parents = path.absolute().parents
+    missing = [
+        parent for parent in parents if not os.path.exists(parent)
+    ]  # the innermost comes first
+    try:
+        try:
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that is missing, or not empty
+            for parent in missing:
+                parent.rmdir()
+        raise
+
+
+@contextmanager
+def placed(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """A hidden name to make a file or folder under; it takes the place of `path` when the block
+    ends. If the block fails, the hidden one is removed and `path` is as it was.
+
+    Args:
+        path: the output; where it is a link, its target is replaced.
+        scratch: a folder on the same disk for the hidden name; default: the folder of `path`.
+
+    Raises:
+        AnchorError: as `parent_made`; an operating system error inside the block, a full disk for
+            example.
+    """
+    target = path.resolve()
+    with parent_made(path), _hidden(target, scratch) as partial:
+        try:
+            yield partial
+            _replace(partial, target)
+        except OSError as error:
+            raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
+
+
+@contextmanager
+def new_folder(path: Path, needed: int) -> Iterator[Path]:
+    """A hidden folder to write about `needed` bytes into; it becomes `path` when the block ends. If
+    the block fails, it is removed.
+
+    Raises:
+        AnchorError: as `check_new` and `placed`; too little space on the disk, before the work or
+            in the middle of it.
+    """
+    check_new(path)
+    check_space(path, needed)  # first: Orbax's threads are noisy when a disk fills up
+    with parent_made(path), _hidden(path.absolute()) as partial:
+        try:
+            partial.mkdir()
+            yield partial
+            os.rename(partial, path)  # unlike `_replace` it fails where `path` exists by now
+        except Exception as error:
+            if NO_SPACE in str(error):  # not only in an OSError: Orbax's is a ValueError
+                raise AnchorError(
+                    f"{path}: no space left on the disk; nothing was written"
+                ) from None
+            if isinstance(error, OSError):
+                raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
+            raise
+
+
+def write_text(path: Path, text: str, scratch: Path | None = None) -> None:
+    """Write a UTF-8 text file.
+
+    Raises:
+        AnchorError: as `placed`.
+    """
+    with placed(path, scratch) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if there is one. For two seconds it tries again while threads still
+    write into the folder."""
+    for _ in range(20):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        if not os.path.lexists(path):
+            return
+        time.sleep(0.1)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The hidden outputs in `folder` that processes left when they were killed."""
+    return sorted(folder.glob(".*.partial-*"))
+
+
+@contextmanager
+def _hidden(target: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """A new hidden name for `target`; what is there at the end is removed."""
+    # Random, not the process id: that one is the same again in every container.
+    name = f".{target.name}.partial-{secrets.token_hex(4)}"
+    partial = (scratch or target.parent) / name
+    try:
+        yield partial
+    finally:
+        remove(partial)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename `source` to `target`. A file replaces a file and a folder a folder."""
+    if not (source.is_dir() and target.is_dir()):
+        source.replace(target)
+        return
+    # A folder replaces another only where that is empty.
+    old = target.rename(source.with_name(source.name + "-old"))
+    source.rename(target)
+    shutil.rmtree(old)
+
+
+def _nearest(path: Path) -> Path:
+    """The nearest of the folders above `path` that exists."""
+    # `os.path.exists` is False where a folder may not be searched; `Path.exists` would raise.
+    return next(parent for parent in path.absolute().parents if os.path.exists(parent))
