@@ -48,7 +48,7 @@ def test_missing_models_are_told(tmp_path, monkeypatch):
 def test_a_file_that_is_no_model_is_one_error(tmp_path):
     """Catches the interpreter's own exceptions."""
     pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install '.[face]'")
-    for name in (detect.FINDER, detect.MESH):
+    for name in (detect._DETECTOR_FILE, detect._MESH_FILE):
         (tmp_path / name).write_bytes(b"no model")
     with pytest.raises(AnchorError, match="not a readable model"):
         detect.Detector(tmp_path)
