@@ -210,7 +210,7 @@ BAD_FILES = {
     "none": (lambda p: p / "none.npz", "does not exist"),
     "text": (lambda p: broken(p / "a.json", "{"), "not a readable JSON"),
     "no list": (lambda p: broken(p / "a.json", "{}"), "no list of frames"),
-    "words": (lambda p: broken(p / "a.json", '[["a"]]'), "something else than numbers"),
+    "words": (lambda p: broken(p / "a.json", '[["a"]]'), "values that are not numbers"),
     "three points": (lambda p: broken(p / "a.json", "[[[1, 2], [3, 4], [5, 6]]]"), "frame 1"),
     "other file": (lambda p: broken(p / "a.txt", ""), ".npz or .json"),
     "not a zip": (lambda p: broken(p / "a.npz", "x"), "a.npz"),
