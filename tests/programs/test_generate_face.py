@@ -95,7 +95,7 @@ def test_what_render_wrote_is_found_beside_the_poses(generate, published, poses,
     assert "3 (hidden)" in capsys.readouterr().err
     (Path(masks) / "000005.png").unlink()
     assert generate(**options, face_masks=masks) == 2
-    assert "holds 4 face masks, but there are 5 pose images" in one_error(capsys)
+    assert "holds 4 face masks; expected 5" in one_error(capsys)
 
 
 def moved(x: float = 0, y: float = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from anchor_jax.body.edit import _MIRRORED_JOINTS
 from anchor_jax.body.motion import LEFT_HAND, RIGHT_HAND, Motion
 
-# The joint that each follows (none for the root), told apart from the library's own table.
+# The joint that each follows (none for the root), independent of the library's own table.
 BODY_PARENTS = [4294967295, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19]
 FINGERS = [
     [wrist, first, first + 1]

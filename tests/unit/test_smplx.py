@@ -183,7 +183,7 @@ def test_other_files_are_refused(tmp_path, changes, expected):
     assert expected in refusal(path)
 
 
-def test_all_problems_are_told_at_once(tmp_path):
+def test_all_problems_are_reported_at_once(tmp_path):
     """Catches a user who has to find them one by one."""
     changes = {"hands_meanl": np.zeros(44), "f": ARRAYS["f"].astype(float)}
     text = refusal(write_smplx(tmp_path / "SMPLX_BAD.npz", **(ARRAYS | changes)))
