@@ -21,7 +21,7 @@ _MAX_SIDE = 4096  # pixels; every OpenGL can render this
 # size 512, and the hips where SMPL-X has them at zero translation, so that the fixed lights fall on
 # the body in the same way.
 LENS = 5000 / 512
-_HIPS = np.array([0.0, 0.35, 0.0])
+HIPS = np.array([0.0, 0.35, 0.0])
 _PELVIS, _HEAD, _LEFT_HIP, _RIGHT_HIP, _LEFT_SHOULDER, _RIGHT_SHOULDER = 0, 15, 1, 2, 16, 17
 _LEGS = [1, 2, 4, 5, 7, 8, 10, 11]
 _SKULL = 0.22  # from the head joint to the crown, metres
@@ -119,7 +119,7 @@ def _framed(motion: Motion, joints: np.ndarray, size: Size) -> View:
     """
     rotation = _HALF_TURN if motion.frame == "camera" else _facing(joints)
     joints = joints @ rotation.T
-    offset = _HIPS - np.median(joints[:, _PELVIS], axis=0)
+    offset = HIPS - np.median(joints[:, _PELVIS], axis=0)
     joints += offset
     upper, head = np.delete(joints, _LEGS, axis=1), joints[:, _HEAD]
     rare = 100 * _RARE
@@ -131,7 +131,7 @@ def _framed(motion: Motion, joints: np.ndarray, size: Size) -> View:
     focal_length = LENS * max(size)
     distance = focal_length / scale
     # The hips stay at the lower edge: spare room is above the head.
-    position = [(left + right) / 2, bottom + size[1] / scale / 2, _HIPS[2] + distance]
+    position = [(left + right) / 2, bottom + size[1] / scale / 2, HIPS[2] + distance]
     return View(
         rotation=rotation,
         offset=offset,
