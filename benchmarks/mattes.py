@@ -1,20 +1,23 @@
-"""How good our mattes are, on composites whose mattes are known.
+"""Measures the quality of our mattes on composites with known mattes.
 
     python -m benchmarks.mattes [--poses DIR] [--frames 24] [--size 512] [--out out/mattes]
 
-A figure moves before a background; frames are encoded as H.264 with halved colour resolution, as
-cameras do, read back and matted. Figures: one that is drawn, with textured clothes, thin fingers,
-loose hair and soft edges, and with --poses the renders in a folder, at half their size so that
-edges are soft. Backgrounds: green screens, the worse one lit unevenly, noisy and throwing its
-light on the person; and still rooms, the worse one with noise, flicker and a shadow, with a plate
-filmed empty, or the median of a video that the person walks through. Beside ours stands what is
-commonly done, each at its best of a few settings for the very video: FFmpeg's chromakey filter
-with the true colour, and a threshold on the difference to the plate.
+A figure moves in front of a background. The frames are encoded as H.264 with halved colour
+resolution, as cameras do, then decoded and matted.
 
-Errors of the mattes in [0, 1], per frame: SAD is the sum of absolute differences over a thousand,
-MSE the mean squared one times a thousand, Grad the sum of squared differences of the gradients
-(Gaussian derivatives, sigma 1.4) over a thousand, IoU that of the mattes over a half. Also written:
-a sheet of pictures for each composite.
+Figures: a drawn one, with textured clothes, thin fingers, loose hair and soft edges; with --poses
+also the renders in a folder, at half their size so that edges are soft.
+
+Backgrounds: a green screen, and a static room with a plate (filmed empty, or the median of a video
+in which the person walks through). The hard green screen has uneven light, noise, and green light
+on the person; the hard room has noise, flicker and a shadow.
+
+Baselines, each with the best of a few settings for the very video: FFmpeg's chromakey filter with
+the true colour, and a threshold on the difference to the plate.
+
+Errors per frame, for mattes in [0, 1]: SAD, sum of absolute differences / 1000; MSE, mean squared
+difference * 1000; Grad, sum of squared differences of the gradients (Gaussian derivatives, sigma
+1.4) / 1000; IoU of the pixels with a matte above 1/2. One image sheet is written per composite.
 """
 
 import argparse
@@ -33,13 +36,13 @@ from anchor_jax.data.mattes import apply_matte
 from anchor_jax.data.still_camera import median_plate, still_camera
 from anchor_jax.data.video import iter_video, read_frames, write_video
 
-Figure = tuple[np.ndarray, np.ndarray]  # float32 colour times matte (n, h, w, 3), matte (n, h, w)
-FINE = 4  # the drawn figure is drawn this much larger
-GREEN = np.array([40, 170, 70], np.float32)
+_Figure = tuple[np.ndarray, np.ndarray]  # float32 colour times matte (n, h, w, 3), matte (n, h, w)
+_FINE = 4  # supersampling factor of the drawn figure
+_GREEN = np.array([40, 170, 70], np.float32)
 
 
-def draw_figure(num_frames: int, side: int, walk: float) -> Figure:
-    """A person to the hips who waves; over the video they cross `walk` of the picture."""
+def _draw_figure(num_frames: int, side: int, walk: float) -> _Figure:
+    """Draw a waving person, head to hips, who crosses the fraction `walk` of the image width."""
     rng = np.random.default_rng(1)
     stripes = 40 * (np.indices((side, side)).sum(0) // 9 % 2)[..., None].astype(np.float32)
     grain = ndimage.gaussian_filter(rng.normal(0, 60, (side, side, 3)), (2, 2, 0))
@@ -54,13 +57,13 @@ def draw_figure(num_frames: int, side: int, walk: float) -> Figure:
 
 
 def _draw(t: float, side: int, walk: float) -> tuple[np.ndarray, np.ndarray]:
-    """The matte (h, w) and colours (h, w, 3) of one moment."""
-    big = side * FINE
+    """The matte (h, w) and colours (h, w, 3) at time `t`, 0 to 1."""
+    big = side * _FINE
     image = Image.new("RGBA", (big, big))
     draw = ImageDraw.Draw(image)
     x0 = 0.5 + walk * (t - 0.5) + 0.01 * np.sin(9 * t)
     xy = lambda points: [((x0 + x) * big, y * big) for x, y in points]
-    rng = np.random.default_rng(2)  # the same hair in every frame
+    rng = np.random.default_rng(2)  # the same random hair in every frame
     for angle in rng.uniform(-2.8, -0.3, 60):
         tip = rng.uniform(0.11, 0.155)
         end = tip * np.cos(angle), 0.27 + tip * np.sin(angle) + 0.01 * np.sin(12 * t + angle)
@@ -80,7 +83,7 @@ def _draw(t: float, side: int, walk: float) -> tuple[np.ndarray, np.ndarray]:
             draw.line(xy([hand, end]), (215, 160, 135, 255), big // 60, "curve")
         box = [(hand[0] - 0.03, hand[1] - 0.03), (hand[0] + 0.03, hand[1] + 0.03)]
         draw.ellipse(xy(box), (210, 158, 132, 255))
-    pixels = np.asarray(image, np.float32).reshape(side, FINE, side, FINE, 4)
+    pixels = np.asarray(image, np.float32).reshape(side, _FINE, side, _FINE, 4)
     alpha = pixels[..., 3].mean((1, 3)) / 255
     painted = (pixels[..., :3] * pixels[..., 3:] / 255).mean((1, 3))
     paint = painted / np.maximum(alpha, 1 / 64)[..., None]
@@ -90,12 +93,12 @@ def _draw(t: float, side: int, walk: float) -> tuple[np.ndarray, np.ndarray]:
     ndimage.distance_transform_edt(
         alpha < 0.5, return_distances=False, return_indices=True, indices=near
     )
-    solid = paint[near[0], near[1]]  # the blur reaches beyond what is drawn
+    solid = paint[near[0], near[1]]  # colours continued beyond the figure, for the blur
     return alpha, np.where(alpha[..., None] > 0.5, paint, solid)
 
 
-def load_poses(folder: Path, num_frames: int, walk: float) -> Figure:
-    """Renders on black at half their size, brightened; they cross `walk` of the picture."""
+def _load_poses(folder: Path, num_frames: int, walk: float) -> _Figure:
+    """Load renders on black, halved and brightened; they cross `walk` of the image width."""
     frames = read_frames(folder)[0].astype(np.float32)
     frames = frames[np.linspace(0, len(frames) - 1, num_frames).astype(int)]
     alpha = (frames.max(-1, keepdims=True) > 0).astype(np.float32)
@@ -114,17 +117,19 @@ def _shifted(picture: np.ndarray, by: int) -> np.ndarray:
     return shifted
 
 
-def compose(figure: Figure, kind: str, hard: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The frames, uint8 (n, h, w, 3), and the empty scene (h, w, 3)."""
+def _compose(figure: _Figure, kind: str, hard: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Composite the figure: frames uint8 (n, h, w, 3), and the empty scene (h, w, 3)."""
     colour, alpha = figure
     rng = np.random.default_rng(3)
     n, height, width = alpha.shape
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
-    scene = _room(height, width) if kind == "room" else np.broadcast_to(GREEN, (height, width, 3))
+    scene = _room(height, width) if kind == "room" else np.broadcast_to(_GREEN, (height, width, 3))
     if hard and kind == "green":
         scene = scene * (1.15 - 0.5 * np.hypot(x - 0.3, y - 0.3))[..., None]
-        wrap = ndimage.gaussian_filter(alpha, (0, 6, 6)) < 0.85  # its light from behind
-        colour = colour + (alpha * (0.08 + 0.1 * wrap))[..., None] * GREEN
+        wrap = (
+            ndimage.gaussian_filter(alpha, (0, 6, 6)) < 0.85
+        )  # near the edge: screen light from behind
+        colour = colour + (alpha * (0.08 + 0.1 * wrap))[..., None] * _GREEN
     frames = []
     for number in range(n):
         matte = alpha[number][..., None]
@@ -152,11 +157,11 @@ def _room(height: int, width: int) -> np.ndarray:
     return np.clip(ndimage.gaussian_filter(wall, (1, 1, 0)) + texture, 0, 255)
 
 
-def ffmpeg_chromakey(path: Path, _: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """FFmpeg's filter with the true colour and, of nine tolerances, the best for this video."""
+def _ffmpeg_chromakey(path: Path, _: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """FFmpeg's chromakey with the true colour; the best of nine tolerances for this video."""
     settings = product((0.05, 0.08, 0.12), (0.0, 0.05, 0.1))
     tries = [_chromakey(path, similar, blend) for similar, blend in settings]
-    return min(tries, key=lambda mattes: errors(mattes, truth)["MSE"])
+    return min(tries, key=lambda mattes: _errors(mattes, truth)["MSE"])
 
 
 def _chromakey(path: Path, similar: float, blend: float) -> np.ndarray:
@@ -167,7 +172,7 @@ def _chromakey(path: Path, similar: float, blend: float) -> np.ndarray:
     with av.open(str(path)) as container:
         graph = Graph()
         source = graph.add_buffer(template=container.streams.video[0])
-        colour = "0x" + "".join(f"{round(float(c)):02x}" for c in GREEN)
+        colour = "0x" + "".join(f"{round(float(c)):02x}" for c in _GREEN)
         key = graph.add("chromakey", f"{colour}:{similar}:{blend}")
         sink = graph.add("buffersink")
         source.link_to(key)
@@ -179,59 +184,62 @@ def _chromakey(path: Path, similar: float, blend: float) -> np.ndarray:
     return np.stack(mattes)
 
 
-def threshold(path: Path, plate: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The plain difference to the plate over the best of four limits for this video."""
+def _threshold(path: Path, plate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Threshold the difference to the plate; the best of four thresholds for this video."""
     away = np.stack([np.abs(p.astype(int) - plate).max(-1) for _, p in iter_video(path)])
     tries = [(away > limit).astype(np.uint8) * 255 for limit in (15, 30, 45, 60)]
-    return min(tries, key=lambda mattes: errors(mattes, truth)["MSE"])
+    return min(tries, key=lambda mattes: _errors(mattes, truth)["MSE"])
 
 
-def ours(path: Path, kind: str, plate: Path | None) -> np.ndarray:
+def _ours(path: Path, kind: str, plate: Path | None) -> np.ndarray:
     matting = green_screen(path) if kind == "green" else still_camera(path, plate)
     return np.stack([matting(pixels)[0] for _, pixels in iter_video(path)])
 
 
-def errors(mattes: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The means over frames of the four measures; mattes uint8, truth float in [0, 1]."""
+def _errors(mattes: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The four errors, averaged over frames. Mattes are uint8, the truth is float in [0, 1]."""
     found = mattes.astype(np.float32) / 255
     away = found - truth
     slope = lambda m: np.stack([ndimage.gaussian_gradient_magnitude(frame, 1.4) for frame in m])
-    inside, known = found > 0.5, truth > 0.5
+    inside, expected = found > 0.5, truth > 0.5
     return {
         "SAD": float(np.abs(away).sum((1, 2)).mean() / 1000),
         "MSE": float(np.square(away).mean() * 1000),
         "Grad": float(np.square(slope(found) - slope(truth)).sum((1, 2)).mean() / 1000),
-        "IoU": float((inside & known).sum() / (inside | known).sum()),
+        "IoU": float((inside & expected).sum() / (inside | expected).sum()),
     }
 
 
-def sheet(path: Path, frames: np.ndarray, truth: np.ndarray, mattes: np.ndarray) -> None:
-    """Three moments: the frame, the true matte, ours, and ours laid on red."""
+def _sheet(path: Path, frames: np.ndarray, truth: np.ndarray, mattes: np.ndarray) -> None:
+    """Write an image of three frames: frame, true matte, our matte, and our matte over red."""
     rows = []
     for i in (0, len(frames) // 2, len(frames) - 1):
         laid = apply_matte(frames[i : i + 1], mattes[i : i + 1])[0]
         red = np.zeros_like(laid) + np.array([255, 0, 0], np.uint8)
         laid = laid + apply_matte(red[None], 255 - mattes[i : i + 1])[0]
         grey = lambda m: np.repeat(m[..., None], 3, -1)
-        known = np.rint(truth[i] * 255).astype(np.uint8)
-        rows.append(np.concatenate([frames[i], grey(known), grey(mattes[i]), laid], 1))
+        true_matte = np.rint(truth[i] * 255).astype(np.uint8)
+        rows.append(np.concatenate([frames[i], grey(true_matte), grey(mattes[i]), laid], 1))
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def measure(name: str, figure: Figure, kind: str, hard: bool, out: Path, plated: bool) -> list:
-    """One composite: rows of the table."""
-    frames, scene = compose(figure, kind, hard)
+def _measure(name: str, figure: _Figure, kind: str, hard: bool, out: Path, plated: bool) -> list:
+    """Measure one composite: the rows of the table."""
+    frames, scene = _compose(figure, kind, hard)
     with tempfile.TemporaryDirectory() as folder:
         video, plate = Path(folder) / "video.mp4", Path(folder) / "plate.png"
         write_video(video, frames, Fraction(30))
         Image.fromarray(scene).save(plate)
-        mattes = ours(video, kind, plate if plated else None)
+        mattes = _ours(video, kind, plate if plated else None)
         background = scene if plated else median_plate(video)
-        other = ffmpeg_chromakey if kind == "green" else threshold
-        rows = [("ours", mattes), (other.__name__, other(video, background, figure[1]))]
+        if kind == "green":
+            baseline = "ffmpeg_chromakey", _ffmpeg_chromakey(video, background, figure[1])
+        else:
+            baseline = "threshold", _threshold(video, background, figure[1])
+        rows = [("ours", mattes), baseline]
         shown = read_frames(video)[0]
-    sheet(out / f"{name.replace(', ', '-').replace(' ', '_')}.png", shown, figure[1], mattes)
-    return [{"scene": name, "method": who, **errors(m, figure[1])} for who, m in rows]
+    _sheet(out / f"{name.replace(', ', '-').replace(' ', '_')}.png", shown, figure[1], mattes)
+    return [{"scene": name, "method": who, **_errors(m, figure[1])} for who, m in rows]
 
 
 def main() -> None:
@@ -251,11 +259,11 @@ def main() -> None:
     }
     rows = []
     for name, (kind, hard, walk, plated) in scenes.items():
-        figures = {"drawn": draw_figure(options.frames, options.size, walk)}
+        figures = {"drawn": _draw_figure(options.frames, options.size, walk)}
         if options.poses:
-            figures["renders"] = load_poses(options.poses, options.frames, walk)
+            figures["renders"] = _load_poses(options.poses, options.frames, walk)
         for who, figure in figures.items():
-            rows += measure(f"{who}, {name}", figure, kind, hard, options.out, plated)
+            rows += _measure(f"{who}, {name}", figure, kind, hard, options.out, plated)
             for row in rows[-2:]:
                 numbers = "  ".join(f"{k} {row[k]:8.3f}" for k in ("SAD", "MSE", "Grad", "IoU"))
                 print(f"{row['scene']:32} {row['method']:17} {numbers}", flush=True)

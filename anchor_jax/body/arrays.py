@@ -1,4 +1,4 @@
-"""Arrays out of `.npy` and `.npz` files of strangers: nothing unpickled, nothing oversized."""
+"""Reads arrays from untrusted `.npy` and `.npz` files: no unpickling, and a limit on the size."""
 
 import io
 import zipfile
@@ -17,23 +17,26 @@ _HEADERS: dict[tuple[int, int], Callable] = {
 
 
 def read_npy(path: Path, max_bytes: int) -> np.ndarray:
-    """The one array of an `.npy` file.
+    """Read the array in an `.npy` file.
 
     Raises:
-        AnchorError: damaged, an array of objects, or larger than `max_bytes`.
+        AnchorError: the file is damaged, holds Python objects, or is larger than `max_bytes`.
     """
     try:
         with path.open("rb") as file:
             return _read_array(file, min(path.stat().st_size, max_bytes))
-    except Exception as error:  # damaged bytes raise whatever they happen to raise
-        raise AnchorError(f"{path}: not a whole .npy file: {first_line(error)}") from None
+    except Exception as error:  # damaged bytes can raise any exception
+        raise AnchorError(f"{path}: not a complete .npy file: {first_line(error)}") from None
 
 
 class Archive:
-    """An `.npz` file: the names in it, and each array when it is asked for.
+    """An `.npz` file. It behaves like a mapping from names to arrays and reads them on access.
+
+    Attributes:
+        names: the names of the arrays in the file.
 
     Raises:
-        AnchorError: not a whole zip file.
+        AnchorError: the file is not a complete zip file.
     """
 
     def __init__(self, path: Path, max_bytes: int):
@@ -42,16 +45,16 @@ class Archive:
             with zipfile.ZipFile(path) as archive:
                 self.names = {n.removesuffix(".npy") for n in archive.namelist()}
         except Exception as error:
-            raise AnchorError(f"{path}: not a whole .npz file: {first_line(error)}") from None
+            raise AnchorError(f"{path}: not a complete .npz file: {first_line(error)}") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The array of that name.
+        """Read the array `name`.
 
         Raises:
-            AnchorError: missing, damaged, an array of objects, or too large.
+            AnchorError: the array is missing or damaged, holds Python objects, or is too large.
         """
         if name not in self.names:
             raise AnchorError(f"{self.path}: {name} is missing")
@@ -59,27 +62,27 @@ class Archive:
             with zipfile.ZipFile(self.path) as archive:
                 size = archive.getinfo(f"{name}.npy").file_size
                 if size > self.max_bytes:
-                    raise ValueError(f"says it takes {size} bytes, more than {self.max_bytes}")
+                    raise ValueError(f"takes {size} bytes, more than the limit of {self.max_bytes}")
                 with archive.open(f"{name}.npy") as file:
                     array = _read_array(file, size)
-                    file.read(1)  # at the end zipfile compares the checksum
+                    file.read(1)  # zipfile checks the CRC when it reaches the end
                     return array
         except Exception as error:
             raise AnchorError(f"{self.path}: {name} cannot be read: {first_line(error)}") from None
 
 
 def _read_array(file: IO[bytes] | io.BufferedIOBase, size: int) -> np.ndarray:
-    """An array whose header and numbers take at most `size` bytes."""
+    """Read an array whose header and values take at most `size` bytes."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
-        raise ValueError(f"version {version} of the format")
+        raise ValueError(f"unsupported format version {version}")
     shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        raise ValueError("an array of objects, which only a pickle could hold; expected numbers")
+        raise ValueError("an array of Python objects, which needs unpickling; expected numbers")
     count = 1
-    for side in shape:  # Python's integers do not overflow
+    for side in shape:  # Python integers do not overflow, unlike numpy's
         if side < 0:
-            raise ValueError(f"a shape of {shape}")
+            raise ValueError(f"invalid shape {shape}")
         count *= side
     if count * dtype.itemsize > size:
         raise ValueError(f"cut short: shape {shape} needs {count * dtype.itemsize} bytes")

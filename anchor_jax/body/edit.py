@@ -1,10 +1,11 @@
-"""Cutting, joining, smoothing, mirroring and retiming of motions; each gives a new motion.
+"""Crops, smooths, mirrors and resamples motions. Each function returns a new motion.
 
-Rotations are averaged and interpolated on the sphere of unit quaternions, everything else linearly.
+Rotations are averaged and interpolated as unit quaternions, all other values linearly. Spherical
+interpolation (slerp): Shoemake 1985, https://doi.org/10.1145/325334.325242
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -15,83 +16,56 @@ from scipy.spatial.transform import Rotation
 from anchor_jax.body.motion import MAX_FPS, NUM_JOINTS, Motion
 from anchor_jax.errors import AnchorError
 
-LONGEST_SMOOTHING = 10.0  # seconds
-MOST_FRAMES = 1 << 22
-ROTATIONS_AT_ONCE = 1 << 18
+_MAX_SMOOTHING = 10.0  # seconds
+_MAX_FRAMES = 1 << 22  # of a resampled motion
+_ROTATIONS_AT_ONCE = 1 << 18
 
-_BODY = [0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20]
-MIRRORED_JOINTS = np.array([*_BODY, 22, 24, 23, *range(40, 55), *range(25, 40)])
+_MIRRORED_BODY = [0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20]
+_MIRRORED_JOINTS = np.array([*_MIRRORED_BODY, 22, 24, 23, *range(40, 55), *range(25, 40)])
 
 
 def crop(motion: Motion, start: float = 0.0, end: float | None = None) -> Motion:
-    """The frames from `start` up to, not including, `end` (seconds; None is the motion's end).
+    """Keep the frames from `start` up to, but not including, `end`.
 
-    Times are rounded to the nearest frame.
+    Args:
+        motion: the motion to cut.
+        start: seconds, rounded to the nearest frame.
+        end: seconds, rounded likewise; None is the end of the motion.
 
     Raises:
-        AnchorError: times outside of the motion, or no frame between them.
+        AnchorError: a time is outside the motion, or no frame lies between the two.
+
+    >>> from fractions import Fraction
+    >>> zeros = lambda *shape: np.zeros(shape, np.float32)
+    >>> motion = Motion(
+    ...     zeros(60, 55, 3), zeros(60, 3), zeros(10), zeros(60, 10), Fraction(30), "y_up", True
+    ... )
+    >>> crop(motion, 0.5, 1.5).seconds
+    1.0
     """
     n = len(motion.poses)
     end = motion.seconds if end is None else end
     for name, second in (("start", start), ("end", end)):
         if not 0 <= second <= motion.seconds + 0.5 / motion.fps:
-            raise AnchorError(
-                f"{name} is {second:g} s: the motion lasts from 0 to {motion.seconds:g} s"
-            )
+            raise AnchorError(f"{name} is {second:g} s: expected 0 to {motion.seconds:g} s")
     first, last = (min(n, round(second * motion.fps)) for second in (start, end))
     if first >= last:
-        raise AnchorError(f"no frame lies from {start:g} s to {end:g} s; name a longer time")
+        raise AnchorError(f"no frame lies between {start:g} s and {end:g} s; choose a longer range")
     return motion[first:last]
 
 
-def join(motions: Sequence[Motion]) -> Motion:
-    """The motions one after the other, without a transition.
-
-    Body shape, camera and frame rate are the first motion's; the others are resampled to it.
-
-    Raises:
-        AnchorError: none given, or motions that differ in their frame of reference or in how they
-            tell hands.
-    """
-    if not motions:
-        raise AnchorError("there are no motions to join: expected at least one")
-    first = motions[0]
-    for number, other in enumerate(motions[1:], 2):
-        for name, kind in (
-            ("frame", lambda m: m.frame),
-            ("mean_hands", lambda m: m.mean_hands),
-            ("hand_pca", lambda m: m.hand_pca and [h.shape[1] for h in m.hand_pca]),
-        ):
-            if kind(other) != kind(first):
-                raise AnchorError(
-                    f"motions 1 and {number} cannot be joined, their {name} differ: "
-                    f"{kind(first)} and {kind(other)}"
-                )
-    parts = [resample(motion, first.fps) for motion in motions]
-    width = max(part.expression.shape[1] for part in parts)
-    hands = [part.hand_pca for part in parts if part.hand_pca is not None]
-    return replace(
-        first,
-        poses=np.concatenate([part.poses for part in parts]),
-        translation=np.concatenate([part.translation for part in parts]),
-        expression=np.concatenate([_widened(part.expression, width) for part in parts]),
-        hand_pca=(np.concatenate([h[0] for h in hands]), np.concatenate([h[1] for h in hands]))
-        if hands
-        else None,
-    )
-
-
 def smooth(motion: Motion, seconds: float) -> Motion:
-    """A Gaussian over time, of standard deviation `seconds`, on everything that moves.
+    """Smooth a motion over time with a Gaussian of standard deviation `seconds`.
 
-    Rotations: the normalised weighted mean of unit quaternions whose signs follow each other. At
-    the ends the first and the last frame count on.
+    A smoothed rotation is the normalised weighted mean of unit quaternions, after the signs of
+    neighbouring quaternions are made consistent. Beyond the ends, the first and the last frame are
+    repeated.
 
     Raises:
         AnchorError: `seconds` is negative, not finite, or above 10.
     """
-    if not 0 <= seconds <= LONGEST_SMOOTHING:
-        raise AnchorError(f"smoothing is {seconds} s: expected 0 to {LONGEST_SMOOTHING:g}")
+    if not 0 <= seconds <= _MAX_SMOOTHING:
+        raise AnchorError(f"smoothing is {seconds} s: expected 0 to {_MAX_SMOOTHING:g}")
     sigma = seconds * float(motion.fps)
     if sigma == 0:
         return motion
@@ -108,17 +82,17 @@ def smooth(motion: Motion, seconds: float) -> Motion:
         quaternions[1:] *= signs
         smoothed = gaussian_filter1d(quaternions, sigma, axis=0, mode="nearest")
         length = np.linalg.norm(smoothed, axis=-1, keepdims=True)
-        smoothed = np.where(length > 1e-6, smoothed, quaternions)  # turned fully around: no mean
+        smoothed = np.where(length > 1e-6, smoothed, quaternions)  # opposite rotations have no mean
         return _rotvec(Rotation.from_quat(smoothed.reshape(-1, 4))).reshape(poses.shape)
 
     return _each_frame(motion, mean, mean_rotation)
 
 
 def mirror(motion: Motion) -> Motion:
-    """The motion as a mirror shows it: left and right change places, x its sign.
+    """Mirror a motion: left and right joints change places and x changes its sign.
 
-    With a camera, the picture's left and right change places too. Expression and shape stay as
-    they are: SMPL-X has no mirror images of their coefficients.
+    A camera is mirrored too, so that the image is mirrored. Expression and shape stay as they are:
+    SMPL-X defines no mirror image of these coefficients.
     """
     flip = np.array([-1, 1, 1], np.float32)
     camera = motion.camera
@@ -130,7 +104,7 @@ def mirror(motion: Motion) -> Motion:
         )
     return replace(
         motion,
-        poses=motion.poses[:, MIRRORED_JOINTS] * -flip,  # an axis is a pseudovector
+        poses=motion.poses[:, _MIRRORED_JOINTS] * -flip,  # rotation axes are pseudovectors
         translation=motion.translation * flip,
         camera=camera,
         hand_pca=motion.hand_pca and motion.hand_pca[::-1],
@@ -138,13 +112,14 @@ def mirror(motion: Motion) -> Motion:
 
 
 def resample(motion: Motion, fps: Fraction) -> Motion:
-    """The motion at another frame rate, as long as before to half a frame.
+    """Resample a motion to another frame rate. Its duration changes by at most half a new frame.
 
-    Rotations are interpolated along the shortest arc (slerp), everything else linearly. Frames
-    past the last one, less than one source frame, repeat it.
+    Rotations are interpolated along the shortest arc (slerp), all other values linearly. New
+    frames later than the last source frame (by less than one source frame) repeat it.
 
     Raises:
-        AnchorError: a rate that is none, or a motion that would have millions of frames.
+        AnchorError: `fps` is not above 0 and at most 1000, or the result would have more than
+            4,194,304 frames.
     """
     if not 0 < fps <= MAX_FPS:
         raise AnchorError(f"fps is {fps}: expected above 0, up to {MAX_FPS}")
@@ -153,8 +128,8 @@ def resample(motion: Motion, fps: Fraction) -> Motion:
         return motion
     n = len(motion.poses)
     count = max(1, math.floor(n * fps / motion.fps + Fraction(1, 2)))
-    if count > MOST_FRAMES:
-        raise AnchorError(f"at {fps} fps the motion would have {count} frames; name a lower rate")
+    if count > _MAX_FRAMES:
+        raise AnchorError(f"at {fps} fps the motion would have {count} frames; use a lower rate")
     times = np.minimum(np.arange(count) * float(motion.fps / fps), n - 1)
     before = np.floor(times).astype(int)
     after = np.minimum(before + 1, n - 1)
@@ -166,7 +141,9 @@ def resample(motion: Motion, fps: Fraction) -> Motion:
 
     def slerp(poses: np.ndarray) -> np.ndarray:
         result = np.empty((count, NUM_JOINTS, 3), np.float32)
-        step = ROTATIONS_AT_ONCE // NUM_JOINTS  # frames; their quaternions stay in the cache
+        step = (
+            _ROTATIONS_AT_ONCE // NUM_JOINTS
+        )  # frames at once; their quaternions fit in the CPU cache
         for low in range(0, count, step):
             at = slice(low, low + step)
             start = Rotation.from_rotvec(poses[before[at]].reshape(-1, 3))
@@ -184,7 +161,7 @@ def _each_frame(
     change: Callable[[np.ndarray], np.ndarray],
     change_poses: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Motion:
-    """The motion with every array that has a row a frame changed."""
+    """Apply `change` to every array that has one row per frame, `change_poses` to the poses."""
     hands = motion.hand_pca
     return replace(
         motion,
@@ -197,7 +174,3 @@ def _each_frame(
 
 def _rotvec(rotation: Rotation) -> np.ndarray:
     return rotation.as_rotvec().astype(np.float32)
-
-
-def _widened(expression: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(expression, ((0, 0), (0, width - expression.shape[1])))

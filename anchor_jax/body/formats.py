@@ -1,7 +1,14 @@
-"""Motion files: five layouts of the field, told apart by what is in them, and our own.
+"""Reads motion files in five published layouts and our own, and writes our own.
 
-docs/motion.md describes them. Whatever a layout lacks is filled in: no translation and no face are
-zeros, no rate is 30 frames a second.
+The layout is recognised from the content of the file; docs/motion.md describes each. Missing values
+get defaults: zeros for translation and face, 30 for frames per second.
+
+TalkSHOW and SHOW: https://arxiv.org/abs/2212.04420
+BEAT2: https://arxiv.org/abs/2401.00374
+AMASS: https://arxiv.org/abs/1904.03278
+
+To add a layout, write a function that turns the arrays of the file into a `Motion`, and call it in
+`_recognise`.
 """
 
 from fractions import Fraction
@@ -16,31 +23,31 @@ from anchor_jax.body.unpickle import MAX_BYTES, read_pickle
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.files import placed
 
-OWN_FORMAT = "anchor-jax motion 1"
-NO_BETAS = np.zeros(10, np.float32)
-TALKSHOW_WIDTH = 265
-MOST_FRAMES = 1 << 20  # ten hours at 30 fps
+_OWN_FORMAT = "anchor-jax motion 1"
+_NO_BETAS = np.zeros(10, np.float32)
+_TALKSHOW_WIDTH = 265
+_MAX_FRAMES = 1 << 20  # about ten hours at 30 fps
 
-# Where the root joint of the unshaped bodies is, metres. Turning a world about its origin needs it,
-# because SMPL and SMPL-X turn the body about this joint.
-SMPLH_ROOT = np.array([0, -0.22, 0.03])
-SMPLX_ROOT = np.array([0, -0.35, 0.01])
-Z_UP_TO_Y_UP = Rotation.from_euler("x", -90, degrees=True)
+# Position of the root joint of the average body, metres. SMPL and SMPL-X rotate the body about this
+# joint, so rotating the world about its origin needs the position.
+_SMPLH_ROOT = np.array([0, -0.22, 0.03])
+_SMPLX_ROOT = np.array([0, -0.35, 0.01])
+_Z_UP_TO_Y_UP = Rotation.from_euler("x", -90, degrees=True)
 
-KNOWN = (
+_LAYOUTS = (
     "TalkSHOW .npy (n, 265), BEAT2 or AMASS .npz with poses and trans, SHOW .pkl or .npz with"
-    " body_pose_axis, or what save_motion wrote"
+    " body_pose_axis, or a file of save_motion"
 )
 
-Entries = Archive | dict
+_NamedArrays = Archive | dict  # the content of a file: name to array
 
 
 def read_motion(path: Path) -> Motion:
-    """The motion in a TalkSHOW, BEAT2, AMASS, SHOW or our own file, recognised from its content.
+    """Read a motion from a TalkSHOW, BEAT2, AMASS or SHOW file, or from our own format.
 
     Raises:
-        AnchorError: missing, damaged, none of these, or with values that are no motion; in one
-            line that names the file.
+        AnchorError: the file is missing or damaged, has another layout, or holds invalid values.
+            The message names the file.
     """
     try:
         with path.open("rb") as file:
@@ -49,9 +56,9 @@ def read_motion(path: Path) -> Motion:
             return _talkshow(read_npy(path, MAX_BYTES))
         if start[:4] == b"PK\x03\x04":
             return _recognise(Archive(path, MAX_BYTES))
-        if start and start[:1] in b"\x80(]}c":  # how pickles of dicts and lists begin
+        if start and start[:1] in b"\x80(]}c":  # the first byte of a pickled dict or list
             return _recognise(read_pickle(path))
-        raise AnchorError(f"neither .npy, .npz nor a pickle; expected {KNOWN}")
+        raise AnchorError(f"not an .npy, .npz or pickle file; expected {_LAYOUTS}")
     except OSError as error:
         raise AnchorError(f"{path}: cannot be read: {first_line(error)}") from None
     except AnchorError as error:
@@ -60,16 +67,16 @@ def read_motion(path: Path) -> Motion:
 
 
 def save_motion(path: Path, motion: Motion) -> None:
-    """Write a motion as `.npz`, every field as it is; `read_motion` gives the same back.
+    """Write all fields of a motion to an `.npz` file. `read_motion` restores them exactly.
 
     Raises:
-        AnchorError: a name that does not end in `.npz`, or a place that cannot be written; then an
-            older file is as it was.
+        AnchorError: the name does not end in `.npz`, or the file cannot be written. An older file
+            of that name then stays unchanged.
     """
     if path.suffix.lower() != ".npz":
-        raise AnchorError(f"cannot write {path}: the name of a motion must end in .npz")
+        raise AnchorError(f"cannot write {path}: the name of a motion file must end in .npz")
     fields = {
-        "format": np.array(OWN_FORMAT),
+        "format": np.array(_OWN_FORMAT),
         "poses": motion.poses,
         "translation": motion.translation,
         "betas": motion.betas,
@@ -91,7 +98,7 @@ def save_motion(path: Path, motion: Motion) -> None:
         np.savez(file, allow_pickle=False, **fields)
 
 
-def _recognise(entries: Entries) -> Motion:
+def _recognise(entries: _NamedArrays) -> Motion:
     if "format" in entries:
         return _own(entries)
     if "body_pose_axis" in entries and "global_orient" in entries:
@@ -100,11 +107,11 @@ def _recognise(entries: Entries) -> Motion:
         return _beat2(entries)
     if "poses" in entries and "trans" in entries:
         return _amass(entries)
-    raise AnchorError(f"no motion layout that is known; expected {KNOWN}")
+    raise AnchorError(f"unknown motion layout; expected {_LAYOUTS}")
 
 
 def _talkshow(table: np.ndarray) -> Motion:
-    if table.ndim != 2 or table.shape[1] != TALKSHOW_WIDTH:
+    if table.ndim != 2 or table.shape[1] != _TALKSHOW_WIDTH:
         raise AnchorError(f"an array of shape {table.shape}; expected TalkSHOW's (n, 265)")
     n = len(_frames("the array", table))
     face, root, rest, expression = np.split(_float32("the array", table), [9, 12, 165], axis=1)
@@ -112,7 +119,7 @@ def _talkshow(table: np.ndarray) -> Motion:
     return Motion(
         poses=np.concatenate([root, body, face, hands], axis=1).reshape(n, NUM_JOINTS, 3),
         translation=np.zeros((n, 3), np.float32),
-        betas=NO_BETAS,
+        betas=_NO_BETAS,
         expression=expression,
         fps=Fraction(30),
         frame="camera",
@@ -120,7 +127,7 @@ def _talkshow(table: np.ndarray) -> Motion:
     )
 
 
-def _beat2(entries: Entries) -> Motion:
+def _beat2(entries: _NamedArrays) -> Motion:
     poses = _poses(entries, 165)
     n = len(poses)
     return Motion(
@@ -134,8 +141,8 @@ def _beat2(entries: Entries) -> Motion:
     )
 
 
-def _amass(entries: Entries) -> Motion:
-    """SMPL-H's shape space is not SMPL-X's, so only SMPL-X files keep their betas."""
+def _amass(entries: _NamedArrays) -> Motion:
+    """Keeps the betas of SMPL-X files only: SMPL-H has another shape space."""
     poses = _poses(entries, 156, 165)
     n = len(poses)
     smplx = poses.shape[1] == 165
@@ -144,11 +151,11 @@ def _amass(entries: Entries) -> Motion:
     poses = poses.reshape(n, NUM_JOINTS, 3)
     translation = _field(entries, "trans", (n, 3))
     if _is_z_up(poses[:, 0]):
-        poses, translation = _stand(poses, translation, SMPLX_ROOT if smplx else SMPLH_ROOT)
+        poses, translation = _stand(poses, translation, _SMPLX_ROOT if smplx else _SMPLH_ROOT)
     return Motion(
         poses=poses,
         translation=translation,
-        betas=_betas(entries) if smplx else NO_BETAS,
+        betas=_betas(entries) if smplx else _NO_BETAS,
         expression=_zeros(n, 10),
         fps=_rate(entries),
         frame="y_up",
@@ -157,7 +164,7 @@ def _amass(entries: Entries) -> Motion:
 
 
 def _is_z_up(root: np.ndarray) -> bool:
-    """Whether bodies stand along z, as in AMASS, rather than y: most of them over the clip."""
+    """Whether the body stands along z (AMASS) and not along y, in the median over the clip."""
     _, y, z = np.abs(np.median(Rotation.from_rotvec(root).apply([0, 1, 0]), axis=0))
     return bool(z > y)
 
@@ -165,20 +172,20 @@ def _is_z_up(root: np.ndarray) -> bool:
 def _stand(
     poses: np.ndarray, translation: np.ndarray, source_root: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same motion of an SMPL-X body in a world whose y is up."""
+    """Poses and translation of the same motion of an SMPL-X body in a y-up world."""
     poses = poses.copy()
-    poses[:, 0] = (Z_UP_TO_Y_UP * Rotation.from_rotvec(poses[:, 0])).as_rotvec()
-    place = Z_UP_TO_Y_UP.apply(source_root + translation) - SMPLX_ROOT
+    poses[:, 0] = (_Z_UP_TO_Y_UP * Rotation.from_rotvec(poses[:, 0])).as_rotvec()
+    place = _Z_UP_TO_Y_UP.apply(source_root + translation) - _SMPLX_ROOT
     return poses, place.astype(np.float32)
 
 
-def _show(entries: Entries) -> Motion:
+def _show(entries: _NamedArrays) -> Motion:
     body = _frames("body_pose_axis", entries["body_pose_axis"])
     n = len(body)
     parts = [_field(entries, "global_orient", (n, 3)), _field(entries, "body_pose_axis", (n, 63))]
     parts += [_field(entries, name, (n, 3)) for name in ("jaw_pose", "leye_pose", "reye_pose")]
     hands = [_field(entries, f"{side}_hand_pose", (n, -1)) for side in ("left", "right")]
-    expanded = all(hand.shape[1] == 45 for hand in hands)  # else PCA coefficients
+    expanded = all(hand.shape[1] == 45 for hand in hands)  # otherwise PCA coefficients
     parts += hands if expanded else [_zeros(n, 90)]
     return Motion(
         poses=np.concatenate(parts, axis=1).reshape(n, NUM_JOINTS, 3),
@@ -193,7 +200,7 @@ def _show(entries: Entries) -> Motion:
     )
 
 
-def _show_camera(entries: Entries) -> Camera | None:
+def _show_camera(entries: _NamedArrays) -> Camera | None:
     names = ("camera_transl", "focal_length", "center", "width", "height")
     missing = [name for name in names if name not in entries]
     if len(missing) == len(names):
@@ -201,10 +208,10 @@ def _show_camera(entries: Entries) -> Camera | None:
     if missing:
         raise AnchorError(f"the camera lacks {', '.join(missing)}; expected {', '.join(names)}")
     translation = _field(entries, "camera_transl", (-1,))
-    if translation.size != 3:  # one camera for the whole clip, though some files repeat it
+    if translation.size != 3:  # some files repeat the one camera per frame
         rows = translation.reshape(-1, 3) if translation.size % 3 == 0 else translation[None]
         if not len(rows) or rows.shape[1] != 3 or (rows != rows[0]).any():
-            raise AnchorError("camera_transl differs between frames; expected one still camera")
+            raise AnchorError("camera_transl differs between frames; expected one static camera")
         translation = rows[0]
     cx, cy = _field(entries, "center", (2,)).tolist()
     return Camera(
@@ -215,15 +222,17 @@ def _show_camera(entries: Entries) -> Camera | None:
     )
 
 
-def _own(entries: Entries) -> Motion:
+def _own(entries: _NamedArrays) -> Motion:
     found = str(np.asarray(entries["format"]))[:40]
-    if found != OWN_FORMAT:
-        raise AnchorError(f"its format is {found!r}: expected {OWN_FORMAT!r}; a newer version?")
+    if found != _OWN_FORMAT:
+        raise AnchorError(
+            f"format is {found!r}: expected {_OWN_FORMAT!r}; it may need a newer version"
+        )
     n = len(_frames("poses", entries["poses"]))
     frame, mean_hands = np.asarray(entries["frame"]), np.asarray(entries["mean_hands"])
     numerator, denominator = (int(x) for x in _field(entries, "fps", (2,), np.float64))
     if denominator <= 0:
-        raise AnchorError(f"its fps is {numerator}/{denominator}: expected two positive numbers")
+        raise AnchorError(f"fps is {numerator}/{denominator}: expected two positive numbers")
     return Motion(
         poses=_field(entries, "poses", (n, NUM_JOINTS, 3)),
         translation=_field(entries, "translation", (n, 3)),
@@ -237,7 +246,7 @@ def _own(entries: Entries) -> Motion:
     )
 
 
-def _own_camera(entries: Entries) -> Camera:
+def _own_camera(entries: _NamedArrays) -> Camera:
     cx, cy = _field(entries, "camera_center", (2,), np.float64).tolist()
     width, height = _field(entries, "camera_size", (2,)).tolist()
     return Camera(
@@ -248,17 +257,17 @@ def _own_camera(entries: Entries) -> Camera:
     )
 
 
-def _own_pca(entries: Entries, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _own_pca(entries: _NamedArrays, n: int) -> tuple[np.ndarray, np.ndarray]:
     left, right = (_field(entries, f"{side}_hand_pca", (n, -1)) for side in ("left", "right"))
     return left, right
 
 
-def _poses(entries: Entries, *widths: int) -> np.ndarray:
+def _poses(entries: _NamedArrays, *widths: int) -> np.ndarray:
     poses = _frames("poses", entries["poses"])
     width = poses.size // len(poses)
     if width not in widths or poses.size % len(poses):
-        known = " or ".join(f"(n, {w})" for w in widths)
-        raise AnchorError(f"poses has shape {poses.shape}; expected {known}")
+        expected = " or ".join(f"(n, {w})" for w in widths)
+        raise AnchorError(f"poses has shape {poses.shape}; expected {expected}")
     return _field(entries, "poses", (len(poses), width))
 
 
@@ -266,25 +275,25 @@ def _frames(name: str, value: object) -> np.ndarray:
     array = np.asarray(value)
     if array.ndim < 2 or len(array) == 0:
         raise AnchorError(f"{name} has shape {array.shape}: expected at least one frame")
-    if len(array) > MOST_FRAMES:
-        raise AnchorError(f"{name} has {len(array)} frames: expected at most {MOST_FRAMES}")
+    if len(array) > _MAX_FRAMES:
+        raise AnchorError(f"{name} has {len(array)} frames: expected at most {_MAX_FRAMES}")
     return array
 
 
 def _field(
-    entries: Entries, name: str, shape: tuple[int, ...], dtype: type = np.float32
+    entries: _NamedArrays, name: str, shape: tuple[int, ...], dtype: type = np.float32
 ) -> np.ndarray:
-    """The numbers of that name, where axes of one are put in or taken out to fit `shape`; an axis
-    of -1 may be of any length."""
+    """The array `name`, reshaped to `shape`: only axes of length one may be added or removed. An
+    axis of -1 may have any length."""
     if name not in entries:
         raise AnchorError(f"{name} is missing")
     array = np.asarray(entries[name])
-    known = int(np.prod([side for side in shape if side >= 0], dtype=np.int64))
-    fits = array.size % known == 0 if -1 in shape else array.size == known
+    size = int(np.prod([side for side in shape if side >= 0], dtype=np.int64))
+    fits = array.size % size == 0 if -1 in shape else array.size == size
     if not fits or (len(shape) > 1 and (array.ndim < 1 or len(array) != shape[0])):
         expected = str(shape).replace("-1", "any")
         raise AnchorError(f"{name} has shape {array.shape}; expected {expected}")
-    with np.errstate(over="ignore"):  # what overflows is infinite, and Motion says so
+    with np.errstate(over="ignore"):  # an overflow gives infinity, which Motion refuses
         return _numbers(name, array).astype(dtype).reshape(shape)
 
 
@@ -297,27 +306,27 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _float32(name: str, array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what overflows is infinite, and Motion says so
+    with np.errstate(over="ignore"):  # an overflow gives infinity, which Motion refuses
         return _numbers(name, array).astype(np.float32)
 
 
-def _number(entries: Entries, name: str) -> float:
+def _number(entries: _NamedArrays, name: str) -> float:
     return float(_field(entries, name, (1,), np.float64)[0])
 
 
-def _betas(entries: Entries) -> np.ndarray:
+def _betas(entries: _NamedArrays) -> np.ndarray:
     if "betas" not in entries:
-        return NO_BETAS
+        return _NO_BETAS
     betas = np.asarray(entries["betas"])
     if betas.ndim > 1 and betas.size and (betas == betas.reshape(-1, betas.shape[-1])[0]).all():
-        betas = betas.reshape(-1, betas.shape[-1])[0]  # the same person in every frame
+        betas = betas.reshape(-1, betas.shape[-1])[0]  # some files repeat the betas per frame
     if betas.ndim != 1 or betas.size > MAX_BETAS:
         raise AnchorError(f"betas has shape {betas.shape}; expected up to {MAX_BETAS} numbers")
     return _float32("betas", betas)
 
 
-def _rate(entries: Entries) -> Fraction:
-    """The rate of BEAT2 and AMASS, which spell it in two ways."""
+def _rate(entries: _NamedArrays) -> Fraction:
+    """Frames per second of BEAT2 and AMASS, which use two names for it."""
     for name in ("mocap_frame_rate", "mocap_framerate"):
         if name in entries:
             return Fraction(_number(entries, name)).limit_denominator(1001)

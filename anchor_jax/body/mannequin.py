@@ -1,7 +1,8 @@
-"""The free body: a wooden mannequin for those without the licensed SMPL-X model.
+"""The free body: a wooden mannequin, for users without the licensed SMPL-X model.
 
-Geometry and skeleton are those of the package mannequin-x (Apache-2.0). Its joints are SMPL-X's, so
-the same motion moves it, fingers included; it has no face, so jaw, eyes and expression do not show.
+Geometry and skeleton come from the package mannequin-x (Apache-2.0). The joints match SMPL-X's, so
+the same motion drives it, fingers included. It has no face: jaw, eyes and expression have no
+visible effect.
 """
 
 from functools import cached_property
@@ -11,19 +12,20 @@ import numpy as np
 from anchor_jax.body.motion import Motion
 from anchor_jax.errors import AnchorError
 
-NUM_BETAS = 10  # what the package knows of SMPL-X's shape space
-JAW_AND_EYES = slice(22, 25)
-SIDES = "left", "right"
+_NUM_BETAS = 10  # shape coefficients that the package supports
+_JAW_AND_EYES = slice(22, 25)
+_SIDES = "left", "right"
 
-# Beside the package's joints, in metres from the head joint of the unshaped body, upright and
-# facing z: jaw, left eye, right eye. The places are measured on faces of SMPL-X's topology.
-INNER_JOINTS = np.array([[0, -0.01, 0.01], [0.032, 0.054, 0.06], [-0.032, 0.054, 0.06]])
+# Joints that the package lacks: jaw, left eye, right eye. Metres from the head joint of the average
+# body, standing and facing z, measured on meshes with SMPL-X's topology.
+_INNER_JOINTS = np.array([[0, -0.01, 0.01], [0.032, 0.054, 0.06], [-0.032, 0.054, 0.06]])
 
-# The landmarks, x and y alone: they lie on the surface in front. Image-left is the person's right.
-LANDMARKS = np.array(
+# x and y of the landmarks in the same coordinates; z is that of the front surface. Image-left is
+# the person's right.
+_LANDMARKS = np.array(
     [[-0.032, 0.054], [0.032, 0.054], [0, 0.017], [-0.026, -0.016], [0.026, -0.016]]
 )
-FACE_HEIGHT = -0.05, 0.1  # chin and hairline above the head joint
+_FACE_HEIGHT = -0.05, 0.1  # of chin and hairline, metres above the head joint
 
 
 class Mannequin:
@@ -31,8 +33,11 @@ class Mannequin:
 
     Attributes:
         faces: int32 (F, 3), triangles, counter-clockwise seen from outside.
-        groups: vertices, int32 (k,), of "face" (its front from chin to hairline), "head"
+        groups: vertex indices, int32 (k,), of "face" (its front, from chin to hairline), "head"
             (without the neck), "left_hand" and "right_hand".
+
+    Raises:
+        AnchorError: mannequin-x is not installed.
     """
 
     def __init__(self) -> None:
@@ -42,21 +47,21 @@ class Mannequin:
             raise AnchorError(
                 "the free body needs mannequin-x; install it: pip install 'anchor-jax[render]'"
             ) from error
-        # A motion's hands may be relative to the mean hand or to the flat one.
+        # Hand rotations are relative to the mean hand or to the flat hand, depending on the motion.
         self._models = {True: Model("wooden"), False: Model("wooden", flat_hand_mean=True)}
         self.faces = np.asarray(self._models[True].faces, np.int32)
         self.groups = self._find_groups()
 
     def notes(self, motion: Motion) -> list[str]:
-        """What a user should know about the pictures of this motion, a sentence each."""
+        """Limitations of the images of this motion, one sentence each, for the user."""
         notes = [
             "this is the free mannequin, not SMPL-X, and has no face; published "
             "weights were trained on SMPL-X"
         ]
         if motion.hand_pca is not None:
             notes.append(
-                "this motion's hands are PCA coefficients, whose basis is in the licensed model "
-                "alone; the mannequin's hands are relaxed"
+                "this motion's hands are PCA coefficients, whose basis is only in the licensed "
+                "model; the mannequin's hands are relaxed"
             )
         return notes
 
@@ -64,23 +69,23 @@ class Mannequin:
         """Posed vertices, float32 (n, V, 3), metres, in `motion.frame`."""
         model = self._model(motion)
         frames = np.empty((len(motion.poses), model.num_vertices, 3), np.float32)
-        for index in range(len(frames)):  # one at a time: skinning holds 24 numbers a coordinate
+        for index in range(len(frames)):  # one at a time: skinning needs 24 numbers per coordinate
             frames[index] = model.vertices(_pose(motion, slice(index, index + 1)))[0]
         return frames
 
     def joints(self, motion: Motion) -> np.ndarray:
-        """Joints, float32 (n, 55, 3), metres, in SMPL-X's order, as `motion.poses`."""
+        """Joint positions, float32 (n, 55, 3), metres, in the order of `motion.poses`."""
         model = self._model(motion)
         transforms = model.joint_transforms(_pose(motion, slice(None)))
         head = transforms[:, model.joint_index("Head")]
-        inner = INNER_JOINTS @ head[:, :3, :3].swapaxes(1, 2) + head[:, None, :3, 3]
-        joints = transforms[:, :, :3, 3]  # the body, two joints of the palm, the fingers
+        inner = _INNER_JOINTS @ head[:, :3, :3].swapaxes(1, 2) + head[:, None, :3, 3]
+        joints = transforms[:, :, :3, 3]  # body, two palm joints, fingers
         return np.concatenate([joints[:, :22], inner, joints[:, 24:]], axis=1).astype(np.float32)
 
     def landmarks(self, vertices: np.ndarray) -> np.ndarray:
         """Left eye, right eye, nose, left and right mouth corner on the surface of the head.
 
-        Left is image-left in a picture from the front: the person's right.
+        Left is image-left in an image from the front: the person's right.
 
         Args:
             vertices: (n, V, 3), from `vertices`.
@@ -95,18 +100,20 @@ class Mannequin:
         rest = self._models[True].vertices(self._models[True].rest_pose())
         head = self._following("Head")
         _, y, z = (rest[head] - self._head_joint).T
-        face = head[(z > 0) & (y > FACE_HEIGHT[0]) & (y < FACE_HEIGHT[1])]
-        hands = {f"{side}_hand": self._following(f"{side[0].upper()}_Wrist") for side in SIDES}
+        face = head[(z > 0) & (y > _FACE_HEIGHT[0]) & (y < _FACE_HEIGHT[1])]
+        hands = {f"{side}_hand": self._following(f"{side[0].upper()}_Wrist") for side in _SIDES}
         return {"face": face, "head": head, **hands}
 
     @cached_property
     def _head_joint(self) -> np.ndarray:
         model = self._models[True]
         transforms = model.joint_transforms(model.rest_pose())
-        return np.array([0, *transforms[model.joint_index("Head"), 1:3, 3]])  # x: the symmetry's
+        return np.array(
+            [0, *transforms[model.joint_index("Head"), 1:3, 3]]
+        )  # x = 0: the symmetry plane
 
     def _following(self, joint: str) -> np.ndarray:
-        """The vertices that move with a joint and with nothing before it, int32 (k,)."""
+        """Indices of the vertices that move rigidly with `joint`, int32 (k,)."""
         model = self._models[True]
         rest = model.rest_pose()
         bent = model.rest_pose()
@@ -125,25 +132,25 @@ class Mannequin:
         """Triangles (5, 3) and barycentric weights (5, 3) of the landmarks."""
         rest = self._models[True].vertices(self._models[True].rest_pose()) - self._head_joint
         head = np.isin(self.faces, self.groups["head"]).all(1)
-        found = [_hit(rest, self.faces[head], point) for point in LANDMARKS]
+        found = [_hit(rest, self.faces[head], point) for point in _LANDMARKS]
         triangles, weights = zip(*found, strict=True)
         return np.stack(triangles), np.stack(weights)
 
     def _model(self, motion: Motion):
         model = self._models[motion.mean_hands or motion.hand_pca is not None]
-        betas = np.zeros(NUM_BETAS, np.float32)
-        betas[: len(motion.betas)] = motion.betas[:NUM_BETAS]
+        betas = np.zeros(_NUM_BETAS, np.float32)
+        betas[: len(motion.betas)] = motion.betas[:_NUM_BETAS]
         if not np.array_equal(model.shape, betas):
             model.reshape(betas)
         return model
 
 
 def _pose(motion: Motion, frames: slice) -> dict[str, np.ndarray]:
-    """The package's names for the fields of a motion."""
+    """The fields of a motion under the names of mannequin-x."""
     poses = motion.poses[frames]
     return {
         "body_pose": poses[:, 1:22],
-        "head_pose": poses[:, JAW_AND_EYES],
+        "head_pose": poses[:, _JAW_AND_EYES],
         "hand_pose": poses[:, 25:],
         "pelvis_rotation": poses[:, 0],
         "global_translation": motion.translation[frames],
@@ -151,8 +158,8 @@ def _pose(motion: Motion, frames: slice) -> dict[str, np.ndarray]:
 
 
 def _hit(vertices: np.ndarray, faces: np.ndarray, point: np.ndarray):
-    """The foremost triangle (largest z) over `point` (x, y), and where in it, in barycentric
-    weights."""
+    """The frontmost triangle (largest z) that contains `point` (x, y), and the barycentric weights
+    of the point in it."""
     corners = vertices[faces]
     a, b, c = corners[:, 0, :2], corners[:, 1, :2], corners[:, 2, :2]
     area = _area(b - a, c - a)
@@ -165,5 +172,5 @@ def _hit(vertices: np.ndarray, faces: np.ndarray, point: np.ndarray):
 
 
 def _area(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of the parallelogram that vectors (..., 2) span, with a sign."""
+    """Signed area of the parallelogram that vectors (..., 2) span."""
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

@@ -1,6 +1,7 @@
-"""Body motion as parameters of SMPL-X: the one type that readers make and bodies take.
+"""`Motion`: a clip of SMPL-X parameters. Readers of motion files return it, bodies accept it.
 
 Joint order: root, 21 of the body, jaw, left eye, right eye, 15 of the left hand, 15 of the right.
+SMPL-X: Pavlakos et al., CVPR 2019, https://arxiv.org/abs/1904.05866
 """
 
 import math
@@ -12,21 +13,24 @@ import numpy as np
 from anchor_jax.errors import AnchorError
 
 NUM_JOINTS = 55
-ROOT = 0
 JAW = 22
 LEFT_HAND = slice(25, 40)
 RIGHT_HAND = slice(40, 55)
 MAX_BETAS = 300
-MAX_EXPRESSION = 100
-MAX_HAND_PCA = 45
+_MAX_EXPRESSION = 100
+_MAX_HAND_PCA = 45
 MAX_FPS = 1000
-FRAMES = ("y_up", "camera")
-LARGEST = 1e6  # radians, metres, coefficients: beyond it arithmetic in float32 is lost
+_FRAMES = ("y_up", "camera")
+MAX_MAGNITUDE = 1e6  # radians, metres or coefficients: above it, float32 is too coarse
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera of a fitted video (SHOW)."""
+    """Pinhole camera of the video that a motion was fitted to (SHOW).
+
+    Raises:
+        AnchorError: a value has another shape or type, or is out of range.
+    """
 
     focal_length: float  # pixels
     center: tuple[float, float]  # principal point, pixels
@@ -35,9 +39,9 @@ class Camera:
 
     def __post_init__(self) -> None:
         _check_array("the camera's translation", self.translation, (3,))
-        if not (math.isfinite(self.focal_length) and 0 < self.focal_length <= LARGEST):
+        if not (math.isfinite(self.focal_length) and 0 < self.focal_length <= MAX_MAGNITUDE):
             raise AnchorError(f"the camera's focal length is {self.focal_length}: expected pixels")
-        if len(self.center) != 2 or not all(abs(c) <= LARGEST for c in self.center):
+        if len(self.center) != 2 or not all(abs(c) <= MAX_MAGNITUDE for c in self.center):
             raise AnchorError(f"the camera's center is {self.center}: expected two pixels")
         if len(self.size) != 2 or not all(0 < side <= 1 << 16 for side in self.size):
             raise AnchorError(
@@ -47,25 +51,25 @@ class Camera:
 
 @dataclass(frozen=True)
 class Motion:
-    """A clip of SMPL-X parameters.
+    """A clip of SMPL-X parameters, checked when it is made.
 
     Attributes:
-        poses: float32 (n, 55, 3), axis-angle of every joint relative to its parent, radians.
+        poses: float32 (n, 55, 3), axis-angle of every joint, relative to its parent, radians.
         translation: float32 (n, 3), metres, added to every vertex.
-        betas: float32 (k,), k <= 300, the shape of the body.
-        expression: float32 (n, e), e <= 100, zeros where the source has no face.
+        betas: float32 (k,), k <= 300, coefficients of the body shape.
+        expression: float32 (n, e), e <= 100, zeros if the source has no face.
         fps: frames per second.
-        frame: "y_up" (world) or "camera" (y down, z away from the camera, as SHOW and TalkSHOW
-            have it).
-        mean_hands: hand rotations are relative to the body model's mean hand (smplx:
-            flat_hand_mean=False), else to the flat hand.
-        camera: of the video that the motion was fitted to.
-        hand_pca: left and right (n, c) float32 coefficients of the model file's hand basis, not
-            yet expanded; the hands of `poses` are then zero.
+        frame: frame of reference: "y_up" (world), or "camera" (y down, z away from the camera, as
+            in SHOW and TalkSHOW).
+        mean_hands: True if hand rotations are relative to the body model's mean hand (smplx:
+            flat_hand_mean=False), False if relative to the flat hand.
+        camera: the camera of the video that the motion was fitted to.
+        hand_pca: left and right hand, float32 (n, c) each: coefficients of the hand basis in the
+            model file. The hands of `poses` are then zero.
 
     Raises:
-        AnchorError: for another shape or type, values that are not finite, no frames, or a rate
-            that is none.
+        AnchorError: an array has another shape or type or holds values that are not finite, there
+            is no frame, or `fps` or `frame` is invalid.
     """
 
     poses: np.ndarray
@@ -85,12 +89,12 @@ class Motion:
         _check_array("poses", self.poses, (n, NUM_JOINTS, 3))
         _check_array("translation", self.translation, (n, 3))
         _check_array("betas", self.betas, (MAX_BETAS,), at_most=True)
-        _check_array("expression", self.expression, (n, MAX_EXPRESSION), at_most=True)
+        _check_array("expression", self.expression, (n, _MAX_EXPRESSION), at_most=True)
         if not isinstance(self.fps, Fraction) or not 0 < self.fps <= MAX_FPS:
             raise AnchorError(
                 f"the motion's fps is {self.fps}: expected a Fraction, above 0, up to {MAX_FPS}"
             )
-        if self.frame not in FRAMES:
+        if self.frame not in _FRAMES:
             raise AnchorError(f"the motion's frame is {self.frame!r}: expected y_up or camera")
         if self.hand_pca is not None:
             self._check_hands(n)
@@ -98,7 +102,7 @@ class Motion:
     def _check_hands(self, n: int) -> None:
         assert self.hand_pca is not None
         for side, coefficients in zip(("left", "right"), self.hand_pca, strict=True):
-            _check_array(f"{side} hand_pca", coefficients, (n, MAX_HAND_PCA), at_most=True)
+            _check_array(f"{side} hand_pca", coefficients, (n, _MAX_HAND_PCA), at_most=True)
         if self.poses[:, LEFT_HAND].any() or self.poses[:, RIGHT_HAND].any():
             raise AnchorError("the motion has both hand_pca and hand poses: expected one of them")
 
@@ -115,14 +119,14 @@ class Motion:
 
     @property
     def seconds(self) -> float:
-        """How long the motion lasts: its frames over its rate."""
+        """Duration: number of frames divided by `fps`."""
         return float(len(self.poses) / self.fps)
 
 
 def _check_array(
     name: str, array: np.ndarray, shape: tuple[int, ...], at_most: bool = False
 ) -> None:
-    """Float32 and finite, of `shape`; its last axis may be shorter when `at_most`."""
+    """Check for finite float32 of `shape`. With `at_most`, the last axis may be shorter."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise AnchorError(f"{name}: expected an array of float32, not {kind}")
@@ -134,5 +138,7 @@ def _check_array(
         at = int(np.argwhere(~np.isfinite(array))[0][0])
         where = f", first in frame {at}" if len(shape) > 1 else ""
         raise AnchorError(f"{name}: holds values that are not finite{where}")
-    if array.size and np.abs(array).max() > LARGEST:
-        raise AnchorError(f"{name}: holds values beyond {LARGEST:g}; expected radians and metres")
+    if array.size and np.abs(array).max() > MAX_MAGNITUDE:
+        raise AnchorError(
+            f"{name}: holds values beyond {MAX_MAGNITUDE:g}; expected radians and metres"
+        )

@@ -1,7 +1,7 @@
-"""Pose images of a body: pyrender without a screen, the published material and lights.
+"""Draws pose images of a body with pyrender, off screen, with the published material and lights.
 
-OpenGL takes its platform when it is first imported: a process that draws calls
-`use_platform` before.
+OpenGL fixes its platform when it is first imported, so a process that draws must call
+`use_platform` before that.
 """
 
 import os
@@ -17,25 +17,25 @@ from anchor_jax.errors import AnchorError
 PLATFORMS = "egl", "osmesa"
 PACKAGES = "libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa)"
 
-AMBIENT = (0.3, 0.3, 0.3)
-BLACK = (0.0, 0.0, 0.0, 0.0)
-MATERIAL = {
+_AMBIENT = (0.3, 0.3, 0.3)
+_BLACK = (0.0, 0.0, 0.0, 0.0)
+_MATERIAL = {
     "metallicFactor": 0.2,
     "roughnessFactor": 0.6,
     "baseColorFactor": (0.3, 0.5, 0.55, 1.0),
 }
-POINT_LIGHTS = (0, -1, 1), (0, 1, 1), (1, 1, 2)  # white at 0.2, intensity 1
-SPOT_LIGHTS = (1, 2, 2), (-1, 2, 2)  # intensity 15, along -z
-FACE_LABEL, BODY_LABEL = 255, 128
-TOLERANCE = 0.01  # metres that a landmark may lie under the drawn surface and still be seen
+_POINT_LIGHTS = (0, -1, 1), (0, 1, 1), (1, 1, 2)  # white at 0.2, intensity 1
+_SPOT_LIGHTS = (1, 2, 2), (-1, 2, 2)  # intensity 15, along -z
+_FACE_LABEL, _BODY_LABEL = 255, 128
+_TOLERANCE = 0.01  # metres that a visible landmark may lie below the drawn surface
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One frame.
+    """One drawn frame.
 
-    The masks say of each pixel whether its middle is on the body, and whether what is seen there
-    belongs to the face; the picture's outlines are smoothed, so lit pixels reach one pixel farther.
+    A pixel is in a mask if its centre shows the face or the body. The image is antialiased, so lit
+    pixels may lie up to one pixel outside `foreground`.
     """
 
     pixels: np.ndarray  # uint8 (h, w, 3), RGB on black
@@ -45,29 +45,34 @@ class Drawing:
 
 
 def use_platform(name: str) -> None:
-    """Let OpenGL draw through "egl" or "osmesa"; call it before anything imports OpenGL."""
+    """Select the OpenGL platform, "egl" or "osmesa". Call it before anything imports OpenGL.
+
+    Raises:
+        AnchorError: OpenGL is already loaded with another platform.
+    """
     if "OpenGL" in sys.modules and os.environ.get("PYOPENGL_PLATFORM") != name:
-        raise AnchorError("OpenGL is loaded already; choose its platform before")
+        raise AnchorError("OpenGL is already loaded; select the platform earlier")
     os.environ["PYOPENGL_PLATFORM"] = name
 
 
 class Renderer:
-    """Draws meshes of one topology from one view. Close it, or use it in a `with`.
+    """Draws meshes of one topology from one view. Call `close`, or use it in a `with` statement.
 
     Args:
         faces: int (F, 3), triangles.
-        face_group: vertices of the face; a triangle is of the face when all its corners are.
+        face_group: indices of the vertices of the face. A triangle belongs to the face if all its
+            corners do.
         view: the camera.
 
     Raises:
-        AnchorError: OpenGL cannot be used.
+        AnchorError: pyrender is not installed, or OpenGL cannot draw off screen.
     """
 
     def __init__(self, faces: np.ndarray, face_group: np.ndarray, view: View) -> None:
         of_face = np.isin(faces, face_group).all(1)
         self.faces = np.asarray(faces)
         self._parts = [self.faces[of_face], self.faces[~of_face]]
-        self._labels = [FACE_LABEL, BODY_LABEL]
+        self._labels = [_FACE_LABEL, _BODY_LABEL]
         self.view = view
         try:
             import pyrender
@@ -77,20 +82,20 @@ class Renderer:
             raise AnchorError(
                 f"rendering needs {error.name}; install it: pip install 'anchor-jax[render]'"
             ) from error
-        except Exception as error:  # each platform fails in ways of its own
+        except Exception as error:  # the exception type depends on the platform
             raise AnchorError(
-                f"OpenGL cannot draw without a screen here ({type(error).__name__}); "
+                f"OpenGL cannot draw off screen here ({type(error).__name__}); "
                 f"on Debian and Ubuntu install {PACKAGES}"
             ) from error
         self._scene = _make_scene(view)
-        self._material = pyrender.MetallicRoughnessMaterial(**MATERIAL)
+        self._material = pyrender.MetallicRoughnessMaterial(**_MATERIAL)
 
     def draw(self, vertices: np.ndarray) -> Drawing:
-        """Draw one frame; vertices (V, 3) in the world, metres."""
+        """Draw one frame. `vertices`: float32 (V, 3), metres, world coordinates (`View.place`)."""
         import pyrender
         from pyrender.constants import RenderFlags
 
-        normals = vertex_normals(vertices, self.faces)
+        normals = _vertex_normals(vertices, self.faces)
         nodes = {}
         for triangles, label in zip(self._parts, self._labels, strict=True):
             if len(triangles):
@@ -106,14 +111,18 @@ class Renderer:
             for node in nodes:
                 self._scene.remove_node(node)
         labels = labels[..., 0]
-        return Drawing(pixels.copy(), labels == FACE_LABEL, labels > 0, depth)
+        return Drawing(pixels.copy(), labels == _FACE_LABEL, labels > 0, depth)
 
     def sees(self, drawing: Drawing, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points (k, 3) of the world are in a drawing, and which are seen in it.
+        """Project points into a drawing and test which of them are visible.
+
+        Args:
+            drawing: from `draw`.
+            world: (k, 3), metres, world coordinates.
 
         Returns:
-            float32 (k, 2), pixels x and y (`view` tells how they count), and bool (k,): in the
-            picture and not behind any of the body.
+            Pixel coordinates x and y, float32 (k, 2), as defined in `view`, and visibility, bool
+            (k,): inside the image and not behind the body.
         """
         points, depth = self.view.project(world)
         width, height = self.view.size
@@ -121,11 +130,11 @@ class Renderer:
             column, row = np.floor(points).astype(int).T
         inside = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         surface = drawing.depth[row * inside, column * inside]
-        seen = inside & (surface > 0) & (depth < surface + TOLERANCE)
+        seen = inside & (surface > 0) & (depth < surface + _TOLERANCE)
         return points.astype(np.float32), seen
 
     def close(self) -> None:
-        """Give the graphics memory back."""
+        """Release the graphics memory."""
         self._offscreen.delete()
 
     def __enter__(self) -> "Renderer":
@@ -135,9 +144,9 @@ class Renderer:
         self.close()
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Smooth normals, float32 (V, 3) of length 1: at each vertex the normals of its triangles,
-    weighted by the angle there. Where they cancel out, any direction."""
+def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Smooth unit normals, float32 (V, 3): at each vertex the mean of its triangles' normals,
+    weighted by their angle there. Arbitrary where the mean is zero."""
     import trimesh
 
     mesh = trimesh.Trimesh(vertices, faces, process=False, validate=False)
@@ -147,16 +156,16 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def _make_scene(view: View):
     import pyrender
 
-    scene = pyrender.Scene(bg_color=BLACK, ambient_light=AMBIENT)
+    scene = pyrender.Scene(bg_color=_BLACK, ambient_light=_AMBIENT)
     camera = pyrender.IntrinsicsCamera(
         view.focal_length, view.focal_length, *view.center, znear=view.near, zfar=view.far
     )
     _add(scene, camera=camera, matrix=_at(view.position))
     white = np.ones(3)
-    for place in POINT_LIGHTS:
+    for place in _POINT_LIGHTS:
         light = pyrender.PointLight(color=0.2 * white, intensity=1.0)
         _add(scene, light=light, matrix=_at(place))
-    for place in SPOT_LIGHTS:
+    for place in _SPOT_LIGHTS:
         light = pyrender.SpotLight(
             color=white, intensity=15.0, innerConeAngle=np.pi / 3, outerConeAngle=np.pi / 2
         )
@@ -165,7 +174,7 @@ def _make_scene(view: View):
 
 
 def _add(scene, **contents):
-    """Add a node to the scene, numbered so that the scene's sets of nodes keep their order."""
+    """Add a node to the scene, numbered so that sets of nodes have a fixed order."""
     node = _node_class()(**contents)
     node.number = len(scene.nodes)
     scene.add_node(node)
@@ -174,8 +183,11 @@ def _add(scene, **contents):
 
 @cache
 def _node_class():
-    """pyrender keeps nodes in sets, and sums light in their order: with hashes of addresses it
-    would change a grey level here and there from process to process."""
+    """A node class whose hash is its number.
+
+    pyrender keeps nodes in sets and sums lights in iteration order. With the default hash, an
+    address, the order and so some pixels would differ by a grey level between processes.
+    """
     import pyrender
 
     class Numbered(pyrender.Node):

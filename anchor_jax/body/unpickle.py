@@ -1,7 +1,7 @@
-"""Arrays out of a pickle that is never run: numpy's and torch's, without torch.
+"""Reads numpy arrays and torch tensors from pickles, without executing them and without torch.
 
-A pickle may call anything. Here it calls nothing: every name that it asks for, if it is one of the
-few below, becomes an inert record of the call, and arrays are made from the records afterwards.
+A pickle can call any function. Here it calls none: each name that it refers to must be in the list
+below and becomes an inert record of the call. The arrays are built from these records afterwards.
 """
 
 import io
@@ -17,36 +17,36 @@ import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line
 
-MAX_BYTES = 1 << 30  # of a file, and of any one array: hours of motion
+MAX_BYTES = 1 << 30  # limit of a file and of one array: hours of motion
 
-RECONSTRUCT = {f"{core}.multiarray._reconstruct" for core in ("numpy.core", "numpy._core")}
-FROM_BUFFER = {f"{core}.numeric._frombuffer" for core in ("numpy.core", "numpy._core")}
-SCALAR = {f"{core}.multiarray.scalar" for core in ("numpy.core", "numpy._core")}
-TENSOR = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
-PARAMETER = {"torch._utils._rebuild_parameter"}
-STORAGE = {"torch.storage._load_from_bytes"}
-BYTES = {"_codecs.encode"}  # bytes as protocols before 3 write them: text, and "latin1"
-NO_BYTES = {"__builtin__.bytes"}  # b"" as they write it: a call without arguments
-STORAGE_TYPES = {
+_RECONSTRUCT = {f"{core}.multiarray._reconstruct" for core in ("numpy.core", "numpy._core")}
+_FROM_BUFFER = {f"{core}.numeric._frombuffer" for core in ("numpy.core", "numpy._core")}
+_SCALAR = {f"{core}.multiarray.scalar" for core in ("numpy.core", "numpy._core")}
+_TENSOR = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
+_PARAMETER = {"torch._utils._rebuild_parameter"}
+_STORAGE = {"torch.storage._load_from_bytes"}
+_BYTES = {"_codecs.encode"}  # how protocols before 3 write bytes: text and "latin1"
+_NO_BYTES = {"__builtin__.bytes"}  # how they write b"": a call without arguments
+_STORAGE_TYPES = {
     "torch.HalfStorage": "<f2",
     "torch.FloatStorage": "<f4",
     "torch.DoubleStorage": "<f8",
     "torch.IntStorage": "<i4",
     "torch.LongStorage": "<i8",
 }
-PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
-NAMES = {
-    *(RECONSTRUCT | FROM_BUFFER | SCALAR | TENSOR | PARAMETER | STORAGE | BYTES | NO_BYTES),
-    *("numpy.ndarray", "numpy.dtype", "torch.Size", *STORAGE_TYPES),
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+_NAMES = {
+    *(_RECONSTRUCT | _FROM_BUFFER | _SCALAR | _TENSOR | _PARAMETER | _STORAGE | _BYTES | _NO_BYTES),
+    *("numpy.ndarray", "numpy.dtype", "torch.Size", *_STORAGE_TYPES),
 }
 
 
 class _Refused(Exception):
-    """A name outside of the list."""
+    """A name that is not in the list."""
 
 
 class _Name:
-    """A name that the pickle asks for; calling it records the call."""
+    """A name that the pickle refers to. Calling it records the call."""
 
     __slots__ = ("name",)
 
@@ -61,7 +61,7 @@ class _Name:
 
 
 class _Call:
-    """A call that the pickle asks for, and the state it would give to the result."""
+    """A recorded call, and the state that the pickle would set on its result."""
 
     __slots__ = ("args", "name", "state")
 
@@ -77,7 +77,7 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full == "collections.OrderedDict":
             return OrderedDict
-        if full not in NAMES:
+        if full not in _NAMES:
             raise _Refused(full)
         return _Name(full)
 
@@ -86,17 +86,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The named entries of a pickled dict, or of a list of one such dict.
+    """Read a pickled dict, or a list that holds one such dict.
 
     Returns:
-        Name to array; numbers, strings and None as they are, anything else left out.
+        Name to array, number, string or None. Other values are left out.
 
     Raises:
-        AnchorError: too large, damaged, not such a dict, or a pickle that asks for more than numpy
-            arrays and torch tensors.
+        AnchorError: the file is too large, damaged, not such a dict, or refers to anything but
+            numpy arrays and torch tensors.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise AnchorError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no motion file is")
+        raise AnchorError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected a motion file")
     try:
         content = _load(io.BytesIO(path.read_bytes()))
         if isinstance(content, list | tuple) and len(content) == 1:
@@ -106,20 +106,20 @@ def read_pickle(path: Path) -> dict[str, Any]:
             return {key: value for key, value in entries.items() if value is not _OTHER}
     except _Refused as error:
         raise AnchorError(
-            f"{path}: refused, the pickle asks for {str(error)[:80]!r} and could run"
-            " code; expected numpy arrays and torch tensors alone"
+            f"{path}: refused, the pickle refers to {str(error)[:80]!r} and could run"
+            " code; expected only numpy arrays and torch tensors"
         ) from None
-    except Exception as error:  # damaged bytes raise whatever they happen to raise
-        raise AnchorError(f"{path}: not a whole pickle: {first_line(error)}") from None
+    except Exception as error:  # damaged bytes can raise any exception
+        raise AnchorError(f"{path}: not a complete pickle: {first_line(error)}") from None
     raise AnchorError(f"{path}: holds a {type(content).__name__}, expected a dict of arrays")
 
 
 def _load(file: io.BytesIO) -> Any:
-    """One pickle, from where `file` stands to its end."""
+    """Load one pickle, starting at the current position of `file`."""
     start = file.tell()
-    # The real one allocates what lengths and memo numbers say, so they are checked before.
+    # Unpickler allocates memory as lengths and memo numbers demand, so check them first.
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
-        if opcode.name in PUTS and not (isinstance(value, int) and 0 <= value <= count):
+        if opcode.name in _PUTS and not (isinstance(value, int) and 0 <= value <= count):
             raise pickle.UnpicklingError(f"memo {value} after {count} operations")
     end = file.tell()
     return _Unpickler(io.BytesIO(file.getvalue()[start:end]), encoding="latin1").load()
@@ -129,7 +129,7 @@ _OTHER = object()
 
 
 def _resolve(value: Any) -> Any:
-    """The array that a record stands for; flat lists of numbers too; plain values as they are."""
+    """Turn a record or a flat list of numbers into an array; keep numbers, strings and None."""
     if isinstance(value, _Call):
         return _array(value)
     if isinstance(value, list | tuple):
@@ -141,18 +141,18 @@ def _resolve(value: Any) -> Any:
 
 
 def _array(call: _Call) -> Any:
-    if call.name in RECONSTRUCT:
+    if call.name in _RECONSTRUCT:
         _, shape, dtype, fortran, data = call.state  # type: ignore
         return _shaped(data, _dtype(dtype), shape, "F" if fortran else "C")
-    if call.name in FROM_BUFFER:
+    if call.name in _FROM_BUFFER:
         data, dtype, shape, order = call.args
         return _shaped(data, _dtype(dtype), shape, order)
-    if call.name in SCALAR:
+    if call.name in _SCALAR:
         dtype, data = call.args
         return _shaped(data, _dtype(dtype), (), "C")
-    if call.name in PARAMETER and isinstance(call.args[0], _Call):
+    if call.name in _PARAMETER and isinstance(call.args[0], _Call):
         return _array(call.args[0])
-    if call.name in TENSOR:
+    if call.name in _TENSOR:
         storage, offset, size, stride = call.args[:4]
         return _strided(_storage(storage), offset, size, stride)
     return _OTHER
@@ -160,10 +160,10 @@ def _array(call: _Call) -> Any:
 
 def _dtype(call: Any) -> np.dtype:
     if not isinstance(call, _Call) or call.name != "numpy.dtype":
-        raise ValueError("an array without a type")
+        raise ValueError("an array without a dtype")
     code, order = str(call.args[0]), str(call.state[1]) if call.state else "="
     if not re.fullmatch(r"[<>=|]?([fiu][1248]|b1)", code) or order not in "<>=|":
-        raise ValueError(f"an array of type {code[:20]}, expected numbers")
+        raise ValueError(f"an array of dtype {code[:20]}; expected numbers")
     return np.dtype(code).newbyteorder(order)  # type: ignore
 
 
@@ -172,37 +172,37 @@ def _shaped(data: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
 
 
 def _bytes(data: Any) -> bytes | bytearray:
-    if isinstance(data, _Call) and data.name in NO_BYTES and not data.args:
+    if isinstance(data, _Call) and data.name in _NO_BYTES and not data.args:
         return b""
-    if isinstance(data, _Call) and data.name in BYTES:
+    if isinstance(data, _Call) and data.name in _BYTES:
         data = data.args[0]
     if isinstance(data, str):  # written by Python 2
         data = data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
-        raise ValueError("an array without its bytes")
+        raise ValueError("an array without data")
     return data
 
 
 def _storage(call: Any) -> np.ndarray:
-    """The numbers of a torch storage, wherever (CPU, GPU) it lay; torch's format before zip."""
-    if not isinstance(call, _Call) or call.name not in STORAGE:
+    """The values of a torch storage (of CPU or GPU) in torch's format before zip files."""
+    if not isinstance(call, _Call) or call.name not in _STORAGE:
         raise ValueError("a tensor without its storage")
     file = io.BytesIO(_bytes(call.args[0]))
-    for _ in range(3):  # a magic number, the format's version, the writer's byte order
+    for _ in range(3):  # magic number, format version, byte order
         _load(file)
     storage = _load(file)
-    _load(file)  # the list of keys: one
+    _load(file)  # the list of keys: one key
     kind, name, *_ = storage.args
-    if kind != "storage" or name.name not in STORAGE_TYPES:
-        raise ValueError("a tensor of a type that is not supported")
-    count, dtype = int.from_bytes(file.read(8), "little"), np.dtype(STORAGE_TYPES[name.name])
+    if kind != "storage" or name.name not in _STORAGE_TYPES:
+        raise ValueError("a tensor of an unsupported dtype")
+    count, dtype = int.from_bytes(file.read(8), "little"), np.dtype(_STORAGE_TYPES[name.name])
     return np.frombuffer(file.getvalue(), dtype, count, file.tell())
 
 
 def _strided(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
     size, stride = (tuple(x.args[0]) if isinstance(x, _Call) else tuple(x) for x in (size, stride))
     if not all(isinstance(x, int) and x >= 0 for x in (offset, *size, *stride)):
-        raise ValueError("a tensor whose sizes are no sizes")
+        raise ValueError("a tensor with invalid sizes")
     if math.prod(size) * storage.itemsize > MAX_BYTES:
         raise ValueError("a tensor that is too large")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))

@@ -1,8 +1,8 @@
-"""Where the camera stands: a fitted video's own, or one that frames head to hips of a whole clip.
+"""Chooses the camera: that of the fitted video, or one that frames head to hips of the whole clip.
 
-World coordinates are OpenGL's: y up, z towards the viewer, metres. The camera looks along -z and is
-never turned; the body is. Pixel coordinates are continuous: (0, 0) is the picture's upper left
-corner, and the pixel in column j and row i spans j..j+1 and i..i+1.
+World coordinates are OpenGL's: y up, z towards the viewer, metres. The camera always looks along
+-z; the body is rotated instead. Pixel coordinates are continuous: (0, 0) is the upper left corner
+of the image, and the pixel in column j and row i spans j..j+1 and i..i+1.
 """
 
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ from anchor_jax.errors import AnchorError
 
 Size = tuple[int, int]  # width, height
 
-HALF_TURN = np.diag([1.0, -1.0, -1.0])  # about x: from y down, z away to y up, z to the viewer
-LARGEST = 4096  # pixels of a side, which every OpenGL can render
+_HALF_TURN = np.diag([1.0, -1.0, -1.0])  # about x: y down, z away becomes y up, z to the viewer
+_MAX_SIDE = 4096  # pixels; every OpenGL can render this
 
-# Without a camera of its own a clip is seen as the published renders are: through a lens of 5000
-# pixels at 512, the hips where SMPL-X has them at zero translation, so that the lights, which do
-# not move, fall on the body in the same way.
+# A motion without a camera is viewed like the published renders: focal length 5000 pixels at image
+# size 512, and the hips where SMPL-X has them at zero translation, so that the fixed lights fall on
+# the body in the same way.
 LENS = 5000 / 512
 HIPS = np.array([0.0, 0.35, 0.0])
-PELVIS, HEAD, LEFT_HIP, RIGHT_HIP, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 15, 1, 2, 16, 17
-LEGS = [1, 2, 4, 5, 7, 8, 10, 11]
-SKULL = 0.22  # from the head joint to the crown, metres
-FLESH = 0.1  # around all other joints
-BELOW_HIPS = 0.03
-RARE = 0.05  # of the frames
+_PELVIS, _HEAD, _LEFT_HIP, _RIGHT_HIP, _LEFT_SHOULDER, _RIGHT_SHOULDER = 0, 15, 1, 2, 16, 17
+_LEGS = [1, 2, 4, 5, 7, 8, 10, 11]
+_SKULL = 0.22  # from the head joint to the crown, metres
+_FLESH = 0.1  # around the other joints, metres
+_BELOW_HIPS = 0.03  # metres
+_RARE = 0.05  # fraction of the frames whose hands or hips may leave the image
 
 
 @dataclass(frozen=True)
 class View:
-    """How a body's vertices become pixels.
+    """Maps a body's vertices to world coordinates and to pixels.
 
-    World = rotation @ vertex + offset; the camera stands at `position`.
+    world = rotation @ vertex + offset; the camera is at `position`.
     """
 
     rotation: np.ndarray  # (3, 3)
@@ -43,57 +43,57 @@ class View:
     focal_length: float  # pixels
     center: tuple[float, float]  # principal point, pixels
     size: Size
-    near: float = 0.05  # metres: what is nearer or farther is not drawn
+    near: float = 0.05  # clipping planes, metres from the camera
     far: float = 100.0
 
     def place(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) of the motion's frame in the world, float32."""
+        """Transform points (..., 3) from the motion's frame to the world, float32."""
         return (points @ self.rotation.T + self.offset).astype(np.float32)
 
     def project(self, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (..., 2) and depths (...), metres in front of the camera, of world points."""
+        """Project world points (..., 3) to pixels (..., 2) and depths (...), metres along -z."""
         x, y, z = np.moveaxis(np.asarray(world, np.float64) - self.position, -1, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             across, down = self.focal_length * x / -z, self.focal_length * y / z
         return np.stack([across + self.center[0], down + self.center[1]], axis=-1), -z
 
     def crops(self, camera: Camera) -> bool:
-        """Whether these pictures leave out some of what a fitted video's camera saw."""
+        """Whether the image has another aspect ratio than `camera`'s and so cuts off some of it."""
         return self.size[0] * camera.size[1] != self.size[1] * camera.size[0]
 
 
 def make_view(motion: Motion, joints: np.ndarray, size: Size) -> View:
-    """The camera for a clip, the same for all of its frames.
+    """Choose the camera of a clip. It is the same for all frames.
 
     Args:
-        motion: the whole clip, of which parts may be rendered.
-        joints: its joints (n, 55, 3), metres, in `motion.frame`.
-        size: width and height of the pictures, pixels.
+        motion: the whole clip, even if only a part of it is rendered.
+        joints: joint positions (n, 55, 3), metres, in `motion.frame`.
+        size: width and height of the images, pixels.
 
     Raises:
-        AnchorError: a size that cannot be rendered, or joints that are not finite.
+        AnchorError: the size cannot be rendered, or joints are not finite.
     """
     check_size(size)
     if not np.isfinite(joints).all():
         frame = int(np.flatnonzero(~np.isfinite(joints).all((1, 2)))[0])
-        raise AnchorError(f"frame {frame} of the motion puts joints at places that are not finite")
+        raise AnchorError(f"frame {frame} of the motion gives joint positions that are not finite")
     if motion.camera is not None:
         return _fitted(motion.camera, size)
     return _framed(motion, joints.astype(np.float64), size)
 
 
 def check_size(size: Size) -> None:
-    """Raise AnchorError for sides that cannot be rendered or made a video of."""
-    if not all(2 <= side <= LARGEST and side % 2 == 0 for side in size):
+    """Raise AnchorError unless both sides are even and from 2 to 4096 pixels."""
+    if not all(2 <= side <= _MAX_SIDE and side % 2 == 0 for side in size):
         raise AnchorError(
-            f"pictures of {size[0]}x{size[1]}: expected even sides from 2 to {LARGEST} pixels"
+            f"images of {size[0]}x{size[1]}: expected even sides from 2 to {_MAX_SIDE} pixels"
         )
 
 
 def _fitted(camera: Camera, size: Size) -> View:
-    """SHOW's camera: vertices make a half turn about x, the camera is moved to (x, -y, z) of its
-    translation. Where `size` has another shape than the fitted video, the middle of its picture
-    fills it."""
+    """SHOW's camera: vertices are rotated by 180 degrees about x, the camera is at (x, -y, z) of
+    its translation. If `size` has another aspect ratio than the fitted video, the central part of
+    the video's image fills it."""
     x, y, z = map(float, camera.translation)
     width, height = camera.size
     scale = max(size[0] / width, size[1] / height)
@@ -102,7 +102,7 @@ def _fitted(camera: Camera, size: Size) -> View:
         for point, whole, side in zip(camera.center, camera.size, size, strict=True)
     ]
     return View(
-        rotation=HALF_TURN,
+        rotation=_HALF_TURN,
         offset=np.zeros(3),
         position=np.array([x, -y, z]),
         focal_length=scale * camera.focal_length,
@@ -112,25 +112,25 @@ def _fitted(camera: Camera, size: Size) -> View:
 
 
 def _framed(motion: Motion, joints: np.ndarray, size: Size) -> View:
-    """Head to hips of the whole clip, from the front, with room for the hands above the hips.
+    """Frame head to hips of the whole clip from the front, with room for the hands.
 
-    The head is always in the picture. A reach of the hands, or a crouch, that only a few frames
-    have (`RARE`) may leave it: making room for each would make the person small in all others.
+    The head is always in the image. Hands or hips may leave it in a few frames (`_RARE`): room for
+    the most extreme ones would make the person small in all other frames.
     """
-    rotation = HALF_TURN if motion.frame == "camera" else _facing(joints)
+    rotation = _HALF_TURN if motion.frame == "camera" else _facing(joints)
     joints = joints @ rotation.T
-    offset = HIPS - np.median(joints[:, PELVIS], axis=0)
+    offset = HIPS - np.median(joints[:, _PELVIS], axis=0)
     joints += offset
-    upper, head = np.delete(joints, LEGS, axis=1), joints[:, HEAD]
-    rare = 100 * RARE
-    left = min(np.percentile(upper[..., 0].min(1), rare), head[:, 0].min()) - FLESH
-    right = max(np.percentile(upper[..., 0].max(1), 100 - rare), head[:, 0].max()) + FLESH
-    top = max(np.percentile(upper[..., 1].max(1), 100 - rare) + FLESH, head[:, 1].max() + SKULL)
-    bottom = np.percentile(joints[:, PELVIS, 1], rare) - BELOW_HIPS
+    upper, head = np.delete(joints, _LEGS, axis=1), joints[:, _HEAD]
+    rare = 100 * _RARE
+    left = min(np.percentile(upper[..., 0].min(1), rare), head[:, 0].min()) - _FLESH
+    right = max(np.percentile(upper[..., 0].max(1), 100 - rare), head[:, 0].max()) + _FLESH
+    top = max(np.percentile(upper[..., 1].max(1), 100 - rare) + _FLESH, head[:, 1].max() + _SKULL)
+    bottom = np.percentile(joints[:, _PELVIS, 1], rare) - _BELOW_HIPS
     scale = float(min(size[0] / (right - left), size[1] / (top - bottom)))  # pixels per metre
     focal_length = LENS * max(size)
     distance = focal_length / scale
-    # The hips stay at the lower edge: room that is left over is above.
+    # The hips stay at the lower edge: spare room is above the head.
     position = [(left + right) / 2, bottom + size[1] / scale / 2, HIPS[2] + distance]
     return View(
         rotation=rotation,
@@ -145,11 +145,14 @@ def _framed(motion: Motion, joints: np.ndarray, size: Size) -> View:
 
 
 def _facing(joints: np.ndarray) -> np.ndarray:
-    """The turn about y that makes the body look along z, on average over the clip."""
-    across = joints[:, LEFT_HIP] - joints[:, RIGHT_HIP]
-    across += joints[:, LEFT_SHOULDER] - joints[:, RIGHT_SHOULDER]
-    x, z = across[:, 0].mean(), across[:, 2].mean()  # the person's left, seen from above
-    if np.hypot(x, z) < 1e-3:  # turned about as often as not
+    """The rotation about y after which the body faces z, on average over the clip."""
+    across = joints[:, _LEFT_HIP] - joints[:, _RIGHT_HIP]
+    across += joints[:, _LEFT_SHOULDER] - joints[:, _RIGHT_SHOULDER]
+    x, z = (
+        across[:, 0].mean(),
+        across[:, 2].mean(),
+    )  # direction to the person's left, seen from above
+    if np.hypot(x, z) < 1e-3:  # all directions occur equally: use the first frame
         x, z = across[0, 0], across[0, 2]
     angle = np.arctan2(z, x)
     cos, sin = np.cos(angle), np.sin(angle)

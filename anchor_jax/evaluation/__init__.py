@@ -1,1 +1,4 @@
-"""How close generated frames are to true ones: one file a metric."""
+"""Metrics that compare generated frames with true frames, one file per metric.
+
+A new metric is a function (images, truth, region) -> float64 (n,) in a file of its own.
+"""

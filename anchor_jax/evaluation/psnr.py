@@ -6,15 +6,19 @@ from anchor_jax.evaluation.regions import check_shapes, region_mean
 
 
 def psnr(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
-    """10 log10(255^2 / MSE) of each image, in dB; infinite where they are equal.
+    """Peak signal-to-noise ratio of each image, 10 log10(255^2 / MSE).
 
     Args:
         images: uint8 (n, h, w, c).
         truth: the same shape.
-        region: bool (n, h, w), the pixels that count; default: all.
+        region: bool (n, h, w), the pixels to average over; default: all.
 
     Returns:
-        float64 (n,); NaN where no pixel counts.
+        dB, float64 (n,): infinite for equal images; NaN for an empty region.
+
+    >>> black, grey = np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8, 3), 51, np.uint8)
+    >>> psnr(black, grey).round(2)
+    array([13.98])
     """
     check_shapes(images, truth)
     error = (images.astype(np.float64) - truth) ** 2

@@ -1,25 +1,28 @@
-"""The pixels that a metric counts: all, or the moving ones below the head, arms and hands."""
+"""The pixels that a metric averages over: all, or those that move below the head (arms, hands)."""
 
 import numpy as np
 
-MOVES = 30  # grey levels from the clip's median: more than noise and compression
+_MOVES = 30  # grey levels from the clip's median: above noise and compression
 
 
 def check_shapes(images: np.ndarray, truth: np.ndarray) -> None:
-    """Raise ValueError unless each image has its truth."""
+    """Raise ValueError unless images and true images have the same shape."""
     if images.shape != truth.shape:
         raise ValueError(f"images are {images.shape}, the truth is {truth.shape}")
 
 
 def region_mean(values: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
-    """Mean of each image's values over the pixels of a region and all channels.
+    """Mean over all channels and the pixels of a region, for each image.
 
     Args:
         values: float64 (n, h, w, c).
         region: bool (n, h, w); default: all pixels.
 
     Returns:
-        float64 (n,); NaN where no pixel is in the region.
+        float64 (n,); NaN for an empty region.
+
+    Raises:
+        ValueError: the region has another shape.
     """
     if region is None:
         return values.reshape(len(values), -1).mean(1)
@@ -31,17 +34,18 @@ def region_mean(values: np.ndarray, region: np.ndarray | None = None) -> np.ndar
 
 
 def moving_below(truth: np.ndarray, top: int = 0) -> np.ndarray:
-    """Where max_c |y_t - median_t y| > 30 grey levels, from row `top` down: whatever moves against
-    what is usually seen there. With `top` at the chin of a talking person these are arms and
-    hands, and what they uncover. The measure is ours.
+    """Find the moving pixels: max_c |y_t - median_t y| > 30 grey levels, from row `top` down.
+
+    With `top` at the chin of a talking person, these are the arms and hands, and the background
+    where they are usually seen. This region is our own definition.
 
     Args:
-        truth: uint8 (n, h, w, c), a whole clip before a still camera.
-        top: the first row that counts, such as the lowest one of the head.
+        truth: uint8 (n, h, w, c), a whole clip from a static camera.
+        top: the first row of the region, such as the lowest row of the head.
 
     Returns:
         bool (n, h, w).
     """
-    moved = np.abs(truth - np.median(truth, 0)).max(-1) > MOVES
+    moved = np.abs(truth - np.median(truth, 0)).max(-1) > _MOVES
     moved[:, :top] = False
     return moved

@@ -1,5 +1,10 @@
-"""Identity-specific face enhancement (paper, section 3.3), all but the networks.
+"""Image processing of the identity-specific face enhancement (paper, section 3.3).
 
-`landmarks` where the face is, `align` its upright crop, `mask` what is repainted in it, `blend` the
-way back into the frame.
+`detect`    finds landmarks in an image
+`landmarks` checks the landmarks of a video and fills short gaps
+`align`     cuts out the face as an upright crop
+`mask`      chooses the region of the crop that is repainted
+`blend`     pastes the crop back into the frame
+
+The networks that repaint the crop are in `anchor_jax.generation.face`.
 """

@@ -1,8 +1,9 @@
-"""Landmarks found in pictures, for pose images that come without: one face a picture, the surest.
+"""Detects face landmarks in images, for pose images without landmark files.
 
-BlazeFace finds it (Bazarevsky et al. 2019), Face Mesh places 468 points on it (Kartynnik et al.
-2019), of which five are kept. Both models are files of the mediapipe package (Apache-2.0), run by
-ai-edge-litert.
+BlazeFace (Bazarevsky et al. 2019, https://arxiv.org/abs/1907.05047) finds the faces, of which the
+one with the highest score is used. Face Mesh (Kartynnik et al. 2019,
+https://arxiv.org/abs/1907.06724) places 468 points on it, of which five landmarks are computed.
+Both models are files of the mediapipe package (Apache-2.0) and are run by ai-edge-litert.
 """
 
 import os
@@ -17,97 +18,113 @@ from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face.align import invert, warp
 from anchor_jax.shapes import Images
 
-FINDER, MESH = "face_detection_short_range.tflite", "face_landmark.tflite"
-FINDER_SIDE, MESH_SIDE = 128, 192  # pixels of the models' inputs
-# Cells along a side of the finder's two grids, and its anchors in each cell.
-GRIDS = (16, 2), (8, 6)
-MIN_LOGIT = 0.0  # of a face: a probability of one half
-MARGIN = 1.5  # of the found box, that the mesh model wants to see
-# Points of the mesh: both corners of image-left's and of image-right's eye, nose, mouth corners.
-POINTS = (33, 133), (362, 263), (1,), (61,), (291,)
+_DETECTOR_FILE, _MESH_FILE = "face_detection_short_range.tflite", "face_landmark.tflite"
+_DETECTOR_SIDE, _MESH_SIDE = 128, 192  # pixels of the models' inputs
+# BlazeFace's two grids: cells along a side, and anchors per cell.
+_GRIDS = (16, 2), (8, 6)
+_MIN_LOGIT = 0.0  # a probability of one half
+_MARGIN = 1.5  # side of Face Mesh's input, in sides of the detected box
+# Mesh points of each landmark: both corners of the left and of the right eye (image-left first),
+# nose, left and right mouth corner.
+_POINTS = (33, 133), (362, 263), (1,), (61,), (291,)
 
 
 def find_models(folder: Path | None = None) -> Path | None:
-    """The folder that holds both model files: the one given, the cache folder, or None."""
+    """Find the folder with both model files: `folder`, or by default the cache folder.
+
+    Returns:
+        The folder; None if no `folder` is given and the cache folder lacks the files.
+
+    Raises:
+        AnchorError: `folder` lacks the files.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(home) / "anchor-jax" / "face"
     for place in [cache] if folder is None else [folder]:
-        if all((place / name).is_file() for name in (FINDER, MESH)):
+        if all((place / name).is_file() for name in (_DETECTOR_FILE, _MESH_FILE)):
             return place
     if folder is not None:
-        raise AnchorError(f"{folder} does not hold {FINDER} and {MESH}; {how_to_get(folder)}")
+        raise AnchorError(
+            f"{folder} does not hold {_DETECTOR_FILE} and {_MESH_FILE}; {how_to_get(folder)}"
+        )
     return None
 
 
 def how_to_get(folder: Path | None = None) -> str:
-    """What a user types to have the detector."""
+    """The shell commands that install the detector."""
     place = "~/.cache/anchor-jax/face" if folder is None else folder
     return (
         "pip install 'anchor-jax[face]'; pip download --no-deps mediapipe==0.10.21; unzip -j "
-        f"mediapipe-*.whl '*/{FINDER}' '*/{MESH}' -d {place}"
+        f"mediapipe-*.whl '*/{_DETECTOR_FILE}' '*/{_MESH_FILE}' -d {place}"
     )
 
 
 class Detector:
-    """Finds landmarks.
+    """Detects the landmarks of one face per image.
 
     Args:
-        folder: with the two model files.
+        folder: the folder with the two model files.
 
     Raises:
-        AnchorError: ai-edge-litert is not installed, or the files are no such models.
+        AnchorError: ai-edge-litert is not installed, or the files are not these models.
     """
 
     def __init__(self, folder: Path) -> None:
         if find_spec("ai_edge_litert") is None:
             raise AnchorError("detecting faces needs more packages: pip install 'anchor-jax[face]'")
-        self._finder = _Model(folder / FINDER, (1, FINDER_SIDE, FINDER_SIDE, 3))
-        self._mesh = _Model(folder / MESH, (1, MESH_SIDE, MESH_SIDE, 3))
+        self._detector = _Model(folder / _DETECTOR_FILE, (1, _DETECTOR_SIDE, _DETECTOR_SIDE, 3))
+        self._mesh = _Model(folder / _MESH_FILE, (1, _MESH_SIDE, _MESH_SIDE, 3))
         self._anchors = _anchors()
 
     def find(self, picture: Images) -> Float[np.ndarray, "5 2"]:
-        """Left eye, right eye, nose, left and right mouth corner, image-left first, in continuous
-        pixels of a picture uint8 (h, w, 3); NaN where there is no face."""
+        """Detect left eye, right eye, nose, left and right mouth corner, image-left first.
+
+        Args:
+            picture: uint8 (h, w, 3).
+
+        Returns:
+            x, y in continuous pixels, (0, 0) being the image's corner; NaN if there is no face.
+        """
         region = self._region(picture)
         if region is None:
             return np.full((5, 2), np.nan)
-        cut = warp(picture[None], region[None], (MESH_SIDE, MESH_SIDE))[0]
+        cut = warp(picture[None], region[None], (_MESH_SIDE, _MESH_SIDE))[0]
         points, presence = self._mesh(cut[None].astype(np.float32) / 255)
-        if presence.item() < MIN_LOGIT:
+        if presence.item() < _MIN_LOGIT:
             return np.full((5, 2), np.nan)
         mesh = points.reshape(-1, 3)[:, :2]
-        five = np.stack([mesh[list(indices)].mean(0) for indices in POINTS])
+        five = np.stack([mesh[list(indices)].mean(0) for indices in _POINTS])
         back = invert(region[None])[0]
         return five @ back[:, :2].T + back[:, 2] + 0.5
 
     def _region(self, picture: np.ndarray) -> np.ndarray | None:
-        """The transform to the mesh model's upright square around the surest face."""
+        """The transform to Face Mesh's input, an upright square around the best-scored face."""
         height, width, _ = picture.shape
         side = max(height, width)
         square = np.zeros((side, side, 3), np.uint8)
         square[:height, :width] = picture
         small = Image.fromarray(square).resize(
-            (FINDER_SIDE, FINDER_SIDE), Image.Resampling.BILINEAR
+            (_DETECTOR_SIDE, _DETECTOR_SIDE), Image.Resampling.BILINEAR
         )
-        boxes, scores = self._finder(np.asarray(small, np.float32)[None] / 127.5 - 1)
+        boxes, scores = self._detector(np.asarray(small, np.float32)[None] / 127.5 - 1)
         best = int(scores.argmax())
-        if scores.ravel()[best] < MIN_LOGIT:
+        if scores.ravel()[best] < _MIN_LOGIT:
             return None
-        numbers = boxes[0, best] / FINDER_SIDE
+        numbers = boxes[0, best] / _DETECTOR_SIDE
         anchor = self._anchors[best]
         centre = (numbers[:2] + anchor) * side
         left_eye, right_eye = (numbers[4:8].reshape(2, 2) + anchor) * side
         across = right_eye - left_eye
         turn = np.exp(-1j * np.arctan2(across[1], across[0]))
-        factor = turn * MESH_SIDE / (MARGIN * side * max(numbers[2:4]))
-        shift = (MESH_SIDE - 1) / 2 * (1 + 1j) - factor * complex(*(centre - 0.5))
+        factor = turn * _MESH_SIDE / (_MARGIN * side * max(numbers[2:4]))
+        shift = (_MESH_SIDE - 1) / 2 * (1 + 1j) - factor * complex(*(centre - 0.5))
         return np.array(
             [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
         )
 
 
 class _Model:
-    """A model file as a function of one array, to all its outputs, the largest first."""
+    """A model file as a function from one array to all outputs, the largest first."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -131,9 +148,9 @@ class _Model:
 
 
 def _anchors() -> np.ndarray:
-    """Middles of the finder's anchors, float (896, 2), in sides of its input."""
+    """Centres of BlazeFace's anchors, float (896, 2), in fractions of the input's side."""
     parts = []
-    for cells, repeats in GRIDS:
+    for cells, repeats in _GRIDS:
         middles = (np.arange(cells) + 0.5) / cells
         grid = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
         parts.append(np.repeat(grid, repeats, 0))

@@ -1,8 +1,8 @@
-"""Where the face is in every frame: reading landmarks, judging them, filling short gaps.
+"""Checks the face landmarks of a video and fills short gaps.
 
-Five landmarks a frame: left eye, right eye, nose, left and right mouth corner, image-left (the
-person's right) first. x and y are in pixels, continuous as in `docs/render.md`: (0, 0) is the
-upper left corner of the picture, (0.5, 0.5) the middle of its first pixel.
+Each frame has five landmarks: left eye, right eye, nose, left and right mouth corner, image-left
+(the person's right) first. x and y are continuous pixels as in `docs/render.md`: (0, 0) is the
+upper left corner of the image, (0.5, 0.5) the centre of its first pixel.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from scipy import ndimage
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.face.align import SIZE, estimate_transforms, scales
 
-MAX_GAP = 5  # frames, a sixth of a second: a face moves evenly enough for that long
-MAX_LOST = 0.5  # of all frames
-MIN_SIDE = 1 / 8  # of the frame's shorter side: the square of a smaller crop erodes to nothing
-MIN_EYES = 0.35  # eye distance, in distances from eyes to mouth; 0.95 from the front
+_MAX_GAP = 5  # frames: in a sixth of a second, a face moves almost linearly
+_MAX_LOST = 0.5  # fraction of all frames
+_MIN_SIDE = 1 / 8  # of the frame's shorter side; erosion removes almost all of a smaller crop
+_MIN_EYES = 0.35  # distance between the eyes over distance from eyes to mouth; 0.95 from the front
 
 Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
 class Track:
-    """The face in every frame.
+    """The landmarks of the face in every frame of a video.
 
     Attributes:
-        landmarks: float64 (n, 5, 2), continuous pixels; NaN where there is no usable face.
-        usable: bool (n,), the frames whose face can be repainted.
-        filled: of interpolated frames, number (from 0) to what was wrong.
-        skipped: of frames that are not usable, the same.
+        landmarks: float64 (n, 5, 2), continuous pixels; NaN in frames that are not usable.
+        usable: bool (n,), True in frames whose face can be repainted.
+        filled: interpolated frames: frame number (from 0) to the fault of its own landmarks.
+        skipped: frames that are not usable: frame number (from 0) to the fault.
     """
 
     landmarks: np.ndarray
@@ -38,23 +38,25 @@ class Track:
     filled: dict[int, str]
     skipped: dict[int, str]
 
-    def transforms(self, size: int = SIZE) -> Float[np.ndarray, "n 2 3"]:
-        """From pixels of the frames, as `align` counts them, to those of crops; NaN where the
-        frame is not usable."""
-        return estimate_transforms(self.landmarks - 0.5, size)
+    def transforms(self) -> Float[np.ndarray, "n 2 3"]:
+        """The transforms from frames to crops, for `align.crop`. NaN in frames that are not usable.
+
+        They map OpenCV's pixel coordinates, which `align` uses: 0.5 less than continuous pixels.
+        """
+        return estimate_transforms(self.landmarks - 0.5)
 
     def notes(self) -> list[str]:
-        """What a user should know about single frames, a sentence each."""
+        """Messages about interpolated and skipped frames, one sentence each, for the user."""
         notes = []
         if self.filled:
             notes.append(
                 f"face landmarks are interpolated in {len(self.filled)} of {len(self.usable)} "
-                f"frames: {describe(self.filled)}"
+                f"frames: {_describe(self.filled)}"
             )
         if self.skipped:
             notes.append(
                 f"the face is left as it is in {len(self.skipped)} of {len(self.usable)} frames: "
-                f"{describe(self.skipped)}"
+                f"{_describe(self.skipped)}"
             )
         return notes
 
@@ -65,39 +67,39 @@ def follow(
     visible: Bool[np.ndarray, "n 5"] | None = None,
     smoothing: float = 0.0,
 ) -> Track:
-    """Judge the landmarks of a video and fill short gaps.
+    """Check the landmarks of a video and fill short gaps.
 
-    A frame's landmarks are no use when they are missing (not finite), hidden (all five), partly
-    outside of the frame, upside down (roll beyond 90 degrees), turned away (mirrored, or in
-    profile), or so small that the crop's square is less than an eighth of the frame. Up to
-    `MAX_GAP` such frames between good ones are interpolated; longer runs, and those that begin or
-    end the video, are left out.
+    Landmarks are unusable if they are missing (not finite), hidden (all five), outside the frame
+    (any of them), upside down (roll beyond 90 degrees), turned away (mirrored or in profile), or
+    too small (the side of the crop is less than an eighth of the frame's shorter side). Up to five
+    unusable frames between usable ones are interpolated linearly. Longer runs, and runs at the
+    beginning or end of the video, are skipped.
 
     Args:
         landmarks: continuous pixels.
         size: width and height of the frames.
-        visible: which landmarks nothing hides, where that is known.
-        smoothing: standard deviation, in frames, of a Gaussian over time; 0 (published) is none.
+        visible: which landmarks are visible, if known.
+        smoothing: standard deviation, in frames, of a Gaussian over time; 0 (as published) is none.
 
     Raises:
-        AnchorError: more than half of the frames are no use, or `smoothing` is negative or not
+        AnchorError: more than half of the frames are unusable, or `smoothing` is negative or not
             finite.
     """
     if not 0 <= smoothing < np.inf:
         raise AnchorError(f"face smoothing is {smoothing}: expected 0 (none) or more frames")
     points = np.array(landmarks, np.float64)
-    wrong = judge(points, size, visible)
+    wrong = _judge(points, size, visible)
     n = len(points)
-    if len(wrong) > MAX_LOST * n:
+    if len(wrong) > _MAX_LOST * n:
         raise AnchorError(
-            f"no usable face in {len(wrong)} of {n} frames: {describe(wrong)}; expected one in at "
-            "least half of them: look at the landmarks, or leave the face out (--no-face)"
+            f"no usable face in {len(wrong)} of {n} frames: {_describe(wrong)}; expected one in at "
+            "least half of them: check the landmarks, or switch faces off (--no-face)"
         )
     usable = np.ones(n, bool)
     usable[list(wrong)] = False
     filled = {}
     for gap in _runs(~usable):
-        if gap.start > 0 and gap.stop < n and len(gap) <= MAX_GAP:
+        if gap.start > 0 and gap.stop < n and len(gap) <= _MAX_GAP:
             share = (np.arange(1, len(gap) + 1) / (len(gap) + 1))[:, None, None]
             before, after = points[gap.start - 1], points[gap.stop]
             points[gap.start : gap.stop] = (1 - share) * before + share * after
@@ -112,26 +114,26 @@ def follow(
     return Track(points, usable, filled, wrong)
 
 
-def judge(
+def _judge(
     landmarks: Float[np.ndarray, "n 5 2"],
     size: Size,
     visible: Bool[np.ndarray, "n 5"] | None = None,
 ) -> dict[int, str]:
-    """Of each frame whose landmarks are no use, its number and what is wrong; see `follow`."""
+    """The frames with unusable landmarks: frame number (from 0) to the fault; see `follow`."""
     left_eye, right_eye, _, left_mouth, right_mouth = np.moveaxis(landmarks, 1, 0)
     across = right_eye - left_eye
     down = (left_mouth + right_mouth - left_eye - right_eye) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Positive for a face from the front: its right side is clockwise of its upper side.
+        # Positive for a face seen from the front, negative for a mirrored one.
         facing = (across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]) / (down**2).sum(1)
         side = SIZE / scales(estimate_transforms(landmarks - 0.5))
         tests = {
             "missing": ~np.isfinite(landmarks).all((1, 2)),
             "outside": ((landmarks < 0) | (landmarks > size)).any((1, 2)),
             "hidden": np.zeros(len(landmarks), bool) if visible is None else ~visible.any(1),
-            "turned away": facing < MIN_EYES,
+            "turned away": facing < _MIN_EYES,
             "upside down": down[:, 1] <= 0,
-            "too small": ~(side >= MIN_SIDE * min(size)),
+            "too small": ~(side >= _MIN_SIDE * min(size)),
         }
     wrong = {}
     for name, failed in tests.items():
@@ -140,8 +142,8 @@ def judge(
     return wrong
 
 
-def describe(frames: dict[int, str]) -> str:
-    """Frames as they are counted on disk, from 1, in runs of one fault: `3, 8-12 (missing)`."""
+def _describe(frames: dict[int, str]) -> str:
+    """List frames by fault, numbered from 1 like files: `3, 8-12 (missing)`."""
     parts = []
     for fault in dict.fromkeys(frames.values()):
         numbers = np.zeros(max(frames) + 2, bool)
@@ -155,6 +157,6 @@ def describe(frames: dict[int, str]) -> str:
 
 
 def _runs(flags: np.ndarray) -> list[range]:
-    """Where `flags` is True, in unbroken runs."""
+    """The unbroken runs in which `flags` is True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [range(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

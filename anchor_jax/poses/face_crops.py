@@ -1,4 +1,7 @@
-"""The faces in the frames of a data set, by what `anchor-jax render` left beside the poses."""
+"""Cuts face crops for training data sets, from the conditions folders of `anchor-jax render`.
+
+`find_faces` is for `anchor-jax prepare`. For generation, use `face_inputs.read_face`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,66 +16,71 @@ from anchor_jax.face import align, mask
 from anchor_jax.poses.pose_images import TABLE, Conditions, conditions_beside, read_conditions
 
 Size = tuple[int, int]  # width, height
-SIDE = 256  # pixels, as published
+_SIDE = 256  # pixels, as published
 
 
 @dataclass(frozen=True)
 class FaceCrops:
-    """Cuts frame, pose image and face mask alike, by the landmarks of the pose image.
+    """Cuts the same crop from frame, pose image and face mask, by the landmarks of the pose image.
 
-    As in the published face stage the five landmarks are laid on a template of 512 pixels by a
-    similarity transform, and the crop is then resized. It is the stored frame that is cut: that is
-    what the face stage gets to see.
+    As in the published face stage, a similarity transform maps the five landmarks to a crop of 512
+    pixels, which is then resized. The crop is cut from the frame as stored in the data set, since
+    the face stage repaints frames of that size.
+
+    Attributes:
+        conditions: landmarks and masks of the pose images.
+        size: side of the crops, pixels.
     """
 
     conditions: Conditions
-    size: int = SIDE
+    size: int = _SIDE
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders that are read."""
+        """The file and the folder that are read."""
         return [self.conditions.folder / TABLE, self.conditions.folder / "face"]
 
     def check(self, poses: Path, num_poses: int, pose_size: Size) -> None:
-        """Find out whether the landmarks and masks are those of these pose images.
+        """Check that landmarks and masks belong to the pose images at `poses`.
 
         Raises:
-            AnchorError: another number of frames, or another size.
+            AnchorError: the number of frames or their size differs.
         """
         count = len(self.conditions.landmarks)
         if count != num_poses or self.conditions.size != pose_size:
             width, height = self.conditions.size
             raise AnchorError(
-                f"{self.conditions.folder} is of {count} pose images of {width}x{height}, and"
+                f"{self.conditions.folder} is for {count} pose images of {width}x{height}, but"
                 f" {poses} has {num_poses} of {pose_size[0]}x{pose_size[1]}: render them again, or"
-                " leave the faces out (--no-face)"
+                " leave faces out (--no-face)"
             )
 
     def cut(
         self, number: int, target: np.ndarray, pose: np.ndarray, window: tuple[int, int, int]
     ) -> Pictures:
-        """`face`, `face_pose`, uint8 (size, size, 3), and `face_mask`, uint8 (size, size).
+        """Cut the face crops of one frame.
 
         Args:
-            number: of the pose image, from 0.
-            target, pose: uint8 (h, h, 3), as stored.
-            window: left, top and side of the square of the pose image that `pose` shows.
+            number: number of the pose image, from 0.
+            target, pose: frame and pose image as stored, uint8 (h, h, 3).
+            window: left, top and side, pixels, of the square of the pose image that `pose` shows.
 
         Returns:
-            The crops; in the mask 0 is the face, to be repainted, and 255 is kept.
+            `face` and `face_pose`, uint8 (size, size, 3), and `face_mask`, uint8 (size, size): 0 on
+            the face, which is repainted, 255 on the pixels that are kept.
 
         Raises:
-            AnchorError: a mask that cannot be read, or landmarks that are no face.
+            AnchorError: the mask cannot be read, or the face is smaller than a pixel.
         """
         from PIL import Image
 
         left, top, side = window
         square = self.conditions.face(number)[top : top + side, left : left + side]
         seen = resize(np.ascontiguousarray(square), target.shape[1::-1])
-        # The transform counts pixels from the middle of the first one, as OpenCV does.
+        # `align` uses OpenCV's coordinates: the centre of the first pixel is (0, 0).
         landmarks = (self.conditions.landmarks[number] - (left, top)) * len(target) / side - 0.5
         transforms = align.estimate_transforms(landmarks[None])
-        if not align.scales(transforms)[0] < align.SIZE:  # NaN, too
+        if not align.scales(transforms)[0] < align.SIZE:  # also True for NaN
             raise AnchorError(
                 f"{self.conditions.folder / TABLE}: the face of frame {number + 1} is smaller than"
                 " a pixel"
@@ -88,15 +96,19 @@ class FaceCrops:
         }
 
 
-def find_faces(poses: Sequence[Path], size: int = SIDE) -> tuple[FaceCrops, ...]:
-    """What cuts the faces of each of `poses`, if `anchor-jax render` wrote landmarks beside them.
+def find_faces(poses: Sequence[Path], size: int = _SIDE) -> tuple[FaceCrops, ...]:
+    """Find the conditions folders of pose images, as `anchor-jax render` writes them.
 
     Args:
         poses: folders or videos of pose images.
-        size: of the crops, pixels.
+        size: side of the crops, pixels: 64 to 1024, a multiple of 8.
+
+    Returns:
+        One `FaceCrops` for each of `poses`; empty if none of them has landmarks.
 
     Raises:
-        AnchorError: only some have landmarks, or some that are damaged; a size that cannot be.
+        AnchorError: only some of `poses` have landmarks, landmarks are damaged, or `size` is
+            invalid.
     """
     if not 64 <= size <= 1024 or size % 8:
         raise AnchorError(f"--face-size {size}: expected 64 to 1024, a multiple of 8")
@@ -106,7 +118,7 @@ def find_faces(poses: Sequence[Path], size: int = SIDE) -> tuple[FaceCrops, ...]
         return ()
     if missing:
         raise AnchorError(
-            f"{missing[0]} has no landmarks beside it ({folders[missing[0]].name}) and others"
-            " have: render it with them, or leave the faces out (--no-face)"
+            f"{missing[0]} has no landmarks beside it ({folders[missing[0]].name}), but others"
+            " have: render it again, or leave faces out (--no-face)"
         )
     return tuple(FaceCrops(read_conditions(folders[path]), size) for path in poses)

@@ -1,7 +1,7 @@
-"""What the face stage is told beside the poses: where the face is, and which pixels are its.
+"""Reads the inputs of the face stage that belong to pose images: face landmarks and face masks.
 
-Both come from what `anchor-jax render` wrote beside the pose images, from files of the user, or the
-landmarks from a detector.
+`read_face` is for generation. It reads the conditions folder of `anchor-jax render`, files of the
+user, or runs a face detector. For training data sets, use `face_crops.find_faces`.
 """
 
 import json
@@ -16,8 +16,8 @@ from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face import detect, mask
 from anchor_jax.face.landmarks import Size, Track, follow
 from anchor_jax.poses.pose_images import (
-    EXPECTED,
-    LARGEST_ARRAY,
+    EXPECTED_LANDMARKS,
+    MAX_ARRAY_BYTES,
     TABLE,
     LandmarkTable,
     conditions_beside,
@@ -36,25 +36,32 @@ def read_face(
     smoothing: float = 0.0,
     progress: bool = False,
 ) -> tuple[Track, Bool[np.ndarray, "n h w"] | None]:
-    """The face in every pose image, and its region where one is known.
+    """Read or detect the face landmarks of pose images, and read their face masks.
+
+    Landmarks come from the first of these: `landmarks`; the models in `detector`; the conditions
+    folder beside `poses`; the detector models in the cache folder (see `face.detect`).
 
     Args:
         poses: folder or video of the pose images.
-        frames: the pose images in it, uint8 (n, h, w, 3), as they are used, resized or not.
-        landmarks: a file or conditions folder to read instead of the one beside `poses`.
-        masks: a folder to read instead of the one beside the landmarks.
-        detector: a folder with a detector's models, to find landmarks where none can be read; by
-            default the cache folder's, see `face.detect`.
-        smoothing: see `face.landmarks.follow`.
-        progress: show a bar while landmarks are found.
+        frames: the pose images in it, uint8 (n, h, w, 3), at the size at which they are used.
+        landmarks: landmark file (.npz or .json) or conditions folder.
+        masks: folder of face masks; by default `face/` in the folder of the landmarks.
+        detector: folder with the two model files of the face detector.
+        smoothing: standard deviation, in frames, of a Gaussian over time; 0 is none.
+        progress: show a progress bar during detection.
+
+    Returns:
+        The landmarks as a `Track`, and the face region of each frame, bool (n, h, w), or None if
+        there are no masks.
 
     Raises:
-        AnchorError: nothing there, not readable, not of these poses, or too few usable faces.
+        AnchorError: landmarks or masks are missing, not readable, or for another number of
+            frames, or fewer than half of the frames have a usable face.
     """
     n, height, width, _ = frames.shape
     source = landmarks or conditions_beside(poses)
     if landmarks is not None or (detector is None and (source / TABLE).is_file()):
-        points, visible = read_landmarks(source, (n, height, width), own_size(poses))
+        points, visible = _read_landmarks(source, (n, height, width), _own_size(poses))
         if masks is None and (source / "face").is_dir():
             masks = source / "face"
     else:
@@ -62,7 +69,7 @@ def read_face(
         if models is None:
             raise AnchorError(
                 f"no face landmarks for {poses}: there is no {source / TABLE}; name a file with "
-                "--face-landmarks, leave faces as the body model makes them (--no-face), or get "
+                "--face-landmarks, switch faces off (--no-face), or get "
                 f"the detector: {detect.how_to_get()}"
             )
         find = detect.Detector(models).find
@@ -72,27 +79,30 @@ def read_face(
                 found.append(find(frame))
                 advance(1)
         points, visible = np.stack(found), None
-    regions = None if masks is None else read_masks(masks, (n, height, width))
+    regions = None if masks is None else _read_masks(masks, (n, height, width))
     if regions is not None:
         seen = np.repeat(regions.reshape(n, -1).any(1, keepdims=True), 5, 1)
         visible = seen if visible is None else visible & seen
     return follow(points, (width, height), visible, smoothing), regions
 
 
-def read_landmarks(
+def _read_landmarks(
     path: Path, shape: tuple[int, int, int], size: Size
 ) -> tuple[Float[np.ndarray, "n 5 2"], Bool[np.ndarray, "n 5"] | None]:
-    """The landmarks in a file, in pixels of the frames as they are used; NaN where missing.
+    """Read a landmark file.
 
     Args:
-        path: `.npz` with "landmarks" (n, 5, 2), perhaps "visible" (n, 5) and "size" (width,
-            height), as `render` writes it or a folder with such a `conditions.npz`; or `.json`, a
-            list of frames, each five pairs or null, alone or as "landmarks" beside a "size".
-        shape: number, height and width of the frames.
-        size: width and height that the landmarks are for, where the file does not say.
+        path: `.npz` with "landmarks" (n, 5, 2), optionally "visible" (n, 5) and "size" (width,
+            height), as written by `render`; a folder with such a `conditions.npz`; or `.json`: a
+            list of frames, each five pairs or null, or an object with "landmarks" and "size".
+        shape: number, height and width of the frames as they are used.
+        size: width and height that the landmarks refer to, if the file does not say.
+
+    Returns:
+        Landmarks in pixels of the frames as they are used, NaN if missing, and which are visible.
 
     Raises:
-        AnchorError: not readable, of another number of frames, or not such arrays.
+        AnchorError: the file is not readable, has another content, or another number of frames.
     """
     path = path / TABLE if path.is_dir() else path
     if not path.is_file():
@@ -105,27 +115,29 @@ def read_landmarks(
         raise AnchorError(f"{path}: expected face landmarks in an .npz or .json file")
     if len(table.points) != shape[0]:
         raise AnchorError(
-            f"{path} has landmarks of {len(table.points)} frames, but there are {shape[0]} pose "
-            "images; expected as many"
+            f"{path} has landmarks of {len(table.points)} frames; expected {shape[0]}, the number "
+            "of pose images"
         )
     width, height = size if table.size is None else table.size
     return table.points * np.array([shape[2] / width, shape[1] / height]), table.visible
 
 
-def read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "n h w"]:
-    """The face's region in every frame, of a folder of grey images: white on the face, or the class
-    numbers of a face parser (CelebAMask-HQ, 0 to 18). Resized to the frames, nearest pixel.
+def _read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "n h w"]:
+    """Read the face region of every frame from a folder of grey images.
+
+    Images are white on the face, or hold the class numbers of a face parser (CelebAMask-HQ, 0 to
+    18). They are resized to the frames (nearest neighbour).
 
     Raises:
-        AnchorError: not there, not readable, or of another number of frames.
+        AnchorError: the folder is missing, an image is not readable, or their number differs.
     """
     if not folder.is_dir():
         raise AnchorError(f"{folder} does not exist; expected a folder of face masks")
     paths = video.list_images(folder)
     if len(paths) != shape[0]:
         raise AnchorError(
-            f"{folder} holds {len(paths)} face masks, but there are {shape[0]} pose images; "
-            "expected as many"
+            f"{folder} holds {len(paths)} face masks; expected {shape[0]}, the number of pose "
+            "images"
         )
     regions = np.empty(shape, bool)
     for region, path in zip(regions, paths, strict=True):
@@ -133,8 +145,8 @@ def read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "n
     return regions
 
 
-def own_size(poses: Path) -> Size:
-    """Width and height of the pose images on disk."""
+def _own_size(poses: Path) -> Size:
+    """Width and height of the pose images as stored."""
     if poses.is_dir() or poses.suffix.lower() in video.IMAGE_SUFFIXES:
         with video.open_picture(video.list_images(poses)[0] if poses.is_dir() else poses) as image:
             return image.size
@@ -144,8 +156,8 @@ def own_size(poses: Path) -> Size:
 
 def _read_json(path: Path) -> LandmarkTable:
     try:
-        if path.stat().st_size > LARGEST_ARRAY:
-            raise ValueError(f"larger than {LARGEST_ARRAY} bytes")
+        if path.stat().st_size > MAX_ARRAY_BYTES:
+            raise ValueError(f"larger than {MAX_ARRAY_BYTES} bytes")
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AnchorError(f"{path}: not a readable JSON file: {first_line(error)}") from None
@@ -154,14 +166,16 @@ def _read_json(path: Path) -> LandmarkTable:
         frames = content.get("landmarks")
         size = _numbers(path, content["size"]) if "size" in content else None
     if not isinstance(frames, list):
-        raise AnchorError(f"{path}: no list of frames; {EXPECTED}")
+        raise AnchorError(f"{path}: no list of frames; {EXPECTED_LANDMARKS}")
     points = np.full((len(frames), 5, 2), np.nan)
     for index, frame in enumerate(frames):
         if frame is None:
             continue
         numbers = _numbers(path, frame)
         if numbers.shape != (5, 2):
-            raise AnchorError(f"{path}: frame {index + 1} is of shape {numbers.shape}; {EXPECTED}")
+            raise AnchorError(
+                f"{path}: frame {index + 1} is of shape {numbers.shape}; {EXPECTED_LANDMARKS}"
+            )
         points[index] = numbers
     return LandmarkTable(path, points, size=size)
 
@@ -173,14 +187,20 @@ def _numbers(path: Path, values: Any) -> np.ndarray:
             raise ValueError
         return array.astype(np.float64)
     except (ValueError, OverflowError):
-        raise AnchorError(f"{path} holds something else than numbers; {EXPECTED}") from None
+        raise AnchorError(
+            f"{path} holds values that are not numbers; {EXPECTED_LANDMARKS}"
+        ) from None
 
 
 def _read_mask(path: Path, size: Size) -> np.ndarray:
     from PIL import Image
 
     with video.open_picture(path) as image:
-        if image.mode not in ("L", "P", "1"):  # the numbers of a palette are a parser's classes
+        if image.mode not in (
+            "L",
+            "P",
+            "1",
+        ):  # in a palette image, pixel values are a parser's classes
             image = image.convert("L")
         pixels = np.asarray(image.resize(size, Image.Resampling.NEAREST), np.uint8)
     if pixels.max() < mask.NUM_CLASSES and image.mode != "1":

@@ -1,4 +1,8 @@
-"""Pose images on disk: a video or a folder of frames, and beside it what else is known of them."""
+"""Writes and reads pose images: a video or a folder, and a conditions folder beside it.
+
+The conditions folder holds landmarks, face masks and foreground masks (docs/render.md).
+`anchor-jax render` writes with `write_pose_images`; `face_inputs` and `face_crops` read.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,27 +21,27 @@ from anchor_jax.data import video
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent, placed
 
-MASKS = "face", "foreground"
+_MASKS = "face", "foreground"
 TABLE = "conditions.npz"
-LANDMARK_NAMES = "left_eye", "right_eye", "nose", "left_mouth", "right_mouth"
-LARGEST_ARRAY = 1 << 28  # bytes
-EXPECTED = (
+_LANDMARK_NAMES = "left_eye", "right_eye", "nose", "left_mouth", "right_mouth"
+MAX_ARRAY_BYTES = 1 << 28
+EXPECTED_LANDMARKS = (
     "expected (n, 5, 2): x, y of left eye, right eye, nose, left and right mouth corner in each of "
     "n frames"
 )
 
 
 def conditions_beside(out: Path) -> Path:
-    """Where landmarks and masks go unless told: `seth.mp4` and `seth/` have `seth-conditions/`."""
+    """The default conditions folder: `seth-conditions/` for `seth.mp4` and for `seth/`."""
     name = out.stem if out.suffix.lower() == ".mp4" else out.name
     return out.with_name(f"{name}-conditions")
 
 
 def check_outputs(out: Path, conditions: Path) -> None:
-    """Find out before the work whether its results will have a place.
+    """Check, before drawing, that the outputs can be written.
 
     Raises:
-        AnchorError: a place that cannot be written, or a folder that holds something else.
+        AnchorError: a path cannot be written, or a folder holds other files.
     """
     if out.suffix and not out.is_dir():
         video.check_output(path=out)
@@ -45,23 +49,23 @@ def check_outputs(out: Path, conditions: Path) -> None:
         video.check_output(folder=out)
     check_parent(conditions)
     if conditions.resolve() == out.resolve():
-        raise AnchorError(f"--out and --conditions are both {out}; expected two places")
+        raise AnchorError(f"--out and --conditions are both {out}; expected different paths")
     if not conditions.exists():
         return
     if not conditions.is_dir():
         raise AnchorError(f"cannot write landmarks and masks into {conditions}: it is not a folder")
-    others = sorted(set(os.listdir(conditions)) - {TABLE, *MASKS})
+    others = sorted(set(os.listdir(conditions)) - {TABLE, *_MASKS})
     if others:
         raise AnchorError(
             f"cannot write landmarks and masks into {conditions}: it holds other files, such as "
-            f"{others[0]}; name a new or empty folder"
+            f"{others[0]}; choose a new or empty folder"
         )
 
 
 def write_pose_images(
     images: Iterable[PoseImage], view: View, fps: Fraction, out: Path, conditions: Path
 ) -> int:
-    """Write frames, landmarks and masks; docs/render.md tells the layout.
+    """Write pose images, landmarks and masks in the layout of docs/render.md.
 
     Args:
         images: the frames, from `body.parallel.draw_clip`.
@@ -71,28 +75,28 @@ def write_pose_images(
         conditions: a folder for `conditions.npz`, `face/` and `foreground/`.
 
     Returns:
-        the number of frames.
+        The number of frames.
 
     Raises:
-        AnchorError: a place that cannot be written; then neither is there.
+        AnchorError: an output cannot be written. Then neither output exists.
     """
     check_outputs(out, conditions)
     landmarks, visible = [], []
 
     def frames(folder: Path) -> Iterator[np.ndarray]:
         for number, image in enumerate(images, 1):
-            for mask in MASKS:
+            for mask in _MASKS:
                 _save_mask(folder / mask / f"{number:06d}.png", getattr(image, mask))
             landmarks.append(image.landmarks)
             visible.append(image.visible)
             yield image.pixels
         table = _camera(view, fps)
         table |= {"landmarks": np.stack(landmarks), "visible": np.stack(visible)}
-        np.savez(folder / TABLE, **table)  # before anything is in its place
+        np.savez(folder / TABLE, **table)  # before any output is moved to its place
 
     with ExitStack() as stack:
         folder = stack.enter_context(placed(conditions))
-        for mask in MASKS:
+        for mask in _MASKS:
             (folder / mask).mkdir(parents=True)
         if out.suffix.lower() == ".mp4":
             video.write_video(out, frames(folder), fps)
@@ -103,7 +107,7 @@ def write_pose_images(
 
 def _camera(view: View, fps: Fraction) -> dict[str, Any]:
     return {
-        "landmark_names": np.array(LANDMARK_NAMES),
+        "landmark_names": np.array(_LANDMARK_NAMES),
         "fps": np.array([fps.numerator, fps.denominator]),
         "size": np.array(view.size),
         "focal_length": np.array(view.focal_length),
@@ -122,17 +126,17 @@ def _save_mask(path: Path, mask: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What lies beside pose images that `anchor-jax render` drew (docs/render.md)."""
+    """A conditions folder that `anchor-jax render` wrote (docs/render.md)."""
 
     folder: Path
-    landmarks: np.ndarray  # float32 (n, 5, 2), pixels from the corner of the picture
+    landmarks: np.ndarray  # float32 (n, 5, 2), continuous pixels
     size: video.Size  # of the pose images
 
     def face(self, number: int) -> np.ndarray:
-        """Where the face is seen in frame `number`, from 0: uint8 (h, w), 255 or 0.
+        """Read the face mask of frame `number`, from 0: uint8 (h, w), 255 on the face, else 0.
 
         Raises:
-            AnchorError: missing, unreadable or of another size.
+            AnchorError: the mask is missing, unreadable or of another size.
         """
         path = self.folder / "face" / f"{number + 1:06d}.png"
         with video.open_picture(path) as image:
@@ -147,16 +151,16 @@ class Conditions:
 
 @dataclass(frozen=True)
 class LandmarkTable:
-    """Face landmarks of pose images, as a file has them.
+    """The content of a landmark file, checked when it is made.
 
     Attributes:
-        path: the file, for messages.
-        points: numbers (n, 5, 2), pixels from the corner of the picture; NaN where missing.
-        visible: bool (n, 5), or None where the file does not say.
-        size: width and height (2,) that the points are for, or None.
+        path: the file, for error messages.
+        points: numbers (n, 5, 2), continuous pixels; NaN if missing.
+        visible: bool (n, 5), or None if the file does not say.
+        size: width and height (2,) of the images that the points refer to, or None.
 
     Raises:
-        AnchorError: arrays of another shape or type.
+        AnchorError: an array has another shape or type.
     """
 
     path: Path
@@ -168,7 +172,7 @@ class LandmarkTable:
         points, visible, size = self.points, self.visible, self.size
         if points.ndim != 3 or points.shape[1:] != (5, 2) or points.dtype.kind not in "iuf":
             raise AnchorError(
-                f"{self.path}: landmarks are {points.dtype} {points.shape}; {EXPECTED}"
+                f"{self.path}: landmarks are {points.dtype} {points.shape}; {EXPECTED_LANDMARKS}"
             )
         if visible is not None and (visible.shape != points.shape[:2] or visible.dtype != bool):
             raise AnchorError(
@@ -185,24 +189,26 @@ class LandmarkTable:
 
 
 def read_table(path: Path) -> LandmarkTable:
-    """The landmarks in an `.npz` such as `write_pose_images` writes.
+    """Read an `.npz` landmark file, such as the `conditions.npz` of `write_pose_images`.
 
     Raises:
-        AnchorError: damaged, without landmarks, or with something else for them.
+        AnchorError: the file is damaged, or "landmarks" is missing or invalid.
     """
-    archive = Archive(path, LARGEST_ARRAY)
+    archive = Archive(path, MAX_ARRAY_BYTES)
     others = {name: archive[name] for name in ("visible", "size") if name in archive}
     return LandmarkTable(path, archive["landmarks"], **others)
 
 
 def read_conditions(folder: Path) -> Conditions:
-    """What `write_pose_images` put into `folder`.
+    """Read a conditions folder of `write_pose_images`. The masks are read later, on access.
 
     Raises:
-        AnchorError: no such folder, or a table that is damaged or holds something else.
+        AnchorError: there is no such folder, or its `conditions.npz` is damaged or invalid.
     """
     if not (folder / TABLE).is_file():
-        raise AnchorError(f"{folder} has no {TABLE}; expected what `anchor-jax render` writes")
+        raise AnchorError(
+            f"{folder} has no {TABLE}; expected a conditions folder of `anchor-jax render`"
+        )
     table = read_table(folder / TABLE)
     if table.size is None:
         raise AnchorError(f"{table.path}: size is missing; expected a width and height in pixels")

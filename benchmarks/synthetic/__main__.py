@@ -2,12 +2,18 @@
 
     python -m benchmarks.synthetic --out FOLDER
 
-`FOLDER/pretrain` holds the people of stage one with mattes, `FOLDER/target` the person of stage
-two, `FOLDER/everybody` all of these clips; `FOLDER/pretrain-test` and `FOLDER/target-test` clips of
-the same people with motion that is in none of them. `FOLDER/test` is the target's test clip as
-files: `poses/`, `poses-conditions/`, `truth/`, `mattes/` and `appearance.png`. Sheets to look at
-lie beside, in `FOLDER/sheets`. With `--perturbed` also `FOLDER/target-perturbed`: the target's
-clips with pose images of a motion with noise, for the paper's study of imperfect fits.
+Writes these data sets and files into FOLDER:
+
+pretrain          people for pretraining, with mattes
+target            the person for finetuning
+everybody         all of these clips
+pretrain-test     the same people with other motion
+target-test       the same person with other motion
+test              the target's test clip as files: poses/, poses-conditions/, truth/, mattes/,
+                  appearance.png
+sheets            overview images
+target-perturbed  with --perturbed: the target's clips with noise on the motion of the pose images,
+                  for the paper's study of imperfect fits
 """
 
 import argparse
@@ -26,8 +32,8 @@ from benchmarks.synthetic.people import OTHERS, TARGET, Person
 from benchmarks.synthetic.sheet import write_people_sheet
 from benchmarks.synthetic.source import FRAMES, Talking
 
-TEST = range(900, 901)  # numbers of clips: other motion than any of training's
-NOISE = 0.03, 0.1  # of a perturbed motion, as strong as `anchor_jax.body.perturb` has it
+TEST = range(900, 901)  # clip numbers: their motion differs from all training clips
+NOISE = 0.03, 0.1  # pose and expression noise of --perturbed, as in `anchor_jax.body.perturb`
 
 
 def main(words: list[str] | None = None) -> int:
@@ -36,13 +42,15 @@ def main(words: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="a new folder, or one to go on in")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a new folder, or an incomplete one to continue"
+    )
     parser.add_argument("--size", type=int, default=128, help="side of the frames (128)")
     parser.add_argument("--face-size", type=int, default=64, help="side of the face crops (64)")
-    parser.add_argument("--clips", type=int, default=9, help="of each person to train on (9)")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="of each clip (300)")
-    parser.add_argument("--seed", type=int, default=0, help="decides motion and rooms (0)")
-    parser.add_argument("--perturbed", action="store_true", help="also the target with noisy poses")
+    parser.add_argument("--clips", type=int, default=9, help="training clips per person (9)")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="frames per clip (300)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of motion and rooms (0)")
+    parser.add_argument("--perturbed", action="store_true", help="also write target-perturbed")
     parser.add_argument("--processes", type=int, default=num_cores())
     args = parser.parse_args(words)
     try:
@@ -52,13 +60,16 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last clip", file=sys.stderr)
+        print(
+            "interrupted; repeat the command to continue after the last complete clip",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise AnchorError for what cannot be drawn."""
+    """Raise AnchorError for options out of range."""
     limits = {
         "size": (32, 512, 8),
         "face-size": (64, 512, 8),
@@ -75,7 +86,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def make(args: argparse.Namespace) -> None:
-    """Write everything; what is complete is left as it is."""
+    """Write everything that is not complete yet."""
     (args.out / "sheets").mkdir(parents=True, exist_ok=True)
     made: dict[str, Dataset] = {}
     progress = bars()

@@ -3,10 +3,10 @@
     python -m benchmarks.synthetic.assets --anchor RUN --pretrained RUN \\
         --test data/synthetic/test --train data/synthetic/target
 
-RUN is a training run that is complete, or an ANCHOR: of the target with its face part, and of the
-stage before. Weights become float16, test pictures a lossless video, frames of training, spread
-over the whole data set, a compressed one. What was there before is replaced when everything is
-complete.
+RUN is a completed training run or an ANCHOR: --anchor is the target's with its face part,
+--pretrained that of the stage before. Weights are stored as float16, the test clip as lossless
+videos, and training frames, evenly spaced over the data set, as compressed videos. Older assets are
+replaced only when everything is complete.
 """
 
 import argparse
@@ -38,12 +38,15 @@ from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Variant, check_clip, read_clip
 from benchmarks.synthetic.gesture import gesture
 
-MOST = 15_000_000  # bytes
-PARTS = "anchor", "pretrained", "test", "train"
-LOSSLESS = {"qp": "0", "preset": "veryslow"}
-COMPRESSED = {"crf": "28", "preset": "veryslow"}  # about 34 dB, as the autoencoder gives back
+_MAX_BYTES = 15_000_000  # bytes
+_PARTS = "anchor", "pretrained", "test", "train"
+_LOSSLESS = {"qp": "0", "preset": "veryslow"}
+_COMPRESSED = {
+    "crf": "28",
+    "preset": "veryslow",
+}  # about 34 dB, like the autoencoder's reconstruction
 
-LICENSE = """\
+_LICENSE = """\
 # The embedded default
 
 Weights, pictures and motion in this folder show a person who does not exist. They were made by
@@ -64,30 +67,34 @@ def main(words: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--anchor", type=Path, required=True, help="run with the face part")
+    parser.add_argument("--anchor", type=Path, required=True, help="run with a face part")
     parser.add_argument("--pretrained", type=Path, required=True, help="run of pretraining")
     parser.add_argument("--test", type=Path, required=True, help="folder of the test clip")
-    parser.add_argument("--frames", type=int, default=100, help="of the test clip (100)")
+    parser.add_argument("--frames", type=int, default=100, help="frames of the test clip (100)")
     parser.add_argument("--train", type=Path, help="the target's data set, for demo --finetune")
-    parser.add_argument("--train-frames", type=int, default=250, help="of it (250)")
-    parser.add_argument("--motion", type=Path, help="motion file to ship (gestures by rule)")
+    parser.add_argument("--train-frames", type=int, default=250, help="frames of it (250)")
+    parser.add_argument(
+        "--motion", type=Path, help="motion file to ship (default: generated gestures)"
+    )
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
-    parser.add_argument("--most", type=int, default=MOST, help="bytes of it all (15,000,000)")
+    parser.add_argument(
+        "--most", type=int, default=_MAX_BYTES, help="limit of the total size, bytes (15,000,000)"
+    )
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder (the package's)")
     args = parser.parse_args(words)
     try:
-        make(args)
+        _make(args)
     except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def make(args: argparse.Namespace) -> None:
-    """Make everything beside its place, check it, and put it there.
+def _make(args: argparse.Namespace) -> None:
+    """Write everything to a temporary folder, check it, and move it to its place.
 
     Raises:
-        AnchorError: what is given does not fit together, or is too large.
+        AnchorError: the inputs do not fit together, or the result is too large.
     """
     check_parent(args.out)
     made = args.out.with_name(f".{args.out.name}.partial")
@@ -96,30 +103,30 @@ def make(args: argparse.Namespace) -> None:
     try:
         provenance: dict[str, Any] = {"anchor-jax": version("anchor-jax"), "dtype": args.dtype}
         for name in ("anchor", "pretrained"):
-            source = anchor_of(getattr(args, name))
-            provenance[name] = shrink(source, made / name, args.dtype, face=name == "anchor")
-        write_test(args.test, made / "test", args.frames)
+            source = _find_anchor(getattr(args, name))
+            provenance[name] = _write_anchor(source, made / name, args.dtype, face=name == "anchor")
+        _write_test(args.test, made / "test", args.frames)
         motion = gesture(args.frames) if args.motion is None else read_motion(args.motion)
         seconds = min(motion.seconds, args.frames / float(motion.fps))
         save_motion(made / "test" / "motion.npz", crop(motion, 0.0, seconds))
         if args.train is not None:
             write_train(args.train, made / "train", args.train_frames)
-        (made / "LICENSE.md").write_text(LICENSE, "utf-8")
+        (made / "LICENSE.md").write_text(_LICENSE, "utf-8")
         write_manifest(made, provenance)
-        check(made, args.most)
-        put(made, args.out)
+        _check(made, args.most)
+        _install(made, args.out)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     print(f"{args.out}: complete")
 
 
-def anchor_of(run: Path) -> Path:
-    """The ANCHOR of a run, or itself."""
+def _find_anchor(run: Path) -> Path:
+    """The ANCHOR of a run; `run` itself if it is one."""
     return run if (run / "anchor.json").is_file() else run / "anchor"
 
 
-def shrink(source: Path, out: Path, dtype: str, face: bool) -> dict[str, Any]:
-    """Write an ANCHOR in a smaller type, perhaps without its face part; its provenance."""
+def _write_anchor(source: Path, out: Path, dtype: str, face: bool) -> dict[str, Any]:
+    """Write an ANCHOR in `dtype`, without its face part unless `face`; returns its provenance."""
     header = checkpoint.load(source, networks=())
     names = [name for name in header.networks() if face or not name.startswith("face/")]
     if face and header.trained_face is None:
@@ -131,13 +138,13 @@ def shrink(source: Path, out: Path, dtype: str, face: bool) -> dict[str, Any]:
     return anchor.provenance
 
 
-def write_test(folder: Path, out: Path, count: int) -> None:
-    """The first frames of a test clip, without loss."""
+def _write_test(folder: Path, out: Path, count: int) -> None:
+    """Write the first frames of a test clip without loss."""
     clip = read_clip(folder, count)
     assert clip.truth is not None
     out.mkdir()
     for name, frames in (("poses", clip.poses), ("truth", clip.truth)):
-        write_lossless(out / f"{name}.mp4", frames, clip.fps)
+        _write_lossless(out / f"{name}.mp4", frames, clip.fps)
     shutil.copyfile(folder / "appearance.png", out / "appearance.png")
     beside = conditions_beside(folder / "poses")
     with np.load(beside / TABLE, allow_pickle=False) as table:
@@ -153,7 +160,7 @@ def write_test(folder: Path, out: Path, count: int) -> None:
 
 
 def write_train(dataset: Path, out: Path, count: int) -> None:
-    """Frames of a data set at even distances, and their poses."""
+    """Write evenly spaced frames of a data set, and their pose images."""
     opened = datasets.load(dataset)
     if min(count, len(opened)) < MIN_LENGTH:
         raise AnchorError(f"{dataset}: expected at least {MIN_LENGTH} frames to finetune on")
@@ -163,18 +170,18 @@ def write_train(dataset: Path, out: Path, count: int) -> None:
     out.mkdir()
     for name, picture in (("target", "target"), ("poses", "pose")):
         frames = (datasets.decode(picture, source[number][picture]) for number in numbers)
-        encode(out / f"{name}.mp4", frames, opened.fps / step, "libx264", "yuv444p", COMPRESSED)
+        _encode(out / f"{name}.mp4", frames, opened.fps / step, "libx264", "yuv444p", _COMPRESSED)
 
 
-def write_lossless(path: Path, frames: np.ndarray, fps: Fraction) -> None:
-    """Frames uint8 (n, h, w, 3) as a video that gives them back as they are."""
-    encode(path, frames, fps, "libx264rgb", "rgb24", LOSSLESS)
+def _write_lossless(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    """Write frames uint8 (n, h, w, 3) as a lossless video, and check that it is lossless."""
+    _encode(path, frames, fps, "libx264rgb", "rgb24", _LOSSLESS)
     back, _ = video.read_frames(path)
     if not np.array_equal(back, frames):
-        raise AnchorError(f"{path} does not give back the frames that were written")
+        raise AnchorError(f"{path} does not decode to the frames that were written")
 
 
-def encode(
+def _encode(
     path: Path,
     frames: Iterable[np.ndarray],
     fps: Fraction,
@@ -182,7 +189,7 @@ def encode(
     pixels: str,
     options: dict[str, str],
 ) -> None:
-    """Write an H.264 mp4 of another kind than `video.write_video` does."""
+    """Write an H.264 mp4 with a pixel format and options that `video.write_video` lacks."""
     frames = iter(frames)
     first = next(frames)
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -195,18 +202,18 @@ def encode(
         container.mux(stream.encode(None))
 
 
-def check(made: Path, most: int) -> None:
-    """Tell the sizes, and try whether everything can be read and fits together."""
+def _check(made: Path, most: int) -> None:
+    """Print the sizes, and check that everything can be read and fits together."""
     sizes = {
         part: sum(path.stat().st_size for path in (made / part).rglob("*") if path.is_file())
-        for part in PARTS
+        for part in _PARTS
     }
     for part, size in sizes.items():
         print(f"{part:<12}{size:>12,} bytes")
     total = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
     print(f"{'together':<12}{total:>12,} bytes")
     if total > most:
-        raise AnchorError(f"the assets have {total:,} bytes, expected at most {most:,}")
+        raise AnchorError(f"the assets have {total:,} bytes; expected at most {most:,}")
     assets = open_assets(made)
     clip = read_clip(assets.test)
     for path in (assets.anchor, assets.pretrained):
@@ -214,11 +221,11 @@ def check(made: Path, most: int) -> None:
         check_clip(anchor, clip, Variant(anchor.settings))
 
 
-def put(made: Path, out: Path) -> None:
-    """Move what was made into `out`, the manifest last."""
+def _install(made: Path, out: Path) -> None:
+    """Move the new files into `out`, the manifest last."""
     out.mkdir(exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
-    for name in (*PARTS, "LICENSE.md", MANIFEST):
+    for name in (*_PARTS, "LICENSE.md", MANIFEST):
         if (out / name).is_dir():
             shutil.rmtree(out / name)
         if (made / name).exists():

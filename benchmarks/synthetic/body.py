@@ -1,4 +1,4 @@
-"""The body: anny, cut at the thighs, in the shape of a person, and moved."""
+"""The anny body, cut off at the thighs, with a person's shape and a motion."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,23 +6,26 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from anchor_jax.body.view import LENS, View
+from anchor_jax.body.view import HIPS, LENS, View
 from anchor_jax.errors import AnchorError
 from benchmarks.synthetic.motion import Skeleton, Talk
 from benchmarks.synthetic.people import Person
 
 # The world has y up, z to the viewer (`anchor_jax.body.view`); anny has z up, -y to the front.
-TO_WORLD = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-LOWEST = -0.16  # metres from the hips, at rest: what is below is never seen
-HEIGHT = 0.80  # metres that the picture shows, for a head of average height
-ABOVE = 0.045  # of these above the crown
-HIPS = np.array([0.0, 0.35, 0.0])  # as the published renders have them
-AT_ONCE = 30  # frames
-MOUTH, TONGUE, EYES = 1, 2, 3  # parts, skin 0; the numbers between two that touch are mixed
+_TO_WORLD = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+_LOWEST = -0.16  # metres from the hips, at rest; lower vertices are never visible
+_HEIGHT = 0.80  # metres that the image shows, for a person of average height
+_ABOVE = 0.045  # metres of it above the crown
+_FRAMES_AT_ONCE = 30  # frames posed together
+_MOUTH, _TONGUE, _EYES = (
+    1,
+    2,
+    3,
+)  # part labels, skin is 0; interpolated between neighbouring vertices
 
 
 @dataclass(frozen=True)
-class Posed:
+class _Posed:
     """Vertices float32 (n, V, 3) and the head's placement (n, 4, 4), both in anny's axes."""
 
     vertices: np.ndarray
@@ -30,7 +33,7 @@ class Posed:
 
 
 class Anny:
-    """The model, loaded once; `average` is what all painting is written in."""
+    """The model, loaded once. The paint uses coordinates of the `average` body at rest."""
 
     def __init__(self) -> None:
         try:
@@ -40,14 +43,14 @@ class Anny:
             raise AnchorError(
                 f"synthetic anchors need {error.name}; install it: pip install -e '.[synthetic]'"
             ) from error
-        torch.set_num_threads(1)  # the same sums in the same order, whatever the machine
+        torch.set_num_threads(1)  # sums in the same order on every machine
         self._torch = torch
         model = anny.Anny(local_changes="none", facial_actions="all", skinning_method="lbs")
         self._model = model.to(dtype=torch.float32)
         self.bones = {name: number for number, name in enumerate(model.bone_labels)}
         everywhere, bones = self._rest(dict.fromkeys(model.phenotype_labels, 0.5))
         self.joints = {name: bones[number, :3, 3] for name, number in self.bones.items()}
-        kept = everywhere[:, 2] > LOWEST
+        kept = everywhere[:, 2] > _LOWEST
         triangles = model.faces.numpy()
         inside = kept[triangles].all(1)
         self._kept = np.unique(triangles[inside])
@@ -87,7 +90,7 @@ class Anny:
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
-        """How far vertices follow head and neck, and hands."""
+        """Skinning weights of vertices for head with neck, skull, and hands, 0 to 1."""
         index, weight = self._model.vertex_bone_indices, self._model.vertex_bone_weights
         index, weight = index.numpy()[self._kept], weight.numpy()[self._kept]
         names = np.array(list(self.bones))
@@ -104,15 +107,15 @@ class Anny:
 
     @cached_property
     def parts(self) -> np.ndarray:
-        """EYES, MOUTH, TONGUE or 0 of each vertex."""
+        """Part label of each vertex: eyes, mouth, tongue, or 0 for skin."""
         parts = np.zeros(len(self._kept), np.int32)
-        for name, part in (("mouth", MOUTH), ("tongue", TONGUE), ("eyes", EYES)):
+        for name, part in (("mouth", _MOUTH), ("tongue", _TONGUE), ("eyes", _EYES)):
             parts[self._segment[name]] = part
         return parts
 
     @cached_property
     def lips(self) -> np.ndarray:
-        """How far vertices move when the lips roll, 1 for the farthest."""
+        """Displacement of vertices when the lips roll, relative to the largest."""
         rolled, _ = self._rest(
             dict.fromkeys(self._model.phenotype_labels, 0.5), mouthRollLower=1, mouthRollUpper=1
         )
@@ -121,8 +124,8 @@ class Anny:
 
     @cached_property
     def landmarks(self) -> list[np.ndarray]:
-        """The vertices whose mean is each landmark: right and left eye, tip of the nose, right and
-        left corner of the mouth (image-left first)."""
+        """For each landmark, the vertices whose mean it is: right and left eye, nose tip, right and
+        left mouth corner (image-left first)."""
         x, y, z = self.average.T
         eyes = self.joints["eye.L"][2]
         lips = np.flatnonzero((self.lips > 0.3) & (self.parts == 0))
@@ -138,24 +141,24 @@ class Anny:
 
     @cached_property
     def face(self) -> np.ndarray:
-        """The vertices of the face, chin to hairline, ear to ear."""
+        """Indices of the face's vertices, from chin to hairline and ear to ear."""
         x, y, z = self.average.T
         eye = self.joints["eye.L"]
         chin = z[(abs(x) < 0.02) & (y < eye[1] + 0.015) & (z > eye[2] - 0.14)].min()
         front = (self.weights["head"] > 0.5) & (y < eye[1] + 0.055)
-        inside = self.parts > 0  # eyes, and what an open mouth shows
+        inside = self.parts > 0  # eyes, tongue and inside of the mouth
         return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056) | inside)
 
     @cached_property
     def incidence(self) -> sparse.csr_matrix:
-        """Which triangles meet at each vertex."""
+        """Incidence matrix (vertices, triangles)."""
         rows = self.faces.ravel()
         columns = np.repeat(np.arange(len(self.faces)), 3)
         ones = np.ones(len(rows), np.float32)
         return sparse.csr_matrix((ones, (rows, columns)), (len(self._kept), len(self.faces)))
 
     def normals(self, vertices: np.ndarray) -> np.ndarray:
-        """Smooth normals (V, 3), triangles weighted by their area."""
+        """Smooth normals (V, 3), weighted by the area of triangles."""
         a, b, c = (vertices[self.faces[:, corner]] for corner in range(3))
         total = self.incidence @ np.cross(b - a, c - a).astype(np.float32)
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
@@ -166,26 +169,26 @@ class Anny:
         return vertices[self._kept], bones[self.bones["head"]]
 
     def skeleton(self, person: Person) -> Skeleton:
-        """What moves them."""
+        """The joints of a person at rest, and how far the belly reaches."""
         vertices, bones = self._rest(person.phenotype)
         rest, joints = vertices[self._kept], {n: bones[i, :3, 3] for n, i in self.bones.items()}
         trunk = (abs(self.average[:, 0]) < 0.12) & (self.average[:, 2] < 0.4)
         trunk &= self.weights["hand"] < 0.01
         return Skeleton(joints, float(self.average[trunk, 1].min() - rest[trunk, 1].min()))
 
-    def pose(self, person: Person, talk: Talk) -> Posed:
-        """The person's body in every frame."""
+    def pose(self, person: Person, talk: Talk) -> _Posed:
+        """The vertices and head placement of a person in every frame."""
         n = len(next(iter(talk.actions.values())))
         pose = np.tile(np.eye(4, dtype=np.float32), (n, len(self.bones), 1, 1))
         for bone, matrices in talk.rotations.items():
             pose[:, self.bones[bone], :3, :3] = matrices
-        parts = [self._posed(person, talk, pose, start) for start in range(0, n, AT_ONCE)]
+        parts = [self._posed(person, talk, pose, start) for start in range(0, n, _FRAMES_AT_ONCE)]
         vertices, heads = zip(*parts, strict=True)
-        return Posed(np.concatenate(vertices), np.concatenate(heads))
+        return _Posed(np.concatenate(vertices), np.concatenate(heads))
 
     def _posed(self, person: Person, talk: Talk, pose: np.ndarray, start: int):
         torch = self._torch
-        part = slice(start, start + AT_ONCE)
+        part = slice(start, start + _FRAMES_AT_ONCE)
         count = len(pose[part])
         with torch.no_grad():
             out = self._model(
@@ -205,20 +208,20 @@ class Anny:
 
 
 def make_view(rest: np.ndarray, size: int) -> View:
-    """The camera of a person, the same for all their frames: from the crown down to the hips,
-    through the lens of the published renders.
+    """The camera of a person, the same for all frames. It shows crown to hips and has the focal
+    length of the published renders.
 
     Args:
         rest: the person's vertices, in anny's axes.
         size: side of the picture, pixels.
     """
     crown = float(rest[:, 2].max())
-    height = HEIGHT * max(1.0, crown / 0.79)
+    height = _HEIGHT * max(1.0, crown / 0.79)
     focal_length = LENS * size
     distance = focal_length * height / size
-    middle = HIPS[1] + crown + ABOVE - height / 2
+    middle = HIPS[1] + crown + _ABOVE - height / 2
     return View(
-        rotation=TO_WORLD,
+        rotation=_TO_WORLD,
         offset=HIPS,
         position=np.array([0.0, middle, distance]),
         focal_length=focal_length,

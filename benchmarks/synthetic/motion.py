@@ -1,4 +1,4 @@
-"""How people talk: hands that go from gesture to gesture, syllables, glances, blinks.
+"""Random motion of a talking person: hand gestures, syllables, glances, blinks.
 
 Axes are anny's at rest: x to the person's left, -y to the front, z up, metres.
 """
@@ -11,11 +11,11 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 FPS = 30
-SIDES = {"L": 1.0, "R": -1.0}
+_SIDES = {"L": 1.0, "R": -1.0}
 
-# Wrist (x outwards, y, z) at an average body, roll of the palm in degrees (0 faces the other hand,
-# 90 up), and a shape of the hand.
-GESTURES = {
+# Wrist position (x outwards, y, z) of an average body, roll of the palm in degrees (0: towards the
+# other hand, 90: up), and hand shape.
+_GESTURES = {
     "rest": ((0.150, -0.27, 0.175), 15, "relaxed"),
     "offer": ((0.225, -0.29, 0.27), 60, "open"),
     "explain": ((0.165, -0.30, 0.28), 10, "relaxed"),
@@ -25,12 +25,12 @@ GESTURES = {
     "stop": ((0.255, -0.23, 0.37), -50, "open"),
     "hold": ((0.135, -0.31, 0.24), 5, "round"),
 }
-BOTH = ("rest", "offer", "explain", "wide", "hold", "stress")
-ONE = ("offer", "explain", "stress", "point", "stop")
-AVERAGE_ARM, AVERAGE_SHOULDER = 0.50, np.array([0.178, 0.0, 0.459])
+_BOTH = ("rest", "offer", "explain", "wide", "hold", "stress")
+_ONE = ("offer", "explain", "stress", "point", "stop")
+_AVERAGE_ARM, _AVERAGE_SHOULDER = 0.50, np.array([0.178, 0.0, 0.459])
 
 # Flexion of the three joints of thumb, index, middle, ring and little finger, degrees.
-HANDS = {
+_HANDS = {
     "relaxed": ((5, 10, 10), (18, 24, 14), (22, 28, 17), (26, 32, 19), (28, 32, 19)),
     "open": ((-8, 0, 0), (0, 6, 4), (0, 7, 4), (3, 8, 5), (2, 8, 5)),
     "point": ((20, 30, 25), (0, 4, 3), (62, 80, 40), (66, 82, 42), (66, 80, 42)),
@@ -50,26 +50,28 @@ class Talk:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Where the joints of a body at rest are, and how far its front reaches."""
+    """Joint positions of a body at rest, and how far its belly reaches."""
 
     joints: dict[str, np.ndarray]
-    belly: float  # metres in front of an average one's
+    belly: float  # metres in front of the average belly
 
 
 def talk(skeleton: Skeleton, num_frames: int, rng: np.random.Generator) -> Talk:
-    """Draw a clip of someone talking."""
+    """Generate a random clip of a talking person."""
     mouth = _syllables(num_frames, rng)
     rotations, actions = _head(num_frames, mouth, rng)
     keys = _gestures(num_frames, rng)
-    for side in SIDES:
+    for side in _SIDES:
         rotations |= _arm(skeleton, side, *(track[side] for track in keys))
     return Talk(rotations, actions)
 
 
 def perturb(motion: Talk, rng: np.random.Generator, pose: float, action: float) -> Talk:
-    """A clip as a poor fit would tell it (section 4.3 of the paper): each frame for itself, every
-    bone turned by `pose` radians about each axis and every action off by `action`, as standard
-    deviations. The shape stays."""
+    """Add noise to a clip, like an imperfect fit (paper, section 4.3), independently in each frame.
+
+    Standard deviations: `pose` radians about each axis of every bone, `action` on every facial
+    action. The shape stays.
+    """
 
     def turned(matrices: np.ndarray) -> np.ndarray:
         return matrices @ _rotation(rng.normal(0, pose, (len(matrices), 3)))
@@ -83,67 +85,67 @@ def perturb(motion: Talk, rng: np.random.Generator, pose: float, action: float) 
     )
 
 
-def smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    """Smooth random curves (n, count), about -1 to 1, with a knot every `seconds`."""
+def _smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
+    """Smooth random curves (n, count), roughly in -1 to 1, with a spline knot every `seconds`."""
     knots = rng.uniform(-1, 1, (int(n / FPS / seconds) + 6, count))
     times = np.arange(n) / FPS / seconds + 1 + rng.uniform()
     return CubicSpline(np.arange(len(knots)), knots)(times)
 
 
 def _syllables(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Opening of the mouth, 0 to 1: four to five syllables a second, in phrases with pauses."""
-    phrase = np.clip(smooth_noise(n, 0.9, rng)[:, 0] * 1.4 + 0.6, 0, 1)
-    speed = 4.0 + 1.2 * smooth_noise(n, 0.4, rng)[:, 0]
+    """Mouth opening, 0 to 1: about four syllables per second, in phrases with pauses."""
+    phrase = np.clip(_smooth_noise(n, 0.9, rng)[:, 0] * 1.4 + 0.6, 0, 1)
+    speed = 4.0 + 1.2 * _smooth_noise(n, 0.4, rng)[:, 0]
     wave = 0.5 + 0.5 * np.sin(np.cumsum(2 * np.pi * speed / FPS))
     return phrase * (0.12 + 0.88 * wave)
 
 
 def _gestures(n: int, rng: np.random.Generator):
-    """For each side: wrist places (n, 3), rolls (n,) and finger angles (n, 5, 3)."""
-    places: dict[str, np.ndarray] = {side: np.zeros((n, 3)) for side in SIDES}
-    rolls: dict[str, np.ndarray] = {side: np.zeros(n) for side in SIDES}
-    fingers: dict[str, np.ndarray] = {side: np.zeros((n, 5, 3)) for side in SIDES}
+    """For each side: wrist positions (n, 3), rolls (n,) and finger angles (n, 5, 3)."""
+    places: dict[str, np.ndarray] = {side: np.zeros((n, 3)) for side in _SIDES}
+    rolls: dict[str, np.ndarray] = {side: np.zeros(n) for side in _SIDES}
+    fingers: dict[str, np.ndarray] = {side: np.zeros((n, 5, 3)) for side in _SIDES}
     start = 0
     while start < n:
         stop = start + int(FPS * rng.uniform(0.55, 1.5))
         for side, name in _pick(rng).items():
-            place, roll, hand = GESTURES[name]
+            place, roll, hand = _GESTURES[name]
             part = slice(start, stop)
             places[side][part] = np.array(place) + rng.normal(0, (0.022, 0.018, 0.025))
             rolls[side][part] = roll + rng.normal(0, 14)
-            fingers[side][part] = np.array(HANDS[hand]) + rng.normal(0, 4, (5, 1))
+            fingers[side][part] = np.array(_HANDS[hand]) + rng.normal(0, 4, (5, 1))
         start = stop
-    for side in SIDES:
+    for side in _SIDES:
         pace = rng.uniform(3.8, 5.2)  # frames
         places[side] = gaussian_filter1d(places[side], pace, axis=0, mode="nearest")
-        places[side] += smooth_noise(n, 0.35, rng, 3) * (0.010, 0.010, 0.018)
+        places[side] += _smooth_noise(n, 0.35, rng, 3) * (0.010, 0.010, 0.018)
         rolls[side] = gaussian_filter1d(rolls[side], pace, mode="nearest")
-        rolls[side] += 10 * smooth_noise(n, 0.5, rng)[:, 0]
+        rolls[side] += 10 * _smooth_noise(n, 0.5, rng)[:, 0]
         fingers[side] = gaussian_filter1d(fingers[side], pace, axis=0, mode="nearest")
-        fingers[side] += 5 * smooth_noise(n, 0.4, rng, 5)[..., None]
+        fingers[side] += 5 * _smooth_noise(n, 0.4, rng, 5)[..., None]
     return places, rolls, fingers
 
 
 def _pick(rng: np.random.Generator) -> dict[str, str]:
-    """The next gesture of each side: both alike, or one hand alone."""
+    """The next gesture of each side: the same for both, or one hand only."""
     if rng.uniform() < 0.55:
-        name = str(rng.choice(BOTH))
+        name = str(rng.choice(_BOTH))
         return {"L": name, "R": name}
     busy, other = ("L", "R") if rng.uniform() < 0.5 else ("R", "L")
-    return {busy: str(rng.choice(ONE)), other: str(rng.choice(("rest", "explain")))}
+    return {busy: str(rng.choice(_ONE)), other: str(rng.choice(("rest", "explain")))}
 
 
 def _head(n: int, mouth: np.ndarray, rng: np.random.Generator):
-    """Nods, turns and tilts, the spine's sway, the glance, and the face."""
-    turn = smooth_noise(n, 0.75, rng, 3) * (5, 13, 5)
+    """Rotations of head, spine and eyes, and facial actions."""
+    turn = _smooth_noise(n, 0.75, rng, 3) * (5, 13, 5)
     turn[:, 0] += 4 * (gaussian_filter1d(mouth, 2) - 0.4)
     rotations = {
         "neck02": _about_axes(0.4 * turn),
         "head": _about_axes(0.6 * turn),
-        "spine03": _about_axes(smooth_noise(n, 1.8, rng, 3) * (1.0, 3.5, 1.6)),
+        "spine03": _about_axes(_smooth_noise(n, 1.8, rng, 3) * (1.0, 3.5, 1.6)),
     }
     glance = gaussian_filter1d(_steps(n, rng, (4, 9)), 1.0, axis=0)
-    for side in SIDES:
+    for side in _SIDES:
         vertical = glance[:, :1] * (1, 0, 0)
         rotations[f"eye.{side}"] = _about_axes(vertical + glance[:, 1:] * (0, 1, 0))
     blink = np.zeros(n)
@@ -151,7 +153,7 @@ def _head(n: int, mouth: np.ndarray, rng: np.random.Generator):
     while start < n - 5:
         blink[start : start + 5] = 0.5, 1, 1, 0.7, 0.3
         start += int(rng.uniform(50, 120))
-    mood = smooth_noise(n, 0.6, rng, 4)
+    mood = _smooth_noise(n, 0.6, rng, 4)
     positive = np.clip(mood, 0, 1)
     spread = 0.4 * np.clip(-mood[:, 0], 0, 1)
     actions = {
@@ -175,7 +177,7 @@ def _head(n: int, mouth: np.ndarray, rng: np.random.Generator):
 
 
 def _steps(n: int, rng: np.random.Generator, largest: tuple[float, float]) -> np.ndarray:
-    """Values (n, 2) that stay for a while and jump."""
+    """Random step functions (n, 2)."""
     values, start = np.zeros((n, 2)), 0
     while start < n:
         stop = start + int(FPS * rng.uniform(0.4, 2.0))
@@ -185,13 +187,13 @@ def _steps(n: int, rng: np.random.Generator, largest: tuple[float, float]) -> np
 
 
 def _arm(skeleton: Skeleton, side: str, wrists, rolls, fingers) -> dict[str, np.ndarray]:
-    """Rotations of one arm that bring the wrist to its place and turn the palm."""
-    sign, joints = SIDES[side], skeleton.joints
+    """Rotations of one arm that bring the wrist to its position and turn the palm."""
+    sign, joints = _SIDES[side], skeleton.joints
     at = lambda bone: joints[f"{bone}.{side}"]
     shoulder, elbow, wrist = at("upperarm01"), at("lowerarm01"), at("wrist")
     upper, lower = (float(np.linalg.norm(bone)) for bone in (elbow - shoulder, wrist - elbow))
-    scale = (upper + lower) / AVERAGE_ARM
-    goal = (wrists - AVERAGE_SHOULDER) * scale - (0, skeleton.belly, 0)
+    scale = (upper + lower) / _AVERAGE_ARM
+    goal = (wrists - _AVERAGE_SHOULDER) * scale - (0, skeleton.belly, 0)
     goal = goal * (sign, 1, 1) + shoulder
     bend, reach = _bend(shoulder, goal, upper, lower, np.array([0.35 * sign, 0.3, -1.0]))
     turn_upper = _shortest(elbow - shoulder, bend - shoulder)
@@ -225,8 +227,8 @@ def _arm(skeleton: Skeleton, side: str, wrists, rolls, fingers) -> dict[str, np.
 
 
 def _bend(shoulder, goal, upper: float, lower: float, pole):
-    """Places (n, 3) of elbow and wrist: two bones, the wrist at its goal as far as they reach, the
-    elbow towards the pole."""
+    """Two-bone inverse kinematics: positions (n, 3) of elbow and wrist. The wrist is at its goal or
+    as near as the arm reaches; the elbow points towards the pole."""
     ahead = goal - shoulder
     distance = np.linalg.norm(ahead, axis=1, keepdims=True)
     ahead = ahead / distance
@@ -238,7 +240,7 @@ def _bend(shoulder, goal, upper: float, lower: float, pole):
 
 
 def _shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The smallest rotations (n, 3, 3) from the one direction to the other."""
+    """The smallest rotations (n, 3, 3) that turn `before` to `after`."""
     before, after = _unit(np.broadcast_to(before, after.shape)), _unit(after)
     axis = np.cross(before, after)
     sine = np.linalg.norm(axis, axis=1, keepdims=True)
@@ -247,7 +249,7 @@ def _shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _about_axes(degrees: np.ndarray) -> np.ndarray:
-    """Nod, turn and tilt (n, 3): about x, z and y."""
+    """Rotation matrices of nod, turn and tilt (n, 3): about x, z and y."""
     return Rotation.from_euler("xzy", np.deg2rad(degrees)).as_matrix()
 
 

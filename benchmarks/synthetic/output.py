@@ -18,13 +18,16 @@ from anchor_jax.progress import Progress
 from benchmarks.synthetic.motion import FPS
 from benchmarks.synthetic.source import Frame, Studio, Talking
 
-APPEARANCE = 0  # the number of the clip that the appearance is from, one of training's
+APPEARANCE = 0  # number of the training clip from which the appearance image is taken
 
 
 def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
-    """Write the first clip of `source` into `folder`: `poses/`, `poses-conditions/` as
-    `anchor-jax render` writes them, `truth/` and `mattes/`, all PNG, and `appearance.png`, a frame
-    of training that shows the person from the front. A folder that is there is left as it is."""
+    """Write the first clip of `source` into `folder`.
+
+    Writes `poses/` and `poses-conditions/` like `anchor-jax render`, `truth/` and `mattes/`, all as
+    PNG, and `appearance.png`, a training frame that shows the person from the front. An existing
+    folder stays unchanged.
+    """
     if folder.exists():
         return
     with (
@@ -52,8 +55,10 @@ def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
 
 
 def join(datasets: Sequence[Dataset], folder: Path) -> None:
-    """Write the data set of all clips of `datasets`, which have the same pictures; the shards are
-    hard links where the disk can have them. A folder that is there is left as it is."""
+    """Write the data set of all clips of `datasets`, which must hold the same kinds of images.
+
+    Shards are hard links where the file system allows it. An existing folder stays unchanged.
+    """
     if folder.exists():
         return
     first = datasets[0]
@@ -71,13 +76,12 @@ def join(datasets: Sequence[Dataset], folder: Path) -> None:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # not on this disk
+    except OSError:  # no hard links on this file system
         shutil.copyfile(source, target)
 
 
 def _turned(frame: Frame) -> float:
-    """How far the face is from looking straight at us with eyes open and mouth nearly closed,
-    by the landmarks alone."""
+    """How far the face is from looking straight into the camera, measured from the landmarks."""
     left, right, nose, left_mouth, right_mouth = frame.pose.landmarks
     across = right - left
     width = np.hypot(*across)

@@ -1,4 +1,4 @@
-"""Painted pictures of a person: OpenGL without a screen, colours per fragment, edges smoothed."""
+"""Draws images of a person with OpenGL off screen: a fragment shader for colours, antialiased."""
 
 from importlib.resources import files
 
@@ -9,11 +9,11 @@ from anchor_jax.errors import AnchorError
 from benchmarks.synthetic.body import Anny
 from benchmarks.synthetic.people import BLOUSE, Person
 
-SMALLEST = 512  # pixels of a side that are drawn; the picture is their mean
-RINGS, SPOKES = 40, 96  # of that shell
+_MIN_SIDE = 512  # pixels; smaller images are drawn larger and averaged
+_RINGS, _SPOKES = 40, 96  # of the hair shell
 
-VERSION = "#version 330\n"
-VERTEX_SHADER = """
+_VERSION = "#version 330\n"
+_VERTEX_SHADER = """
 in vec3 in_place, in_normal, in_r;
 in vec4 in_marks;
 out vec3 place, normal, r;
@@ -29,7 +29,7 @@ void main() {
 
 
 class Painter:
-    """Draws one person from one view; close it, or use it in a `with`.
+    """Draws one person from one view. Call `close`, or use it in a `with` statement.
 
     Raises:
         AnchorError: moderngl is missing, or OpenGL cannot be used.
@@ -45,22 +45,22 @@ class Painter:
         self._anny, self._view = anny, view
         rest, head = anny.rest(person)
         self._push = _cloth(anny, person)[:, None]
-        shell, triangles = hair_shell(anny)
+        shell, triangles = _hair_shell(anny)
         self._shell = _moved(_fitted(anny, shell, rest), np.linalg.inv(head))
         self._shell_faces = triangles
 
         side = view.size[0]
-        self._factor = max(2, -(-SMALLEST // side))
+        self._factor = max(2, -(-_MIN_SIDE // side))
         side *= self._factor
         try:
             self._context = context = moderngl.create_context(standalone=True, backend="egl")  # pyright: ignore[reportArgumentType]
-        except Exception as error:  # each platform fails in ways of its own
-            raise AnchorError(f"OpenGL cannot draw without a screen here: {error}") from error
+        except Exception as error:  # the exception type depends on the platform
+            raise AnchorError(f"OpenGL cannot draw off screen here: {error}") from error
         context.enable(moderngl.DEPTH_TEST)
         self._culling = moderngl.CULL_FACE
         paint = files("benchmarks.synthetic").joinpath("paint.glsl").read_text()
         programs = [
-            context.program(VERSION + VERTEX_SHADER, VERSION + define + paint)
+            context.program(_VERSION + _VERTEX_SHADER, _VERSION + define + paint)
             for define in ("", "#define SHELL\n")
         ]
         for program in programs:
@@ -98,14 +98,14 @@ class Painter:
         for name, value in values.items():
             if name in program:
                 program[name].value = value if isinstance(value, int) else tuple(value)
-        program["projection"].write(projection(self._view).T.astype("f4").tobytes())
+        program["projection"].write(_projection(self._view).T.astype("f4").tobytes())
 
     def draw(self, vertices: np.ndarray, head: np.ndarray) -> np.ndarray:
-        """The person in one frame, float32 (h, w, 4): colours times alpha, and alpha, 0 to 1.
+        """Draw one frame: float32 (h, w, 4), premultiplied colours and alpha, 0 to 1.
 
         Args:
-            vertices: (V, 3) of the body, in anny's axes.
-            head: (4, 4), the placement of the head's bone.
+            vertices: vertices of the body (V, 3), in anny's axes.
+            head: placement of the head bone (4, 4).
         """
         anny, view = self._anny, self._view
         dressed = vertices + self._push * anny.normals(vertices)
@@ -119,11 +119,11 @@ class Painter:
             self._frame.clear(0, 0, 0, 0)
             self._context.enable(self._culling)
             self._arrays[0].render()
-            self._context.disable(self._culling)  # the hair's shell is seen from inside, too
+            self._context.disable(self._culling)  # the hair shell is visible from inside, too
             self._arrays[1].render()
             pixels = np.frombuffer(self._frame.read(components=4), np.uint8)
         pixels = pixels.reshape(self._side, self._side, 4)[::-1]
-        return shrink(pixels, self._factor)
+        return _downsample(pixels, self._factor)
 
     def close(self) -> None:
         self._context.release()
@@ -135,15 +135,15 @@ class Painter:
         self.close()
 
 
-def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """The mean of each square of `factor` pixels, uint8 to float32 from 0 to 1."""
+def _downsample(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """The mean of each square of `factor` x `factor` pixels, uint8 to float32 in [0, 1]."""
     h, w, c = pixels.shape
     squares = pixels.reshape(h // factor, factor, w // factor, factor, c)
     return squares.sum((1, 3), dtype=np.uint32).astype(np.float32) / (255 * factor**2)
 
 
-def projection(view: View) -> np.ndarray:
-    """The matrix (4, 4) from the world to OpenGL's clip space: what `View.project` does."""
+def _projection(view: View) -> np.ndarray:
+    """The matrix (4, 4) from the world to OpenGL's clip space; agrees with `View.project`."""
     (w, h), (cx, cy), f = view.size, view.center, view.focal_length
     near, far = view.near, view.far
     lens = np.array(
@@ -160,7 +160,7 @@ def projection(view: View) -> np.ndarray:
 
 
 def _cloth(anny: Anny, person: Person) -> np.ndarray:
-    """How far the surface lies outside of the skin (V,), metres."""
+    """Distance of the clothes' surface from the skin (V,), metres."""
     x, y, z = anny.average.T
     lower = anny.joints["wrist.L"] - anny.joints["lowerarm01.L"]
     reached = np.stack([abs(x), y, z], 1) - anny.joints["lowerarm01.L"]
@@ -174,15 +174,16 @@ def _cloth(anny: Anny, person: Person) -> np.ndarray:
     return push - 0.004 * front * trunk
 
 
-def hair_shell(anny: Anny) -> tuple[np.ndarray, np.ndarray]:
-    """A shell around the average head: vertices (., 3) at rest and triangles. The paint cuts it."""
+def _hair_shell(anny: Anny) -> tuple[np.ndarray, np.ndarray]:
+    """A hair shell around the average head: vertices (., 3) at rest, and triangles. The fragment
+    shader cuts it to the haircut."""
     left, front, back, crown, level = _skull(anny, anny.average)
     middle, deep = (front + back) / 2, (back - front) / 2
-    rise = np.linspace(0, 1, RINGS)[:, None]
+    rise = np.linspace(0, 1, _RINGS)[:, None]
     cap = rise < 0.5
     angle = np.pi * np.minimum(rise, 0.5)  # from the crown down to the level
     drop = np.maximum(rise - 0.5, 0) / 0.5
-    around = np.linspace(-np.pi, np.pi, SPOKES, endpoint=False)[None]
+    around = np.linspace(-np.pi, np.pi, _SPOKES, endpoint=False)[None]
     width = (left + 0.011) * np.sin(angle) ** 0.9 * (1 + 0.16 * drop)
     depth = (deep + 0.010) * np.sin(angle) ** 0.85 * (1 - 0.10 * drop)
     height = np.where(cap, level + (crown + 0.014 - level) * np.cos(angle), level - 0.26 * drop)
@@ -190,15 +191,15 @@ def hair_shell(anny: Anny) -> tuple[np.ndarray, np.ndarray]:
         width * np.sin(around), middle - depth * np.cos(around), height + 0 * around
     )
     vertices = np.stack(shape, -1).reshape(-1, 3)
-    ring, spoke = np.mgrid[: RINGS - 1, :SPOKES]
-    after = (spoke + 1) % SPOKES
-    a, b = ring * SPOKES + spoke, ring * SPOKES + after
-    quads = np.stack([a, a + SPOKES, b, b, a + SPOKES, b + SPOKES], -1)
+    ring, spoke = np.mgrid[: _RINGS - 1, :_SPOKES]
+    after = (spoke + 1) % _SPOKES
+    a, b = ring * _SPOKES + spoke, ring * _SPOKES + after
+    quads = np.stack([a, a + _SPOKES, b, b, a + _SPOKES, b + _SPOKES], -1)
     return vertices, quads.reshape(-1, 3)
 
 
 def _skull(anny: Anny, vertices: np.ndarray):
-    """Half width, front, back and top of the skull, and the level of its widest part."""
+    """Half width, front, back and top of the skull, and the lowest level of its upper part."""
     z = anny.average[:, 2]
     level = anny.joints["eye.L"][2] + 0.045
     skull = vertices[(z > level - 0.004) & (anny.weights["skull"] > 0.9)]
@@ -207,7 +208,7 @@ def _skull(anny: Anny, vertices: np.ndarray):
 
 
 def _fitted(anny: Anny, shell: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """The shell moved and stretched from the average head to a person's."""
+    """Move and scale the shell from the average head to a person's head."""
     old, new = (_skull(anny, vertices) for vertices in (anny.average, rest))
     scale = np.array(
         [

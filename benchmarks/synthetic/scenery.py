@@ -4,12 +4,12 @@ import numpy as np
 
 from benchmarks.synthetic.people import Person
 
-FINER = 4  # drawn so much larger, and then averaged
+_FINER = 4  # supersampling factor
 
 
 def room(person: Person, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The still background of a person, float32 (size, size, 3), 0 to 1."""
-    n = size * FINER
+    """Draw the static background of a person, float32 (size, size, 3), 0 to 1."""
+    n = size * _FINER
     y, x = (np.mgrid[:n, :n] + 0.5) / n
     picture = np.asarray(person.wall) * (1.06 - 0.30 * y - 0.18 * abs(x - 0.35))[..., None]
 
@@ -32,7 +32,7 @@ def room(person: Person, size: int, rng: np.random.Generator) -> np.ndarray:
     picture[ring] = (0.25, 0.20, 0.16)
     if mirrored:
         picture = picture[:, ::-1]
-    small = picture.reshape(size, FINER, size, FINER, 3).mean((1, 3))
+    small = picture.reshape(size, _FINER, size, _FINER, 3).mean((1, 3))
     return np.clip(small, 0, 1).astype(np.float32)
 
 

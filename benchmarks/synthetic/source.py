@@ -1,4 +1,4 @@
-"""The frames of a person, drawn as a data set is made of them."""
+"""Draws the frames of a person, as a source for `anchor_jax.data.prepare`."""
 
 import os
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from benchmarks.synthetic.painter import Painter
 from benchmarks.synthetic.people import OTHERS, TARGET, Person
 from benchmarks.synthetic.scenery import room
 
-PEOPLE = (TARGET, *OTHERS)
-FRAMES = 300  # of a clip
-ROOM, MOTION, NOISE = 1, 2, 3  # streams of random numbers
+_PEOPLE = (TARGET, *OTHERS)
+FRAMES = 300  # per clip
+_ROOM, _MOTION, _NOISE = 1, 2, 3  # streams of random numbers
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What is known of one frame."""
+    """One frame and its ground truth."""
 
     target: np.ndarray  # uint8 (h, w, 3)
     matte: np.ndarray  # uint8 (h, w)
@@ -35,8 +35,8 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class InMemory(Conditions):
-    """Landmarks and face regions that need not be read from anywhere."""
+class _InMemory(Conditions):
+    """Landmarks and face masks in memory instead of a folder."""
 
     faces: tuple[np.ndarray, ...] = ()
 
@@ -46,10 +46,11 @@ class InMemory(Conditions):
 
 @dataclass(frozen=True)
 class Talking:
-    """A source of `anchor_jax.data.prepare`: clips of one person, by their numbers.
+    """A source for `anchor_jax.data.prepare`: clips of one person, given by their numbers.
 
-    `noise` is what `perturb` does to the motion of the pose images alone: turns in radians, and
-    actions."""
+    `noise` holds the strengths of `perturb`, radians and facial actions. The noise is on the motion
+    of the pose images only.
+    """
 
     person: Person
     clips: range
@@ -74,25 +75,25 @@ class Talking:
         return [(f"{self.person.name}-{clip:03d}", self.frames) for clip in self.clips]
 
     def pictures(self) -> dict[str, Size]:
-        """The pictures of each frame and their sizes."""
+        """The images of each frame and their sizes."""
         whole = dict.fromkeys(("target", "pose", "matte"), (self.size, self.size))
         return whole | dict.fromkeys(FACE, (self.face_size, self.face_size))
 
     def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
-        """The frames of the clips `wanted`, by their places in `clips`."""
+        """Draw the clips with indices `wanted` in `clips`."""
         with Studio(self.person, self.size, self.seed, self.noise) as studio:
             for index in wanted:
                 yield index, self._pictures(studio, self.clips[index])
 
     def _pictures(self, studio: "Studio", clip: int) -> Iterator[Pictures]:
         for frame in studio.shoot(clip, self.frames):
-            known = InMemory(
+            conditions = _InMemory(
                 Path(self.person.name),
                 frame.pose.landmarks[None],
                 (self.size, self.size),
                 (frame.pose.face,),
             )
-            crops = FaceCrops(known, self.face_size).cut(
+            crops = FaceCrops(conditions, self.face_size).cut(
                 0, frame.target, frame.pose.pixels, (0, 0, self.size)
             )
             whole = {"target": frame.target, "pose": frame.pose.pixels, "matte": frame.matte}
@@ -100,7 +101,7 @@ class Talking:
 
 
 class Studio:
-    """A person in their room before the camera. Close it, or use it in a `with`."""
+    """A person in a room in front of the camera. Call `close`, or use it in a `with` statement."""
 
     def __init__(
         self,
@@ -110,25 +111,25 @@ class Studio:
         noise: tuple[float, float] | None = None,
     ) -> None:
         self._person, self._seed, self._noise = person, seed, noise
-        self._number = PEOPLE.index(person)
-        self._anny = load_anny()
+        self._number = _PEOPLE.index(person)
+        self._anny = _load_anny()
         self.view: View = make_view(self._anny.rest(person)[0], size)
         render.use_platform("egl")
-        os.environ.setdefault("LP_NUM_THREADS", "1")  # of Mesa: processes share the cores already
-        self._room = room(person, size, self._random(ROOM)) * 255
+        os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa: the processes already use all cores
+        self._room = room(person, size, self._random(_ROOM)) * 255
         self._painter = Painter(self._anny, person, self.view)
         self._renderer = render.Renderer(self._anny.faces, self._anny.face, self.view)
 
     def shoot(self, clip: int, num_frames: int) -> Iterator[Frame]:
-        """The frames of a clip; the same number is the same clip."""
+        """Draw the frames of a clip. Equal clip numbers give equal clips."""
         anny, view = self._anny, self.view
-        motion = talk(anny.skeleton(self._person), num_frames, self._random(MOTION, clip))
-        posed = known = anny.pose(self._person, motion)
+        motion = talk(anny.skeleton(self._person), num_frames, self._random(_MOTION, clip))
+        posed = fitted = anny.pose(self._person, motion)
         if self._noise is not None:
-            noisy = perturb(motion, self._random(NOISE, clip), *self._noise)
-            known = anny.pose(self._person, noisy)
-        for vertices, head, told in zip(posed.vertices, posed.head, known.vertices, strict=True):
-            places = view.place(told)
+            noisy = perturb(motion, self._random(_NOISE, clip), *self._noise)
+            fitted = anny.pose(self._person, noisy)
+        for vertices, head, fit in zip(posed.vertices, posed.head, fitted.vertices, strict=True):
+            places = view.place(fit)
             drawing = self._renderer.draw(places)
             marks = np.stack([places[group].mean(0) for group in anny.landmarks])
             landmarks, visible = self._renderer.sees(drawing, marks)
@@ -156,6 +157,6 @@ class Studio:
 
 
 @cache
-def load_anny() -> Anny:
-    """The body model of this process."""
+def _load_anny() -> Anny:
+    """The body model, loaded once per process."""
     return Anny()

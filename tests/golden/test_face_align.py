@@ -32,7 +32,7 @@ def close(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 def test_the_template_is_the_published_one(golden):
     """Catches a template of another crop."""
-    np.testing.assert_allclose(align.template(), golden["template_512"], atol=1e-4)
+    np.testing.assert_allclose(align._TEMPLATE, golden["template_512"], atol=1e-4)
 
 
 def test_transforms(golden, golden_dir, transforms):
@@ -59,7 +59,7 @@ def test_the_repainted_crop_is_enlarged_as_published(golden):
 
 def test_the_weight_of_the_crop(golden, transforms):
     """Catches an erosion off by one, a blur of another width, and 20 taken for another level."""
-    weight = blend.square_weight(transforms[0], 512, (512, 512))
+    weight = blend._square_weight(transforms[0], 512, (512, 512))
     np.testing.assert_allclose(weight, golden["paste_mask"], atol=1e-5)
 
 

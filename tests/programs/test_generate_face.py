@@ -95,7 +95,7 @@ def test_what_render_wrote_is_found_beside_the_poses(generate, published, poses,
     assert "3 (hidden)" in capsys.readouterr().err
     (Path(masks) / "000005.png").unlink()
     assert generate(**options, face_masks=masks) == 2
-    assert "holds 4 face masks, but there are 5 pose images" in one_error(capsys)
+    assert "holds 4 face masks; expected 5" in one_error(capsys)
 
 
 def moved(x: float = 0, y: float = 0) -> np.ndarray:
@@ -210,7 +210,7 @@ BAD_FILES = {
     "none": (lambda p: p / "none.npz", "does not exist"),
     "text": (lambda p: broken(p / "a.json", "{"), "not a readable JSON"),
     "no list": (lambda p: broken(p / "a.json", "{}"), "no list of frames"),
-    "words": (lambda p: broken(p / "a.json", '[["a"]]'), "something else than numbers"),
+    "words": (lambda p: broken(p / "a.json", '[["a"]]'), "values that are not numbers"),
     "three points": (lambda p: broken(p / "a.json", "[[[1, 2], [3, 4], [5, 6]]]"), "frame 1"),
     "other file": (lambda p: broken(p / "a.txt", ""), ".npz or .json"),
     "not a zip": (lambda p: broken(p / "a.npz", "x"), "a.npz"),

@@ -28,7 +28,7 @@ from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.green_screen import green_screen
 from anchor_jax.data.mattes import Matting, to_bytes
 from anchor_jax.data.still_camera import still_camera
-from anchor_jax.face.align import TEMPLATE
+from anchor_jax.face.align import _TEMPLATE
 from anchor_jax.poses import pose_images
 from tests.programs.test_generate import one_error
 from tests.unit.test_clips import tone
@@ -192,7 +192,7 @@ def face_at(number: int) -> np.ndarray:
     """Continuous pixels (5, 2) of the landmarks in a picture of 320x240: turned, small, moving."""
     angle = 0.1 + 0.01 * number
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return (TEMPLATE - 256) * 0.28 @ turn.T + (150 + number, 100)
+    return (_TEMPLATE - 256) * 0.28 @ turn.T + (150 + number, 100)
 
 
 def dots(number: int) -> np.ndarray:
@@ -228,7 +228,7 @@ def write_poses(folder: Path, count: int = COUNT, crop: tuple[int, int, int] | N
 
 def centres(picture: np.ndarray) -> np.ndarray:
     """Where the disks are in a crop: x, y counted from the middle of the first pixel, (5, 2)."""
-    places = (TEMPLATE + 0.5) * len(picture) / 512 - 0.5  # the published 512 crop, resized
+    places = (_TEMPLATE + 0.5) * len(picture) / 512 - 0.5  # the published 512 crop, resized
     y, x = np.mgrid[: len(picture), : len(picture)]
     found = []
     for at_x, at_y in places:
@@ -249,7 +249,7 @@ def test_faces_are_cut_out_where_the_renderer_says(prepare, tmp_path, crop):
     assert prepare("--preview", size=512, crop="40,0,240") == 0
     data = datasets.load(tmp_path / "data")
     assert data.pictures["face"] == data.pictures["face_mask"] == (256, 256)
-    expected = (TEMPLATE + 0.5) / 2 - 0.5  # the published 512 crop, halved
+    expected = (_TEMPLATE + 0.5) / 2 - 0.5  # the published 512 crop, halved
     for number in range(COUNT):
         example = data.source()[number]
         for name, tolerance in (("face", 0.6), ("face_pose", 0.3)):
@@ -279,7 +279,7 @@ def test_faces_follow_a_pose_video_in_time(prepare, tmp_path):
     data = datasets.load(tmp_path / "data")
     for number in range(COUNT):
         picture = datasets.decode("face", data.source()[number]["face"])
-        assert np.abs(centres(picture) - TEMPLATE).max() < 1.2
+        assert np.abs(centres(picture) - _TEMPLATE).max() < 1.2
 
 
 def test_faces_can_be_left_out(prepare, tmp_path):
@@ -396,11 +396,11 @@ def test_the_page_on_data_sets_can_be_pasted(tmp_path, monkeypatch):
     assert len(commands) == 4
     beside = tmp_path / "seth-poses-conditions"
     beside.mkdir()
-    points = np.broadcast_to(TEMPLATE / 16 + 16, (COUNT, 5, 2))
+    points = np.broadcast_to(_TEMPLATE / 16 + 16, (COUNT, 5, 2))
     np.savez(beside / "conditions.npz", landmarks=points, size=(64, 64))
     person = np.zeros((COUNT, 64, 64, 3), np.uint8)
     person[:, 16:, 20:44] = 255
-    for name in pose_images.MASKS:
+    for name in pose_images._MASKS:
         video.write_frames(beside / name, person)
     for command in commands:
         assert cli.main(shlex.split(command)) == 0

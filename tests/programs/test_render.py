@@ -205,7 +205,7 @@ def test_other_files_are_not_replaced(render, tmp_path, capsys):
     assert render() == 2
     assert "thesis.txt" in one_error(capsys)
     assert render(out=tmp_path / "new", conditions=tmp_path / "new") == 2
-    assert "two places" in one_error(capsys)
+    assert "different paths" in one_error(capsys)
     assert (tmp_path / "out-conditions" / "thesis.txt").read_text() == "all of it"
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchor_jax.body.edit import MIRRORED_JOINTS
+from anchor_jax.body.edit import _MIRRORED_JOINTS
 from anchor_jax.body.motion import LEFT_HAND, RIGHT_HAND, Motion
 
-# The joint that each follows (none for the root), told apart from the library's own table.
+# The joint that each follows (none for the root), independent of the library's own table.
 BODY_PARENTS = [4294967295, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19]
 FINGERS = [
     [wrist, first, first + 1]
@@ -41,8 +41,8 @@ def rest_joints() -> np.ndarray:
     for finger, (x, z) in enumerate(fingers):  # index, middle, pinky, ring, thumb
         for part in range(3):
             joints[25 + 3 * finger + part] = joints[20] + [x + 0.028 * part, -0.01, z]
-    left = np.flatnonzero(np.arange(55) < MIRRORED_JOINTS)
-    joints[MIRRORED_JOINTS[left]] = joints[left] * [-1, 1, 1]
+    left = np.flatnonzero(np.arange(55) < _MIRRORED_JOINTS)
+    joints[_MIRRORED_JOINTS[left]] = joints[left] * [-1, 1, 1]
     return joints
 
 

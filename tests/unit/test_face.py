@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import align, blend, mask
-from anchor_jax.face.landmarks import MAX_GAP, describe, follow
+from anchor_jax.face.landmarks import _MAX_GAP, Track, follow
 
 SIZE = (512, 512)
 
@@ -14,7 +14,7 @@ SIZE = (512, 512)
 def face(x: float = 256, y: float = 200, side: float = 160, angle: float = 0) -> np.ndarray:
     """Landmarks (5, 2) of an upright face whose crop is a square of `side` pixels around (x, y),
     turned by `angle` degrees."""
-    points = (align.TEMPLATE - 255.5) * side / 512
+    points = (align._TEMPLATE - 255.5) * side / 512
     turn = np.exp(1j * np.radians(angle)) * (points @ (1, 1j))
     return np.stack([turn.real + x, turn.imag + y], 1)
 
@@ -25,16 +25,15 @@ def video(n: int = 10) -> np.ndarray:
 
 
 def test_transforms_bring_every_face_to_the_template():
-    """Catches frames mixed, mirrored rotations, and a size that only scales the shift."""
+    """Catches frames mixed and mirrored rotations."""
     angles = [0, 30, -170, 90]
     points = np.stack([face(100 + a, 200, 100, a) for a in angles])
-    for size in (512, 64):
-        transforms = align.estimate_transforms(points, size)
-        ones = np.ones((*points.shape[:2], 1))
-        there = np.concatenate([points, ones], 2) @ transforms.swapaxes(1, 2)
-        np.testing.assert_allclose(there, np.tile(align.template(size), (4, 1, 1)), atol=1e-9)
-        back = np.concatenate([there, ones], 2) @ align.invert(transforms).swapaxes(1, 2)
-        np.testing.assert_allclose(back, points, atol=1e-9)
+    transforms = align.estimate_transforms(points)
+    ones = np.ones((*points.shape[:2], 1))
+    there = np.concatenate([points, ones], 2) @ transforms.swapaxes(1, 2)
+    np.testing.assert_allclose(there, np.tile(align._TEMPLATE, (4, 1, 1)), atol=1e-9)
+    back = np.concatenate([there, ones], 2) @ align.invert(transforms).swapaxes(1, 2)
+    np.testing.assert_allclose(back, points, atol=1e-9)
 
 
 def test_transforms_are_the_least_squares_ones():
@@ -45,7 +44,7 @@ def test_transforms_are_the_least_squares_ones():
     x, y = points.T
     zero, one = np.zeros(5), np.ones(5)
     rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-    a, b, dx, dy = np.linalg.lstsq(rows, align.template().T.ravel())[0]
+    a, b, dx, dy = np.linalg.lstsq(rows, align._TEMPLATE.T.ravel())[0]
     np.testing.assert_allclose(ours, [[a, -b, dx], [b, a, dy]], atol=1e-9)
 
 
@@ -104,9 +103,9 @@ def test_pasting_the_crop_back_changes_nothing_but_rounding():
 
 def test_erosion_and_blur_grow_with_the_frame():
     """Catches widths for 512 pixels, as published, that swallow the square of a small frame."""
-    large = blend.square_weight(align.estimate_transforms(face()[None])[0], 512, SIZE)
+    large = blend._square_weight(align.estimate_transforms(face()[None])[0], 512, SIZE)
     points = face()[None] / 4
-    small = blend.square_weight(align.estimate_transforms(points)[0], 512, (128, 128))
+    small = blend._square_weight(align.estimate_transforms(points)[0], 512, (128, 128))
     assert abs(large.mean() - small.mean()) < 0.01
     assert large.max() == pytest.approx(1) and small.max() == pytest.approx(1)
 
@@ -126,13 +125,12 @@ def test_blending_in_the_face_leaves_the_rest_of_the_square_alone():
 
 
 def test_the_oval_is_where_the_landmarks_are():
-    """Catches an oval of another crop size."""
-    for size in (512, 256, 64):
-        region = mask.oval(size)
-        for x, y in align.template(size):
-            assert region[round(y), round(x)]
-        assert 0.2 < region.mean() < 0.4
-        assert not region[0].any() and not region[:, 0].any()
+    """Catches an oval beside the face, one as large as the crop, and x and y exchanged."""
+    region = mask.oval()
+    for x, y in align._TEMPLATE:
+        assert region[round(y), round(x)]
+    assert 0.2 < region.mean() < 0.4
+    assert not region[0].any() and not region[:, 0].any()
 
 
 def test_a_mask_is_widened_by_one_pixel_and_inverted():
@@ -171,7 +169,7 @@ def test_a_bad_face_in_a_few_frames_is_interpolated(fault):
 def test_a_bad_face_for_longer_is_left_out(fault):
     """Catches a face painted on the back of a head, or one that slides over a long gap."""
     points = video(20)
-    points[3 : 3 + MAX_GAP + 1] = BAD[fault]()
+    points[3 : 3 + _MAX_GAP + 1] = BAD[fault]()
     points[19] = BAD[fault]()
     track = follow(points, SIZE)
     assert list(track.skipped) == [3, 4, 5, 6, 7, 8, 19] and not track.filled
@@ -224,7 +222,8 @@ def test_smoothing_takes_jitter_away_and_not_the_motion():
         follow(points, SIZE, smoothing=-1.0)
 
 
-def test_frames_are_told_as_they_are_counted_on_disk():
+def test_notes_number_frames_like_files():
     """Catches numbers from zero and runs that are one too long."""
-    frames = dict.fromkeys([0, 2, 3, 4], "missing") | {9: "outside"}
-    assert describe(frames) == "1, 3-5 (missing), 10 (outside)"
+    skipped = dict.fromkeys([0, 2, 3, 4], "missing") | {9: "outside"}
+    (note,) = Track(video(), np.ones(10, bool), {}, skipped).notes()
+    assert note.endswith("5 of 10 frames: 1, 3-5 (missing), 10 (outside)")

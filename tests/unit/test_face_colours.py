@@ -28,7 +28,7 @@ def plain(colour: tuple[int, int, int]) -> np.ndarray:
 
 def landmarks() -> np.ndarray:
     """Continuous pixels (1, 5, 2) of a face whose crop is the middle half of the picture."""
-    return ((align.TEMPLATE + 0.5) / 16 + SIDE / 4)[None]
+    return ((align._TEMPLATE + 0.5) / 16 + SIDE / 4)[None]
 
 
 def test_crops_of_training_keep_the_order_of_colours(tmp_path: Path):

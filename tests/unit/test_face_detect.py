@@ -37,8 +37,8 @@ def test_an_empty_picture_has_no_face(detector):
     assert np.isnan(detector.find(np.zeros((64, 64, 3), np.uint8))).all()
 
 
-def test_missing_models_are_told(tmp_path, monkeypatch):
-    """Catches a traceback, and a message that does not tell how to get them."""
+def test_missing_models_are_reported(tmp_path, monkeypatch):
+    """Catches a traceback, and a message that does not say how to get them."""
     with pytest.raises(AnchorError, match=r"mediapipe==0.10.21.*unzip"):
         detect.find_models(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -48,13 +48,13 @@ def test_missing_models_are_told(tmp_path, monkeypatch):
 def test_a_file_that_is_no_model_is_one_error(tmp_path):
     """Catches the interpreter's own exceptions."""
     pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert: pip install '.[face]'")
-    for name in (detect.FINDER, detect.MESH):
+    for name in (detect._DETECTOR_FILE, detect._MESH_FILE):
         (tmp_path / name).write_bytes(b"no model")
     with pytest.raises(AnchorError, match="not a readable model"):
         detect.Detector(tmp_path)
 
 
-def test_a_missing_package_is_told(tmp_path, monkeypatch):
+def test_a_missing_package_is_reported(tmp_path, monkeypatch):
     """Catches an ImportError where only the models are there."""
     monkeypatch.setattr(detect, "find_spec", lambda name: None)
     with pytest.raises(AnchorError, match=r"pip install 'anchor-jax\[face\]'"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from anchor_jax.body.formats import NO_BETAS, OWN_FORMAT, read_motion, save_motion
+from anchor_jax.body.formats import _NO_BETAS, _OWN_FORMAT, read_motion, save_motion
 from anchor_jax.body.motion import Camera, Motion
 from anchor_jax.errors import AnchorError
 from tests.unit.motions import moving, numbers
@@ -155,7 +155,7 @@ def test_amass(tmp_path: Path, width: int):
     np.testing.assert_array_equal(motion.poses[:, 25:], poses[:, -30:])
     if width == 156:
         assert not motion.poses[:, 22:25].any()
-        np.testing.assert_array_equal(motion.betas, NO_BETAS)
+        np.testing.assert_array_equal(motion.betas, _NO_BETAS)
     else:
         np.testing.assert_array_equal(motion.poses[:, 22:25], poses[:, 22:25])
         np.testing.assert_array_equal(motion.betas, content["betas"].astype(np.float32))
@@ -291,7 +291,7 @@ def test_not_finite(tmp_path: Path, value: float):
         ("objects.npz", amass(165) | {"poses": np.full((4, 165), None)}),
         ("unknown.npz", {"pose": np.zeros((3, 165))}),
         ("newer.npz", {"format": np.array("anchor-jax motion 9")}),
-        ("only.npz", {"format": np.array(OWN_FORMAT)}),
+        ("only.npz", {"format": np.array(_OWN_FORMAT)}),
         ("lines.npz", {"format": np.array("two\nlines")}),
         ("nothing.npz", {}),
         ("unknown.pkl", {"pose": np.zeros((3, 165))}),

@@ -1,4 +1,4 @@
-"""Cutting, joining, smoothing, mirroring, retiming and perturbing of motions."""
+"""Cutting, smoothing, mirroring, retiming and perturbing of motions."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from anchor_jax.body.edit import crop, join, mirror, resample, smooth
+from anchor_jax.body.edit import crop, mirror, resample, smooth
 from anchor_jax.body.motion import Camera, Motion
 from anchor_jax.body.perturb import perturb
 from anchor_jax.errors import AnchorError
-from tests.unit.motions import moving, numbers
+from tests.unit.motions import moving
 
 SPEED = np.array([0.3, -0.5, 0.4])  # radians a second
 
@@ -49,7 +49,6 @@ def test_crop(pca: int):
     for before, after in zip(arrays(whole), arrays(part), strict=True):
         np.testing.assert_array_equal(after, before[3:15])
     assert equal(crop(whole), whole)
-    assert equal(join([crop(whole, 0.0, 0.4), crop(whole, 0.4)]), whole)
 
 
 @pytest.mark.parametrize(
@@ -60,40 +59,6 @@ def test_crop_refuses(start: float, end: float):
     with pytest.raises(AnchorError) as caught:
         crop(moving(), start, end)
     assert " s" in str(caught.value) and str(caught.value).isprintable()
-
-
-def test_join():
-    """Another order, the second's rate kept, or a shorter expression cut from the longer."""
-    first, slow = moving(pca=12), moving(15, 15, pca=12)
-    slow = replace(slow, expression=numbers(15, 4), betas=numbers(5), camera=None)
-    joined = join([first, slow])
-    assert len(joined.poses) == 60 and joined.fps == 30
-    assert joined.camera is first.camera and joined.betas is first.betas
-    for before, after in zip(arrays(first), arrays(joined), strict=True):
-        np.testing.assert_array_equal(after[:30], before)
-    again = resample(slow, Fraction(30))
-    np.testing.assert_array_equal(joined.poses[30:], again.poses)
-    np.testing.assert_array_equal(joined.expression[30:, :4], again.expression)
-    assert not joined.expression[30:, 4:].any()
-    wide = join([slow, first])
-    assert wide.expression.shape == (30, 10) and wide.fps == 15
-
-
-@pytest.mark.parametrize(
-    ("name", "other"),
-    [
-        ("frame", replace(moving(), frame="y_up")),
-        ("mean_hands", replace(moving(), mean_hands=False)),
-        ("hand_pca", moving(pca=12)),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_join_refuses(name: str, other: Motion):
-    """A body that turns upside down, or hands that clench, where one clip ends."""
-    with pytest.raises(AnchorError, match=f"motions 1 and 3 cannot be joined, their {name}"):
-        join([moving(), moving(), other])
-    with pytest.raises(AnchorError, match="no motions"):
-        join([])
 
 
 def test_smooth():

@@ -11,11 +11,11 @@ from anchor_jax.body.formats import read_motion
 from anchor_jax.body.mannequin import Mannequin
 from anchor_jax.body.motion import Camera
 from anchor_jax.body.render import (
-    POINT_LIGHTS,
-    SPOT_LIGHTS,
+    _POINT_LIGHTS,
+    _SPOT_LIGHTS,
     Renderer,
+    _vertex_normals,
     use_platform,
-    vertex_normals,
 )
 from anchor_jax.body.view import make_view
 from anchor_jax.errors import AnchorError
@@ -147,9 +147,9 @@ def test_lights_have_one_order(body):
         with Renderer(body.faces, body.groups["face"], view) as renderer:
             scene = renderer._scene
             for nodes, places in (
-                (scene.point_light_nodes, POINT_LIGHTS),
-                (scene.spot_light_nodes, SPOT_LIGHTS),
-                (scene.light_nodes, POINT_LIGHTS + SPOT_LIGHTS),
+                (scene.point_light_nodes, _POINT_LIGHTS),
+                (scene.spot_light_nodes, _SPOT_LIGHTS),
+                (scene.light_nodes, _POINT_LIGHTS + _SPOT_LIGHTS),
             ):
                 assert [tuple(node.translation) for node in nodes] == list(places)
 
@@ -209,7 +209,7 @@ def test_points_beside_the_picture_are_not_seen(body):
 def test_normals_are_smooth():
     """Catches flat shading, and normals that point inwards."""
     ball = trimesh.creation.icosphere(subdivisions=3, radius=2)
-    normals = vertex_normals(np.asarray(ball.vertices, np.float32), ball.faces)
+    normals = _vertex_normals(np.asarray(ball.vertices, np.float32), ball.faces)
     assert normals.dtype == np.float32
     np.testing.assert_allclose(normals, ball.vertices / 2, atol=0.02)
 
@@ -219,5 +219,5 @@ def test_the_platform_is_chosen_before_opengl(opengl):
     import OpenGL  # noqa: F401
 
     use_platform(opengl)
-    with pytest.raises(AnchorError, match="loaded already"):
+    with pytest.raises(AnchorError, match="already loaded"):
         use_platform("osmesa" if opengl == "egl" else "egl")

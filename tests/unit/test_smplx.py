@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchor_jax.body.smplx import FRAMES_AT_ONCE, Smplx
+from anchor_jax.body.smplx import _FRAMES_AT_ONCE, Smplx
 from anchor_jax.errors import AnchorError
 from tests.unit.motions import moving, read_obj, standing
 from tests.unit.smplx_files import landmarks, oracle, smplx_arrays, write_smplx
 
 pytest.importorskip("trimesh", reason="needs the render extra: trimesh")
 
-FRAMES = FRAMES_AT_ONCE + 3  # the second chunk is not full
+FRAMES = _FRAMES_AT_ONCE + 3  # the second chunk is not full
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +152,13 @@ ARRAYS = smplx_arrays(20)
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"weights": None, "hands_meanr": None}, "it lacks weights, hands_meanr"),
-        ({"v_template": None, "kintree_table": None}, "no body model"),
+        ({"weights": None, "hands_meanr": None}, "missing weights, hands_meanr"),
+        ({"v_template": None, "kintree_table": None}, "not a body model"),
         ({"kintree_table": np.zeros((2, 24), int)}, "24 joints, as SMPL has"),
         ({"kintree_table": np.zeros((2, 52), int)}, "52 joints, as SMPL-H has"),
         ({"kintree_table": np.zeros((2, 5), int)}, "5 joints, as FLAME has"),
         ({"kintree_table": np.array(3)}, "0 joints"),
-        ({"kintree_table": np.zeros((2, 55), int)}, "another skeleton"),
+        ({"kintree_table": np.zeros((2, 55), int)}, "not the skeleton"),
         ({"kintree_table": np.zeros((1, 55), int)}, "kintree_table has shape (1, 55)"),
         ({"posedirs": ARRAYS["posedirs"][..., :207]}, "posedirs has shape"),
         ({"shapedirs": ARRAYS["shapedirs"][..., :16]}, "3, 400 or 20)"),
@@ -170,9 +170,9 @@ ARRAYS = smplx_arrays(20)
         ({"weights": ARRAYS["weights"] * 1e300}, "weights holds values that are not finite"),
         ({"hands_meanl": np.full(45, "a")}, "hands_meanl is of type"),
         ({"f": ARRAYS["f"].astype(float)}, "f is of type float64"),
-        ({"f": ARRAYS["f"].astype(int) - 1}, "f names vertices from -1"),
-        ({"f": ARRAYS["f"] + 1}, "f names vertices from 1 to"),
-        ({"lmk_faces_idx": np.full(51, 10**6)}, "lmk_faces_idx names faces"),
+        ({"f": ARRAYS["f"].astype(int) - 1}, "f refers to vertices -1 to"),
+        ({"f": ARRAYS["f"] + 1}, "f refers to vertices 1 to"),
+        ({"lmk_faces_idx": np.full(51, 10**6)}, "lmk_faces_idx refers to faces"),
         ({"lmk_faces_idx": ARRAYS["lmk_faces_idx"][::-1]}, "landmarks"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -183,7 +183,7 @@ def test_other_files_are_refused(tmp_path, changes, expected):
     assert expected in refusal(path)
 
 
-def test_all_problems_are_told_at_once(tmp_path):
+def test_all_problems_are_reported_at_once(tmp_path):
     """Catches a user who has to find them one by one."""
     changes = {"hands_meanl": np.zeros(44), "f": ARRAYS["f"].astype(float)}
     text = refusal(write_smplx(tmp_path / "SMPLX_BAD.npz", **(ARRAYS | changes)))
@@ -200,10 +200,10 @@ def test_what_is_no_model_file(tmp_path):
     assert "expected the .npz" in refusal(pickled)
     motion = tmp_path / "motion.npz"
     np.savez(motion, poses=np.zeros((3, 165)), trans=np.zeros((3, 3)))
-    assert "no body model" in refusal(motion)
+    assert "not a body model" in refusal(motion)
     path = write_smplx(tmp_path / "SMPLX_HALF.npz", **ARRAYS)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "not a whole .npz file" in refusal(path)
+    assert "not a complete .npz file" in refusal(path)
 
 
 def refusal(path: Path) -> str:

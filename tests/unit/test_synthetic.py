@@ -11,9 +11,9 @@ from scipy.spatial.transform import Rotation
 from anchor_jax.body.view import View
 from anchor_jax.data import dataset as datasets
 from benchmarks.synthetic import __main__ as command
-from benchmarks.synthetic.motion import SIDES, Skeleton, perturb, talk
+from benchmarks.synthetic.motion import _SIDES, Skeleton, perturb, talk
 from benchmarks.synthetic.output import join
-from benchmarks.synthetic.painter import projection, shrink
+from benchmarks.synthetic.painter import _downsample, _projection
 from benchmarks.synthetic.people import TARGET
 from benchmarks.synthetic.scenery import room
 from tests.programs.training import write_data
@@ -59,7 +59,7 @@ def test_hands_stay_in_front_of_the_body_and_move_smoothly():
     """Catches an elbow bent the wrong way, mirrored sides, and jumps between gestures."""
     skeleton = _skeleton()
     motion = talk(skeleton, 600, np.random.default_rng(0))
-    for side, sign in SIDES.items():
+    for side, sign in _SIDES.items():
         wrists = _wrists(skeleton, motion.rotations, side)
         assert (wrists[:, 1] < -0.1).all()
         outwards = wrists[:, 0] * sign
@@ -105,7 +105,7 @@ def test_painter_projects_as_the_pose_renderer():
     )
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3))
     expected, _ = view.project(points)
-    clip = np.concatenate([points, np.ones((20, 1))], 1) @ projection(view).T
+    clip = np.concatenate([points, np.ones((20, 1))], 1) @ _projection(view).T
     across, up = (clip[:, :2] / clip[:, 3:]).T
     found = np.stack([(across + 1) / 2 * 128, (1 - up) / 2 * 144], 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -116,7 +116,7 @@ def test_shrink_is_the_mean():
     """Catches one pixel of each square taken for all of them."""
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[0, 0] = 255
-    assert shrink(pixels, 2)[0, 0].tolist() == [0.25] * 4
+    assert _downsample(pixels, 2)[0, 0].tolist() == [0.25] * 4
 
 
 def test_room_stands_still():

@@ -122,7 +122,7 @@ def test_a_camera_frame_is_seen_as_its_camera_saw_it():
     )
 
 
-def test_joints_that_are_not_finite_are_told():
+def test_joints_that_are_not_finite_are_reported():
     """Catches a camera at NaN."""
     joints = stick_figure(standing(3))
     joints[1, 4, 0] = np.nan
@@ -131,7 +131,7 @@ def test_joints_that_are_not_finite_are_told():
 
 
 @pytest.mark.parametrize("size", [(0, 512), (511, 512), (512, 8192), (-2, 2)])
-def test_a_size_that_cannot_be_drawn_is_told(size):
+def test_a_size_that_cannot_be_drawn_is_reported(size):
     """Catches an OpenGL error late, or an encoder's."""
     with pytest.raises(AnchorError, match="even sides from 2"):
         make_view(standing(), stick_figure(standing()), size)
