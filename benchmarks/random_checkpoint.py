@@ -183,17 +183,17 @@ def write_checkpoint(out: Path, size: str, dtype: str = "float16", seed: int = 0
     configs = SIZES[size]
     for name, config in configs._asdict().items():
         path = out / FILES[name]
-        write_json(path.parent / "config.json", published.published(config))
+        write_json(path.parent / "config.json", published.network_json(config))
         write_safetensors(path, config, dtype, seed + SEEDS[name])
         print(f"{path}: {count_params(config) / 1e6:.1f} million parameters, {dtype}")
     write_tokenizer(out / "sd" / "tokenizer", configs.text_encoder.vocab_size)
     write_json(
         out / "sd" / "scheduler" / "scheduler_config.json",
-        published.scheduler(ScheduleConfig()),
+        published.scheduler_json(ScheduleConfig()),
     )
     write_json(
         out / "clip-vision" / "preprocessor_config.json",
-        published.preprocessor(configs.image_encoder),
+        published.preprocessor_json(configs.image_encoder),
     )
 
 

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anchor_jax.convert.published import published
+from anchor_jax.convert.published import network_json
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -142,7 +142,7 @@ def _removing(hook):
 
 def torch_network(config: NetworkConfig):
     """The diffusers or transformers module of a config, with its own initial weights."""
-    settings = {k: v for k, v in published(config).items() if not k.startswith("_")}
+    settings = {k: v for k, v in network_json(config).items() if not k.startswith("_")}
     match config:
         case UNetConfig():
             return diffusers.UNet2DConditionModel(**settings)

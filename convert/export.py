@@ -20,7 +20,7 @@ from anchor_jax.models import CLIPVisionConfig
 from anchor_jax.shapes import Params
 
 from . import names
-from .published import preprocessor, published, scheduler
+from .published import network_json, preprocessor_json, scheduler_json
 
 FILES = {
     "body/unet": "body/unet/diffusion_pytorch_model.safetensors",
@@ -59,7 +59,7 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
         with tqdm(desc="export", total=needed, **options) as bar:
             for name, config in header.networks.items():
                 path = partial / FILES[name]
-                _write_json(path.parent / "config.json", published(config))
+                _write_json(path.parent / "config.json", network_json(config))
                 folder = anchor / "params" / name
                 _write_weights(path, folder, stored[name], _position_ids(header, name), bar)
         for name, content in header.tokenizer.items():
@@ -68,8 +68,8 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
         image = header.networks["image_encoder"]
         assert isinstance(image, CLIPVisionConfig)
         for name, content in {
-            "sd/scheduler/scheduler_config.json": scheduler(header.schedule),
-            "clip-vision/preprocessor_config.json": preprocessor(image),
+            "sd/scheduler/scheduler_config.json": scheduler_json(header.schedule),
+            "clip-vision/preprocessor_config.json": preprocessor_json(image),
         }.items():
             _write_json(partial / name, content)
 
