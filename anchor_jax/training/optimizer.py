@@ -43,7 +43,7 @@ class OptimizerConfig:
     max_norm: float = 1.0
 
     def __post_init__(self):
-        wrong = [
+        problems = [
             f"{name} is {value}: expected {expected}"
             for name, value, good, expected in (
                 ("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "0 to 1"),
@@ -56,8 +56,8 @@ class OptimizerConfig:
             )
             if not good
         ]
-        if wrong:
-            raise AnchorError("; ".join(wrong))
+        if problems:
+            raise AnchorError("; ".join(problems))
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
