@@ -1,12 +1,13 @@
-"""Table 1 of the paper: what each part of the method is good for.
+"""Reproduces table 1 of the paper: the effect of each part of the method.
 
     python -m benchmarks.ablations --setting-one ANCHOR --setting-two ANCHOR \\
         --perturbed ANCHOR --out DIR
 
-Generates the test clip with everything and with one thing left out. Rows whose anchor is not given
-are left out: they need a training of their own. Setting I is trained on the target alone, setting
-II on the target together with the others, both as long as the two stages together; the perturbed
-one on poses with noise. Writes `ablations.json`, `.md`, `.svg` and `.png`.
+Generates the test clip with the full method and with one part left out at a time. Some rows need an
+anchor that was trained for them; a row whose anchor is not given is left out. Setting I is trained
+on the target person alone, setting II on the target together with other persons. Both train for as
+many steps as the two stages of the full method together. The perturbed anchor is trained on poses
+with noise. Writes `ablations.json`, `.md`, `.svg` and `.png`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from anchor_jax.studies.run import Row, Study, run_study
 
 
 def make_rows(anchor: Path, others: dict[str, Path | None], full: Variant) -> dict[str, Row]:
-    """The rows of the table. Without temporal denoising each frame is a window of its own."""
+    """Make the rows of the table. Without temporal denoising each frame is a window by itself."""
     alone = full.with_sampling(window=1, overlap=0)
     rows = {
         "full": Row(anchor, full),
@@ -42,10 +43,10 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--anchor", type=Path, help="the full method's ANCHOR (the shipped one)")
     parser.add_argument("--setting-one", type=Path, help="ANCHOR trained on the target alone")
-    parser.add_argument("--setting-two", type=Path, help="ANCHOR trained on everybody at once")
+    parser.add_argument("--setting-two", type=Path, help="ANCHOR trained on all persons at once")
     parser.add_argument("--perturbed", type=Path, help="ANCHOR trained on perturbed poses")
     parser.add_argument("--clip", type=Path, help="folder of the test clip (the shipped one)")
-    parser.add_argument("--frames", type=int, help="of the clip, its first ones (all)")
+    parser.add_argument("--frames", type=int, help="use only the clip's first frames (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps (20)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")

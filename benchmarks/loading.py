@@ -1,13 +1,13 @@
-"""How many frames a second the input pipeline gives, beside a plain reader of PNG folders.
+"""Compares the frames per second of the input pipeline with those of a reader of PNG folders.
 
     python -m benchmarks.loading ../shared/data --out docs/benchmarks/loading.json
 
-Both give batches of the same work: decode a frame, its pose image and a random other frame of the
-same clip, 512x512. Ours is `anchor_jax.data.loader.Batches` over a data set that is made here of
-the real clips; the plain reader is a PyTorch `DataLoader` over folders with the very same PNG
-bytes, as training code has it. They take turns in one process; what counts is the ratio in each
-round, its median over the rounds. Where the machine has other work to do, the ratio of CPU times
-is the better guide.
+Both do the same work for each example: decode a frame, its pose image and a random other frame of
+the same clip, 512x512. Ours is `anchor_jax.data.loader.Batches` over a data set that is made here
+from the real clips. The other is a PyTorch `DataLoader` over folders with the same PNG bytes, as is
+usual in training code. They take turns in one process. The result is the ratio in each round, and
+its median over the rounds. If other work runs on the machine, the ratio of CPU times is more
+reliable.
 """
 
 import argparse
@@ -37,7 +37,7 @@ BATCH = 4
 
 
 class Folders:
-    """PNG files, a folder for each clip's frames and one for its pose images."""
+    """A PyTorch data set of PNG files: for each clip a folder of frames and one of pose images."""
 
     def __init__(self, clips: list[list[tuple[Path, Path]]]):
         self.frames = [(clip, number) for clip in clips for number in range(len(clip))]
@@ -53,7 +53,7 @@ class Folders:
 
 
 def write_folders(dataset: Dataset, folder: Path) -> list[list[tuple[Path, Path]]]:
-    """The pictures of a data set as files, byte for byte."""
+    """Write the pictures of a data set as PNG files, without encoding them again."""
     source, clips = dataset.source(), []
     for clip, start in zip(dataset.clips, dataset.starts, strict=False):
         frames = []
@@ -71,14 +71,14 @@ def write_folders(dataset: Dataset, folder: Path) -> list[list[tuple[Path, Path]
 
 
 def collate(examples: list[tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
-    """Pictures of a kind stacked, tensors of uint8 (b, h, w, 3)."""
+    """Stack the pictures of each kind: tensors of uint8 (b, h, w, 3)."""
     import torch
 
     return tuple(torch.from_numpy(np.stack(pictures)) for pictures in zip(*examples, strict=True))
 
 
-def plain(folders: Folders, workers: int) -> Iterator[tuple[Any, ...]]:
-    """Batches without end from the plain reader."""
+def folder_batches(folders: Folders, workers: int) -> Iterator[tuple[Any, ...]]:
+    """Yield batches without end from a PyTorch `DataLoader`."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -95,7 +95,7 @@ def plain(folders: Folders, workers: int) -> Iterator[tuple[Any, ...]]:
 
 
 def measure(start: Callable[[], Any], count: int) -> dict[str, float]:
-    """Seconds to the first batch, then frames a second and CPU milliseconds a frame."""
+    """Measure seconds to the first batch, then frames per second and CPU milliseconds per frame."""
     began = time.perf_counter()
     batches = start()
     next(batches)
@@ -114,17 +114,17 @@ def measure(start: Callable[[], Any], count: int) -> dict[str, float]:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and those it started that still run."""
+    """Return the CPU time of this process and of its running children."""
     own = psutil.Process()
     times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
     return sum(each.user + each.system for each in times)
 
 
 def compare(dataset: Dataset, folders: Folders, workers: int, rounds: int, count: int) -> dict:
-    """Both readers in turns."""
+    """Measure both readers in turns."""
     sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: Batches(dataset, BATCH, seed=0, workers=workers),
-        "plain": lambda: plain(folders, workers),
+        "plain": lambda: folder_batches(folders, workers),
     }
     results: list[dict[str, dict[str, float]]] = []
     for number in range(rounds):
@@ -149,7 +149,7 @@ def compare(dataset: Dataset, folders: Folders, workers: int, rounds: int, count
 
 
 def table(cases: list[dict]) -> str:
-    """The results as Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| workers | ours | PNG folders | speed ratio | CPU time ratio | cores used "
         "| first batch |",
@@ -167,10 +167,12 @@ def table(cases: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The input pipeline beside a PNG-folder reader.")
+    parser = argparse.ArgumentParser(
+        description="Compares the input pipeline with a reader of PNG folders."
+    )
     parser.add_argument("data", type=Path, help="folder with video/*.mkv and poses/")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=100, help="in each measurement")
+    parser.add_argument("--batches", type=int, default=100, help="batches in each measurement")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     videos = tuple(sorted((args.data / "video").glob("*.mkv")))

@@ -1,16 +1,16 @@
-"""Our speed and memory against the same work in PyTorch.
+"""Compares our speed and memory with the same computation in PyTorch.
 
     python -m benchmarks.peer [--case 50m-window ...] [--pairs 5] [--out docs/benchmarks/peer.json]
 
-Each side runs in a process of its own, holds the same random weights and inputs and uses the same
-number of threads; the sides take turns, one waiting on a pipe while the other computes, and the
-ratio is the median over the pairs. Their outputs are compared in the run. On a machine with other
-work the sides get less than their cores: then "cores used" says so, the time ratio is unreliable,
-and the ratio of CPU times is the better guide.
+There are two sides, ours and PyTorch's. Each runs in its own process, with the same random weights,
+inputs and number of threads. The sides take turns: one waits on a pipe while the other computes.
+The ratio is the median over the pairs. The run also compares their outputs. If other work runs on
+the machine, the sides get less than their cores, which the column "cores used" shows. The time
+ratio is then unreliable, and the ratio of CPU times is more reliable.
 
-Peak memory is each process's own (ru_maxrss), imports and weights included: ours once in a process
-that compiles, with an empty compilation cache, and once in one that finds the program there, which
-is the one that is timed. What the PyTorch side does is told in `torch_peer.py`.
+Peak memory is that of each process (ru_maxrss), with imports and weights. Ours is measured twice:
+in a process that compiles, with an empty compilation cache, and in one that loads the compiled
+program from the cache. The second process is timed. `torch_peer.py` describes the PyTorch side.
 """
 
 import argparse
@@ -41,8 +41,16 @@ INPAINTING_CHANNELS = 5  # the mask and four of the masked image
 
 @dataclass(frozen=True)
 class Case:
-    """One computation: "window" (control branch and UNet, both halves of guidance), "face" (the
-    same of the inpainting networks, each frame alone) or "decode"."""
+    """A computation to measure.
+
+    Attributes:
+        what: its description in the table.
+        work: "window" (control branch and UNet, both halves of guidance), "face" (the same for the
+            inpainting networks, each frame alone), "decode", or "train" in `train_step`.
+        size: key of `random_checkpoint.SIZES`.
+        frames: number of frames.
+        side: height and width of the latents.
+    """
 
     what: str
     work: str
@@ -63,8 +71,8 @@ CASES = {
 
 
 def inputs(case: Case, context_dim: int) -> tuple[np.ndarray, ...]:
-    """Latents (f, h, w, 4), tokens (2, 50, c), uint8 poses (f, 8h, 8w, 3), and the
-    inpainting channels (f, h, w, 5)."""
+    """Draw latents (f, h, w, 4), tokens (2, 50, c), uint8 poses (f, 8h, 8w, 3) and the inputs of
+    inpainting (f, h, w, 5): mask and masked latents."""
     rng = np.random.default_rng(7)
     latents = rng.standard_normal((case.frames, case.side, case.side, 4), dtype=np.float32)
     tokens = rng.standard_normal((2, 50, context_dim), dtype=np.float32)
@@ -75,7 +83,7 @@ def inputs(case: Case, context_dim: int) -> tuple[np.ndarray, ...]:
 
 
 def unet_config(case: Case):
-    """Of the case's UNet: inpainting's has more channels."""
+    """Return the config of the case's UNet, which has more input channels for inpainting."""
     from benchmarks.random_checkpoint import SIZES
 
     config = SIZES[case.size].unet
@@ -84,7 +92,7 @@ def unet_config(case: Case):
 
 
 def build_ours(case: Case):
-    """Our side: a function of no arguments that computes and waits for the result."""
+    """Build our side: a function without arguments that computes and returns the result."""
     import jax
     import jax.numpy as jnp
 
@@ -106,7 +114,7 @@ def build_ours(case: Case):
         "context": tokens,
         "control_scale": jnp.float32(CONTROL_SCALE),
     }
-    # As `sample` calls it: one window of a group, the others past the end of the video.
+    # As in `sample`: one window of the group is in the video, the others are past its end.
     inflation, condition = PUBLISHED, {"poses": poses}
     if case.work == "face":
         inflation, condition = PER_FRAME, {"poses": poses, "inpainting": inpainting}
@@ -129,7 +137,7 @@ def build_ours(case: Case):
 
 
 def build_torch(case: Case):
-    """The peer's side, which returns the same array."""
+    """Build the PyTorch side, which returns the same array."""
     import torch
 
     from benchmarks import torch_peer
@@ -164,7 +172,7 @@ def build_torch(case: Case):
 
 
 def work(module: str, side: str, case: Case, threads: int, cache: str, pipe) -> None:
-    """A side's process: build, then do as the pipe says until it closes."""
+    """Run a side's process: build the side, then answer the commands of the pipe until "stop"."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     step = getattr(importlib.import_module(module), f"build_{side}")(case)
@@ -185,8 +193,8 @@ def work(module: str, side: str, case: Case, threads: int, cache: str, pipe) -> 
 
 @contextmanager
 def worker(module: str, side: str, case: Case, threads: int, cache: str):
-    """A side's process as a function from a command to its answer, with the memory it had when
-    its weights were loaded."""
+    """Start a side's process. Yields a function from a command to its answer, and the memory in MB
+    that the process has after its weights are loaded."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
     process = spawn.Process(
@@ -208,8 +216,11 @@ def worker(module: str, side: str, case: Case, threads: int, cache: str):
 
 
 def measure(module: str, case: Case, pairs: int, threads: int) -> dict:
-    """All numbers of one case, whose sides `module` builds. First calls are timed apart: ours with
-    an empty compilation cache, then, in a new process, with a filled one."""
+    """Measure one case, whose sides `module` builds.
+
+    First calls are timed separately: ours with an empty compilation cache, then in a new process
+    with a filled one.
+    """
     with tempfile.TemporaryDirectory() as cache:
         with worker(module, "ours", case, threads, cache) as (ours, _):
             cold = ours("run")
@@ -250,7 +261,7 @@ def measure(module: str, case: Case, pairs: int, threads: int) -> dict:
 
 
 def table(results: dict[str, dict]) -> str:
-    """The results as Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| case | CPU | ours | PyTorch | time ratio | CPU time ratio | cores used "
         "| peak memory | memory ratio (compiling) | first call (with cache) | of it compiling "
@@ -273,7 +284,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def environment(module: str, threads: int) -> dict:
-    """What a result was measured with."""
+    """Return the commit, command, CPU and versions that a result was measured with."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -304,17 +315,17 @@ def _resident_mb() -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser, cases: Mapping[str, Case]) -> None:
-    """The options of every paired benchmark."""
+    """Add the options that all paired benchmarks have."""
     parser.add_argument("--case", choices=cases, nargs="+", default=list(cases))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--out", type=Path, help="JSON file that results are put into; the table goes beside it"
+        "--out", type=Path, help="JSON file that gets the results; the table is written next to it"
     )
 
 
 def run(cases: Mapping[str, Case], args: argparse.Namespace, module: str) -> None:
-    """Measure the chosen cases, whose sides `module` builds, and tell."""
+    """Measure the chosen cases, whose sides `module` builds; write and print the results."""
     results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.case:
         print(f"{name} ", end="", flush=True, file=sys.stderr)
@@ -330,7 +341,9 @@ def run(cases: Mapping[str, Case], args: argparse.Namespace, module: str) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our networks against diffusers' on this CPU.")
+    parser = argparse.ArgumentParser(
+        description="Compares our networks with those of diffusers on this CPU."
+    )
     add_arguments(parser, CASES)
     run(CASES, parser.parse_args(), "benchmarks.peer")
 

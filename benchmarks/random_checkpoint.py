@@ -1,10 +1,11 @@
-"""Write random weights in the published folder layout, for benchmarks and size tests.
+"""Writes random weights in the published folder layout, for benchmarks and tests.
 
     python -m benchmarks.random_checkpoint --size sd15 --out /tmp/sd15 [--dtype float16]
 
 `OUT/body/{unet,controlnet}`, `OUT/sd/{vae,text_encoder,tokenizer,scheduler}` and `OUT/clip-vision`
-hold config.json and safetensors files as the published checkpoints do. Every tensor is drawn from
-the seed and its own name, one at a time, so memory stays at one tensor, whatever the size.
+contain config.json and safetensors files as in the published checkpoints. Every tensor depends only
+on the seed and its own name. One tensor at a time is drawn and written, so that memory is enough
+for any size.
 """
 
 import argparse
@@ -41,8 +42,8 @@ FILES = {
 SEEDS = {name: seed for seed, name in enumerate(FILES)}
 
 
-class Size(NamedTuple):
-    """The configs of one checkpoint."""
+class Configs(NamedTuple):
+    """The configs of a checkpoint's networks."""
 
     unet: UNetConfig
     control: ControlConfig
@@ -51,8 +52,8 @@ class Size(NamedTuple):
     image_encoder: CLIPVisionConfig
 
 
-def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channels) -> Size:
-    """A smaller model whose networks share their sizes."""
+def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channels) -> Configs:
+    """Return the configs of a smaller model, whose networks have sizes in common."""
     body = {
         "channels": channels,
         "layers_per_block": layers,
@@ -61,7 +62,7 @@ def _scaled(channels, layers, heads, context, groups, pose_channels, vae_channel
         "norm_groups": groups,
     }
     clip = {"width": context, "mlp_width": 2 * context, "num_layers": 2, "num_heads": 4}
-    return Size(
+    return Configs(
         UNetConfig(**body),
         ControlConfig(**body, pose_embedding_channels=pose_channels),
         VAEConfig(channels=vae_channels, layers_per_block=layers, norm_groups=groups),
@@ -74,12 +75,14 @@ SIZES = {
     "tiny": _scaled((32, 64, 64, 64), 1, 4, 32, 8, (8, 16, 16, 32), (16, 32, 32, 32)),
     # UNet 35.0 million parameters and control branch 15.2.
     "50m": _scaled((64, 128, 256, 256), 2, 8, 256, 32, (16, 32, 96, 256), (64, 128, 256, 256)),
-    "sd15": Size(UNetConfig(), ControlConfig(), VAEConfig(), CLIPTextConfig(), CLIPVisionConfig()),
+    "sd15": Configs(
+        UNetConfig(), ControlConfig(), VAEConfig(), CLIPTextConfig(), CLIPVisionConfig()
+    ),
 }
 
 
 def tensor_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Published tensor names and shapes of one network."""
+    """Return the published tensor names of one network and their shapes."""
     return {
         names.torch_key(path): names.torch_shape(path, leaf.shape)
         for path, leaf in flatten(abstract_params(config)).items()
@@ -87,14 +90,15 @@ def tensor_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
 
 
 def count_params(config: NetworkConfig) -> int:
+    """Return the number of parameters of a network."""
     return sum(math.prod(shape) for shape in tensor_shapes(config).values())
 
 
-def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """One random float32 tensor, the same for the same name and seed.
+def random_tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Draw a float32 tensor that depends only on name, shape and seed.
 
-    Matrices and convolutions get a standard deviation of 1/sqrt(fan-in), norms a scale near one,
-    and the control branch's "zero" convolutions a tenth of the usual: small, but not zero.
+    Matrices and convolutions have a standard deviation of 1/sqrt(fan-in), norms a scale near one.
+    The control branch's "zero" convolutions have a tenth of that deviation: small, but not zero.
     """
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = rng.standard_normal(shape, dtype=np.float32)
@@ -111,10 +115,10 @@ def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def random_params(config: NetworkConfig, seed: int) -> Params:
-    """The same weights as parameters of ours, without a second copy."""
+    """Draw the same weights as our parameters, without a second copy."""
 
     def leaf(path: tuple[str, ...], shape: tuple[int, ...]):
-        array = draw(names.torch_key(path), names.torch_shape(path, shape), seed)
+        array = random_tensor(names.torch_key(path), names.torch_shape(path, shape), seed)
         return jnp.asarray(names.from_torch(path, array, shape))
 
     leaves = flatten(abstract_params(config))
@@ -140,12 +144,12 @@ def write_safetensors(path: Path, config: NetworkConfig, dtype: str, seed: int) 
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, shape in shapes.items():
-            file.write(draw(name, shape, seed).astype(dtype).data)
+            file.write(random_tensor(name, shape, seed).astype(dtype).data)
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    """A byte-level CLIP tokenizer without merges; begin and end are the last two ids."""
-    # The printable stand-ins of the 256 bytes that byte-level BPE vocabularies use.
+    """Write a byte-level CLIP tokenizer without merges; begin and end are the last two ids."""
+    # The printable characters that stand for the 256 bytes in byte-level BPE vocabularies.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
@@ -173,32 +177,34 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write indented JSON, making the folder where it is missing."""
+    """Write indented JSON; create the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_checkpoint(out: Path, size: str, dtype: str = "float16", seed: int = 0) -> None:
-    """Write the whole folder `out`; every network has a seed of its own."""
+    """Write the folder `out`. Each network has its own seed, derived from `seed`."""
     configs = SIZES[size]
     for name, config in configs._asdict().items():
         path = out / FILES[name]
-        write_json(path.parent / "config.json", published.published(config))
+        write_json(path.parent / "config.json", published.network_json(config))
         write_safetensors(path, config, dtype, seed + SEEDS[name])
         print(f"{path}: {count_params(config) / 1e6:.1f} million parameters, {dtype}")
     write_tokenizer(out / "sd" / "tokenizer", configs.text_encoder.vocab_size)
     write_json(
         out / "sd" / "scheduler" / "scheduler_config.json",
-        published.scheduler(ScheduleConfig()),
+        published.scheduler_json(ScheduleConfig()),
     )
     write_json(
         out / "clip-vision" / "preprocessor_config.json",
-        published.preprocessor(configs.image_encoder),
+        published.preprocessor_json(configs.image_encoder),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a random checkpoint, published layout.")
+    parser = argparse.ArgumentParser(
+        description="Writes a random checkpoint in the published layout."
+    )
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")

@@ -1,8 +1,8 @@
 """The published computation in PyTorch: diffusers networks, inflated over the frames of a window.
 
-The reference that our speed is held against, made as fast as plain PyTorch lets it be: fused
-attention that folds frames into the sequence, channels-last convolutions, so that pooling a
-group norm over frames is a view and no copy. `tests/golden` checks it against golden B.
+Our speed is compared with this reference, so it is as fast as plain PyTorch allows.
+Attention is fused and folds frames into the sequence. Convolutions are channels-last, so that a
+group norm over several frames needs a view and no copy. `tests/golden` checks it against golden B.
 
 Tensors are PyTorch's `(b f) c h w`; b batch, f frames, s sequence.
 """
@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anchor_jax.convert.published import published
+from anchor_jax.convert.published import network_json
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -27,14 +27,14 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
-from benchmarks.random_checkpoint import draw
+from benchmarks.random_checkpoint import random_tensor
 
 
 class FoldFrames:
-    """Fused attention of a diffusers `Attention`, over the queries of all frames at once.
+    """Fused attention of a diffusers `Attention` for the queries of all frames at once.
 
-    Cross-attention takes its context once per window; self-attention is joint over frames where
-    `joint` says so and stays per frame otherwise.
+    Cross-attention reads its context once per window. Self-attention is joint over the frames if
+    `joint` is true, else separate for each frame.
     """
 
     def __init__(self, num_frames: int, joint: bool):
@@ -59,7 +59,7 @@ class FoldFrames:
 
 
 class PooledGroupNorm(nn.GroupNorm):
-    """A GroupNorm whose statistics pool over the frames of a window."""
+    """A GroupNorm whose statistics are over all frames of a window."""
 
     num_frames: int
 
@@ -67,7 +67,7 @@ class PooledGroupNorm(nn.GroupNorm):
         frames, channels, height, width = input.shape
         batch = frames // self.num_frames
         if input.is_contiguous(memory_format=torch.channels_last):
-            # In this layout stacking the frames in height is a view.
+            # In this layout the frames can be stacked along the height without a copy.
             x = input.permute(0, 2, 3, 1).reshape(batch, -1, width, channels).permute(0, 3, 1, 2)
             x = super().forward(x).permute(0, 2, 3, 1).reshape(frames, height, width, channels)
             return x.permute(0, 3, 1, 2)
@@ -76,8 +76,11 @@ class PooledGroupNorm(nn.GroupNorm):
 
 
 def inflate(unet, control, num_frames: int, per_frame: bool = False) -> None:
-    """Turn diffusers networks into those of the published body video, in place; with `per_frame`
-    into those of the face stage, which see each frame alone and take the context once a window."""
+    """Turn diffusers networks into those of the published body program, in place.
+
+    With `per_frame` they become those of the published face program, which compute each frame alone
+    and read the context once per window.
+    """
     for network, joint in (unet, not per_frame), (control, False):
         for name, module in network.named_modules():
             if name.endswith(("attn1", "attn2")):
@@ -96,18 +99,18 @@ def window_step(
     context: Tensor,
     poses: Tensor,
     scale: float,
-    known: Tensor | None = None,
+    inpainting: Tensor | None = None,
 ) -> Tensor:
-    """The predicted noise of one window; of the face stage where channels are `known`.
+    """Predict the noise of one window, of the face program if `inpainting` is given.
 
     Args:
-        unet, control: networks, inflated for the body.
+        unet, control: networks from `inflate`.
         latents: (b f) c h w.
-        timestep: of all frames.
+        timestep: the same for all frames.
         context: b s c.
         poses: (b f) 3 H W in [0, 1], or f 3 H W to embed them once for both halves of guidance.
-        scale: of the control residuals.
-        known: (b f) k h w, what the UNet is given behind the latents: mask and masked latents.
+        scale: factor of the control residuals.
+        inpainting: (b f) k h w, mask and masked latents, which the UNet reads after the latents.
     """
     repeats = len(latents) // len(poses)
     share = control.controlnet_cond_embedding.register_forward_hook(
@@ -117,13 +120,13 @@ def window_step(
         down, mid = control(
             latents, timestep, context, poses, conditioning_scale=scale, return_dict=False
         )
-    # The last residual reaches the mid block as well as the skip, but not in the face stage.
+    # The last residual reaches the mid block as well as the skip, but not in the face program.
     alias = unet.mid_block.register_forward_pre_hook(
-        lambda module, args: (args[0] + down[-1], *args[1:]) if known is None else None
+        lambda module, args: (args[0] + down[-1], *args[1:]) if inpainting is None else None
     )
     with _removing(alias):
         return unet(
-            latents if known is None else torch.cat([latents, known], 1),
+            latents if inpainting is None else torch.cat([latents, inpainting], 1),
             timestep,
             context,
             down_block_additional_residuals=down,
@@ -141,8 +144,8 @@ def _removing(hook):
 
 
 def torch_network(config: NetworkConfig):
-    """The diffusers or transformers module of a config, with its own initial weights."""
-    settings = {k: v for k, v in published(config).items() if not k.startswith("_")}
+    """Make the diffusers or transformers module of a config, with its own initial weights."""
+    settings = {k: v for k, v in network_json(config).items() if not k.startswith("_")}
     match config:
         case UNetConfig():
             return diffusers.UNet2DConditionModel(**settings)
@@ -157,10 +160,10 @@ def torch_network(config: NetworkConfig):
 
 
 def random_network(config: NetworkConfig, seed: int):
-    """A diffusers network with the weights `random_checkpoint` draws, without a second copy."""
+    """Make a diffusers network with the weights of `random_checkpoint`, without a second copy."""
     with torch.device("meta"):
         network = torch_network(config)
     network = network.to_empty(device="cpu").eval().requires_grad_(False)
     for name, tensor in network.state_dict().items():
-        tensor.copy_(torch.from_numpy(draw(name, tuple(tensor.shape), seed)))
+        tensor.copy_(torch.from_numpy(random_tensor(name, tuple(tensor.shape), seed)))
     return network.to(memory_format=torch.channels_last)

@@ -1,12 +1,14 @@
-"""The training step's speed and memory against the same step in PyTorch.
+"""Compares the speed and memory of our training step with the same step in PyTorch.
 
     python -m benchmarks.train_step [--pairs 7] [--out docs/benchmarks/train_step.json]
     python -m benchmarks.train_step --plan sd15 [--batch 4] [--dtype bfloat16] [--steps 3]
 
-Equation (1) of the paper, its gradients, clipping of the control branch and AdamW, in float32, as
-`benchmarks.peer` pairs them; loss and gradient norms of the first step are compared in the run.
-`--plan` compiles a step without any array and tells the memory that the program asks for: on this
-device, so on a GPU for a GPU. With `--steps` it computes some instead, without PyTorch beside.
+A step computes equation (1) of the paper, its gradients, clipping of the control branch and AdamW
+(https://arxiv.org/abs/1711.05101), in float32. `benchmarks.peer` describes the two sides. The run
+also compares loss and gradient norms of the first step.
+
+`--plan` compiles our step without arrays and prints the memory that the program needs on this
+device; for a GPU, run it on a GPU. `--plan` with `--steps` computes steps instead, without PyTorch.
 """
 
 import argparse
@@ -22,7 +24,7 @@ LEARNING_RATE = 1e-5
 
 
 def inputs(case: Case, context_dim: int) -> dict[str, np.ndarray]:
-    """What one step trains on, by the names of `training.loss.Draw`."""
+    """Draw what one step trains on, under the field names of `training.loss.Draw`."""
     rng = np.random.default_rng(7)
     shape = (case.frames, case.side, case.side, 4)
     pixels = 8 * case.side
@@ -36,7 +38,7 @@ def inputs(case: Case, context_dim: int) -> dict[str, np.ndarray]:
 
 
 def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
-    """Our step, and the function that makes its state of parameters."""
+    """Return our jitted step, and the function from parameters to its first state."""
     import jax
 
     from anchor_jax.compiling import options
@@ -62,7 +64,7 @@ def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
 
 
 def build_ours(case: Case, dtype: str = "float32", remat: bool = False):
-    """Our side: a step, which returns loss and gradient norms."""
+    """Build our side: a function that computes a step and returns loss and gradient norms."""
     import jax
     import jax.numpy as jnp
 
@@ -85,15 +87,15 @@ def build_ours(case: Case, dtype: str = "float32", remat: bool = False):
     def run():
         nonlocal state, step
         step = step or compile_ahead(jitted, state, {"drawn": drawn})
-        state, told = step(state, {"drawn": drawn})
+        state, metrics = step(state, {"drawn": drawn})
         names = ("loss", "gradient_norm/unet", "gradient_norm/control")
-        return np.array([float(told[name]) for name in names])
+        return np.array([float(metrics[name]) for name in names])
 
     return run
 
 
 def build_torch(case: Case):
-    """The peer's side: diffusers' networks with fused attention, channels last."""
+    """Build the PyTorch side: diffusers' networks with fused attention, channels last."""
     import torch
     from torch.nn import functional as F
 
@@ -130,17 +132,18 @@ def build_torch(case: Case):
         )[0]
         loss = F.mse_loss(predicted, noise)
         loss.backward()
-        told = np.array([loss.item(), norm(unet), norm(control)])
+        metrics = np.array([loss.item(), norm(unet), norm(control)])
         torch.nn.utils.clip_grad_norm_(control.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return told
+        return metrics
 
     return run
 
 
 def compute(case: Case, dtype: str, remat: bool, steps: int) -> dict[str, float]:
-    """Seconds of the first step, which compiles, and of the fastest other; peak memory in GB."""
+    """Return seconds of the first step, which compiles, and of the fastest of the other steps, and
+    the peak memory in GB."""
     from anchor_jax.memory import peak_memory_mb
 
     run, seconds = build_ours(case, dtype, remat), []
@@ -153,7 +156,7 @@ def compute(case: Case, dtype: str, remat: bool, steps: int) -> dict[str, float]
 
 
 def plan(case: Case, dtype: str, remat: bool) -> dict[str, float]:
-    """GB that a step's program asks for: its state, and what it computes with beside."""
+    """Return the memory in GB that a step's program needs: its state, and its other arrays."""
     import jax
     import jax.numpy as jnp
 
@@ -173,13 +176,15 @@ def plan(case: Case, dtype: str, remat: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our training step against PyTorch's.")
-    parser.add_argument("--plan", choices=("50m", "sd15"), help="tell a step's memory alone")
-    parser.add_argument("--batch", type=int, default=4, help="of --plan (default %(default)s)")
-    parser.add_argument("--side", type=int, default=32, help="of --plan: of the latents")
+    parser = argparse.ArgumentParser(description="Compares our training step with PyTorch's.")
+    parser.add_argument("--plan", choices=("50m", "sd15"), help="only print a step's memory")
+    parser.add_argument(
+        "--batch", type=int, default=4, help="with --plan: batch size (default %(default)s)"
+    )
+    parser.add_argument("--side", type=int, default=32, help="with --plan: side of the latents")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--no-remat", action="store_true", help="of --plan: keep all activations")
-    parser.add_argument("--steps", type=int, default=0, help="of --plan: compute so many instead")
+    parser.add_argument("--no-remat", action="store_true", help="with --plan: keep all activations")
+    parser.add_argument("--steps", type=int, default=0, help="with --plan: compute this many steps")
     peer.add_arguments(parser, CASES)
     args = parser.parse_args()
     if args.plan:

@@ -1,8 +1,8 @@
-"""Table 2 of the paper, and further pairs of window and overlap.
+"""Reproduces table 2 of the paper, with more pairs of window and overlap.
 
     python -m benchmarks.windows --out docs/benchmarks
 
-The same as `anchor-jax bench windows`, whose options it takes.
+The same as `anchor-jax bench windows`, with the same options.
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""Checkpoints of the torch world in, and back out. All knowledge of torch names lives here."""
+"""Converts torch checkpoints to ANCHORs and exports them again.
+
+This package alone knows torch's names: `names` has the table.
+"""
 
 from .export import export
 from .program import convert

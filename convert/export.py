@@ -20,7 +20,7 @@ from anchor_jax.progress import BYTES, Advance, bars
 from anchor_jax.shapes import Params
 
 from . import names
-from .published import preprocessor, published, scheduler
+from .published import network_json, preprocessor_json, scheduler_json
 
 FILES = {
     "body/unet": "body/unet/diffusion_pytorch_model.safetensors",
@@ -54,15 +54,15 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
         with bars(None if progress else False, delay=2)("export", needed, BYTES) as advance:
             for name, network in networks.items():
                 path = partial / FILES[name]
-                _write_json(path.parent / "config.json", published(network.config))
+                _write_json(path.parent / "config.json", network_json(network.config))
                 folder = anchor / "params" / name
                 _write_weights(path, folder, stored[name], _position_ids(header, name), advance)
         for name, content in header.tokenizer.items():
             (partial / "sd" / "tokenizer").mkdir(exist_ok=True)
             (partial / "sd" / "tokenizer" / name).write_bytes(content)
         for name, content in {
-            "sd/scheduler/scheduler_config.json": scheduler(header.schedule),
-            "clip-vision/preprocessor_config.json": preprocessor(header.image_encoder.config),
+            "sd/scheduler/scheduler_config.json": scheduler_json(header.schedule),
+            "clip-vision/preprocessor_config.json": preprocessor_json(header.image_encoder.config),
         }.items():
             _write_json(partial / name, content)
 

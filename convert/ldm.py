@@ -1,20 +1,23 @@
-"""Single-file checkpoints: one file with UNet, VAE and text encoder, and no configs.
+"""Infers configs from a single-file checkpoint: UNet, VAE and text encoder in one file, no configs.
 
-The widths are read off the tensors; what no shape tells is Stable Diffusion 1.5's: 8 attention
-heads, 32 norm groups, text heads 64 wide, and the published schedule.
+Widths and depths follow from the shapes of the tensors. Where no shape gives a value, it is that of
+Stable Diffusion 1.5: 8 attention heads, 32 norm groups, text heads 64 wide, the published schedule.
+The format is that of latent diffusion models (LDM, https://arxiv.org/abs/2112.10752); `names` maps
+its keys.
 """
+
+from collections.abc import Callable
 
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import CLIPTextConfig, UNetConfig, VAEConfig
 
+from .names import LDM_TEXT, LDM_UNET, LDM_VAE
 from .sources import Weights
 
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
-TEXT = "cond_stage_model.transformer."
-TEXT_HEAD_WIDTH = 64
+_TEXT_HEAD_WIDTH = 64
 
-# What only other families of models have in their files.
-STRANGERS = {
+# Prefixes of keys that identify files of other model families.
+_OTHER_FAMILIES = {
     "conditioner.": "Stable Diffusion XL",
     "cond_stage_model.model.": "Stable Diffusion 2",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
@@ -25,16 +28,16 @@ STRANGERS = {
 }
 
 
-def refuse_strangers(weights: Weights) -> None:
-    """Raise AnchorError for a file that is recognisably something else."""
-    for prefix, family in STRANGERS.items():
+def refuse_other_families(weights: Weights) -> None:
+    """Raise AnchorError if the file is of another model family or lacks one of the networks."""
+    for prefix, family in _OTHER_FAMILIES.items():
         if any(key.startswith(prefix) for key in weights.tensors):
             raise AnchorError(
                 f"{weights.path}: this is {family}, expected a Stable Diffusion 1.5 base"
             )
     missing = [
         prefix
-        for prefix in (UNET, VAE, TEXT)
+        for prefix in (LDM_UNET, LDM_VAE, LDM_TEXT)
         if not any(key.startswith(prefix) for key in weights.tensors)
     ]
     if missing:
@@ -45,8 +48,12 @@ def refuse_strangers(weights: Weights) -> None:
 
 
 def infer_unet(weights: Weights) -> UNetConfig:
-    """The UNet's config, from the numbers of its blocks and the shapes of a few tensors."""
-    shape = _Shapes(weights, UNET)
+    """Infer the UNet's config from the numbers of its blocks and the shapes of a few tensors.
+
+    Raises:
+        AnchorError: a tensor that is needed for this is missing or is not at least 2D.
+    """
+    shape = _Shapes(weights, LDM_UNET)
     stride = next((i for i in range(1, 64) if f"input_blocks.{i}.0.op.weight" in shape), 3)
     firsts = [i for i in range(1, 256, stride) if f"input_blocks.{i}.0.in_layers.2.weight" in shape]
     attends = [f"input_blocks.{i}.1.norm.weight" in shape for i in firsts]
@@ -63,8 +70,8 @@ def infer_unet(weights: Weights) -> UNetConfig:
 
 
 def infer_vae(weights: Weights) -> VAEConfig:
-    """The VAE's config."""
-    shape = _Shapes(weights, VAE)
+    """Infer the VAE's config; errors as for `infer_unet`."""
+    shape = _Shapes(weights, LDM_VAE)
     key = "encoder.down.{}.block.{}.conv1.weight"
     levels = shape.count(lambda i: key.format(i, 0))
     return VAEConfig(
@@ -76,13 +83,13 @@ def infer_vae(weights: Weights) -> VAEConfig:
 
 
 def infer_text_encoder(weights: Weights) -> CLIPTextConfig:
-    """The text encoder's config."""
-    shape = _Shapes(weights, TEXT + "text_model.")
+    """Infer the text encoder's config; errors as for `infer_unet`, and for an unusual width."""
+    shape = _Shapes(weights, LDM_TEXT + "text_model.")
     vocab_size, width = shape("embeddings.token_embedding.weight")
-    if width % TEXT_HEAD_WIDTH:
+    if width % _TEXT_HEAD_WIDTH:
         raise AnchorError(
             f"{weights.path}: a text encoder of width {width}, expected a multiple of"
-            f" {TEXT_HEAD_WIDTH}"
+            f" {_TEXT_HEAD_WIDTH}"
         )
     return CLIPTextConfig(
         vocab_size=vocab_size,
@@ -90,12 +97,12 @@ def infer_text_encoder(weights: Weights) -> CLIPTextConfig:
         width=width,
         mlp_width=shape("encoder.layers.0.mlp.fc1.weight")[0],
         num_layers=shape.count("encoder.layers.{}.mlp.fc1.weight".format),
-        num_heads=width // TEXT_HEAD_WIDTH,
+        num_heads=width // _TEXT_HEAD_WIDTH,
     )
 
 
 class _Shapes:
-    """Shapes of the tensors whose names begin with a prefix; at least a matrix each."""
+    """Looks up the shapes of the tensors that have a prefix. Every shape must be at least 2D."""
 
     def __init__(self, weights: Weights, prefix: str):
         self.weights, self.prefix = weights, prefix
@@ -111,5 +118,6 @@ class _Shapes:
             )
         return self.weights.tensors[self.prefix + key].shape
 
-    def count(self, key) -> int:
+    def count(self, key: Callable[[int], str]) -> int:
+        """Return how many of key(0), key(1), ... are present without a gap."""
         return next(i for i in range(1 << 16) if key(i) not in self)

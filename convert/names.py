@@ -1,7 +1,18 @@
-"""From our parameter names to the names in published files.
+"""The table of torch names: every rule that maps our parameters to tensors of torch checkpoints.
 
-The map is driven by the target: every leaf of a network's parameter tree names the one key that
-it needs. A module's name is torch's own with `.N` written `_N`; exceptions are listed by name.
+    down_blocks_0/resnets_1/conv1/kernel <-> down_blocks.0.resnets.1.conv1.weight (OIHW)
+
+A path of ours is torch's own name with `.N` written `_N`. The leaves `kernel`, `scale` and
+`embedding` are torch's `weight`. `_KEPT` lists the exceptions.
+
+    >>> torch_key(("down_blocks_0", "resnets_1", "conv1", "kernel"))
+    'down_blocks.0.resnets.1.conv1.weight'
+    >>> torch_shape(("conv1", "kernel"), (3, 3, 320, 640))  # HWIO to OIHW
+    (640, 320, 3, 3)
+
+`torch_key` gives the names of diffusers' and transformers' folders. `old_vae_key`, `ldm_vae_key`
+and `ldm_unet_key` translate those for older and for single-file checkpoints. `match` goes through
+all parameters that a network needs and finds the tensor of each.
 """
 
 import re
@@ -23,11 +34,17 @@ from anchor_jax.shapes import Params
 
 from .sources import Tensor, Weights
 
-KEPT = {"linear_1", "linear_2"}  # torch's own underscore
-LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-TYPES = ("float16", "bfloat16", "float32")
+_KEPT = {"linear_1", "linear_2"}  # torch writes these with an underscore, too
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_TYPES = ("float16", "bfloat16", "float32")
 
-# Keys that a format has and we do not need, each reported when it is left out.
+# Prefixes of the networks in a single-file checkpoint. LDM: latent diffusion models
+# (https://arxiv.org/abs/2112.10752), whose code defined that format.
+LDM_UNET, LDM_VAE = "model.diffusion_model.", "first_stage_model."
+LDM_TEXT = "cond_stage_model.transformer."
+
+# Keys of a format that no parameter needs, as {label: pattern}. A note reports how many were left
+# out under each label.
 LDM_IGNORED = {
     "moving averages": r"model_ema\..*",
     "schedule tables": (
@@ -40,7 +57,7 @@ CLIP_IGNORED = {
     "text half of CLIP": r"text_model\..*|text_projection\.weight|logit_scale",
     "projection of CLIP": r"visual_projection\.weight",
 }
-# 0, 1, 2, ... stored as a tensor by older versions of transformers.
+# A buffer with 0, 1, 2, ..., which older versions of transformers store beside the weights.
 POSITION_IDS = {
     "image_encoder": "vision_model.embeddings.position_ids",
     "text_encoder": "text_model.embeddings.position_ids",
@@ -48,21 +65,28 @@ POSITION_IDS = {
 
 
 def torch_key(path: tuple[str, ...]) -> str:
-    """`("down_blocks_0", "conv1", "kernel")` becomes `down_blocks.0.conv1.weight`."""
+    """Return torch's name of the parameter at `path`.
+
+    >>> torch_key(("time_embedding", "linear_1", "bias"))
+    'time_embedding.linear_1.bias'
+    """
     *modules, leaf = path
-    named = [part if part in KEPT else re.sub(r"_(\d+)$", r".\1", part) for part in modules]
-    return ".".join([*named, LEAVES.get(leaf, leaf)])
+    named = [part if part in _KEPT else re.sub(r"_(\d+)$", r".\1", part) for part in modules]
+    return ".".join([*named, _LEAVES.get(leaf, leaf)])
 
 
 def to_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    """Kernels (h, w, in, out) -> (out, in, h, w) and (in, out) -> (out, in); the rest as it is."""
+    """Transpose a kernel: (h, w, in, out) -> (out, in, h, w) or (in, out) -> (out, in).
+
+    Other arrays are returned unchanged.
+    """
     if path[-1] != "kernel":
         return array
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
 def from_torch(path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `to_torch`; a 1x1 convolution becomes a matrix where `shape` is one."""
+    """Invert `to_torch`. A 1x1 convolution becomes a matrix if `shape`, of our parameter, is 2D."""
     if path[-1] != "kernel":
         return array
     if len(shape) == 2:
@@ -71,22 +95,30 @@ def from_torch(path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...])
 
 
 def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that `to_torch` gives."""
+    """Return the shape of `to_torch`'s result for a parameter of this path and shape."""
     if path[-1] != "kernel":
         return shape
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def old_vae_key(key: str) -> str:
-    """The VAE's attention as diffusers named it before 0.15."""
-    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    """Translate a key of the VAE to diffusers' names before 0.15, which differ in the attention.
+
+    >>> old_vae_key("encoder.mid_block.attentions.0.to_q.weight")
+    'encoder.mid_block.attentions.0.query.weight'
+    """
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     return re.sub(
-        r"(attentions\.0\.)(to_q|to_k|to_v|to_out\.0)\.", lambda m: f"{m[1]}{names[m[2]]}.", key
+        r"(attentions\.0\.)(to_q|to_k|to_v|to_out\.0)\.", lambda m: f"{m[1]}{old[m[2]]}.", key
     )
 
 
 def ldm_vae_key(key: str, config: VAEConfig) -> str:
-    """The VAE's keys in a single-file checkpoint, after `first_stage_model.`."""
+    """Translate a key of the VAE to its name in a single-file checkpoint.
+
+    >>> ldm_vae_key("encoder.down_blocks.1.resnets.0.conv1.bias", VAEConfig())
+    'first_stage_model.encoder.down.1.block.0.conv1.bias'
+    """
     last = len(config.channels) - 1
     key = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", key)
     key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", key)
@@ -107,22 +139,25 @@ def ldm_vae_key(key: str, config: VAEConfig) -> str:
         ".to_out.0.": ".proj_out.",
     }.items():
         key = key.replace(ours, theirs)
-    return "first_stage_model." + key
+    return LDM_VAE + key
 
 
 def ldm_unet_key(key: str, config: UNetConfig) -> str:
-    """The UNet's keys in a single-file checkpoint, after `model.diffusion_model.`.
+    """Translate a key of the UNet to its name in a single-file checkpoint.
 
-    There the blocks of all levels are numbered through; a level has `layers_per_block` (going up,
-    one more) of them, and going down one for the resampling, which going up is a part of the
-    last.
+    There one number counts the blocks of all levels. Going down, a level has `layers_per_block`
+    blocks and one more for the downsampling. Going up, it has `layers_per_block` + 1 blocks, and
+    the upsampling belongs to the last of them.
+
+    >>> ldm_unet_key("down_blocks.2.attentions.1.proj_in.weight", UNetConfig())
+    'model.diffusion_model.input_blocks.8.1.proj_in.weight'
     """
     down = config.layers_per_block + 1
     top = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
     top |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
     module, _, leaf = key.rpartition(".")
     if module in top:
-        return f"model.diffusion_model.{top[module]}.{leaf}"
+        return f"{LDM_UNET}{top[module]}.{leaf}"
 
     def down_block(m: re.Match) -> str:
         level, kind, index = int(m[1]), m[2], int(m[3])
@@ -154,12 +189,18 @@ def ldm_unet_key(key: str, config: UNetConfig) -> str:
     }.items():
         if ".transformer_blocks." not in key:
             key = key.replace(ours, theirs)
-    return "model.diffusion_model." + key
+    return LDM_UNET + key
 
 
 @dataclass
 class Match:
-    """One network's tree of `Lazy` leaves, and what did not fit."""
+    """The parameters found for one network.
+
+    Attributes:
+        tree: the parameters as `Lazy` leaves. Parameters with a problem are missing here.
+        problems: one line for each kind of problem.
+        used: keys of the file that belong to a parameter.
+    """
 
     tree: Params
     problems: list[str]
@@ -172,13 +213,16 @@ def match(
     dtype: str,
     key_of: Callable[[str], str] = lambda key: key,
 ) -> Match:
-    """Find the tensor of every parameter.
+    """Find the tensor of every parameter of a network. No tensor is read yet.
 
     Args:
-        config: of the network.
-        weights: the file.
-        dtype: of the result, or "keep".
-        key_of: from the published folders' name of a tensor to the one in this file.
+        config: the network's config.
+        weights: the weight file.
+        dtype: type of the parameters, or "keep" for the type of each tensor.
+        key_of: translates a key of the published folders to this file's key.
+
+    Returns:
+        The parameters, and the missing, wrong-shaped and wrongly typed tensors as problems.
     """
     missing, misshapen, types, leaves, used = [], [], [], {}, set()
     for path, leaf in flatten(abstract_params(config)).items():
@@ -193,7 +237,7 @@ def match(
         flat = isinstance(config, VAEConfig) and "attentions_0" in path and len(expected) == 2
         if tensor.shape != expected and not (flat and tensor.shape == (*expected, 1, 1)):
             misshapen.append(f"{key} {_by(tensor.shape)} instead of {_by(expected)}")
-        elif tensor.dtype not in TYPES:
+        elif tensor.dtype not in _TYPES:
             types.append(f"{key} {tensor.dtype}")
         else:
             leaves[path] = _lazy(path, tensor, leaf.shape, dtype)
@@ -202,7 +246,7 @@ def match(
         for what, found in (
             ("missing", missing),
             ("wrong-shaped", misshapen),
-            (f"of another type than {'/'.join(TYPES)}", types),
+            (f"of another type than {'/'.join(_TYPES)}", types),
         )
         if found
     ]
@@ -210,7 +254,12 @@ def match(
 
 
 def leave_out(keys: Iterable[str], patterns: Mapping[str, str]) -> tuple[list[str], dict[str, int]]:
-    """Split `keys` into those that no pattern names, and how many each pattern took."""
+    """Return the keys that match no pattern, and the number of keys that each pattern matched.
+
+    Args:
+        keys: of a weight file.
+        patterns: {label: regular expression for the whole key}.
+    """
     rest, counts = [], {}
     for key in keys:
         for label, pattern in patterns.items():
@@ -223,15 +272,23 @@ def leave_out(keys: Iterable[str], patterns: Mapping[str, str]) -> tuple[list[st
 
 
 def num_positions(config: NetworkConfig) -> int:
-    """Rows of a CLIP encoder's position embedding."""
-    assert isinstance(config, CLIPTextConfig | CLIPVisionConfig)
-    return config.max_length if isinstance(config, CLIPTextConfig) else config.num_tokens
+    """Return the number of rows of a CLIP encoder's position embedding.
+
+    Raises:
+        TypeError: the config is not of a CLIP encoder.
+    """
+    match config:
+        case CLIPTextConfig():
+            return config.max_length
+        case CLIPVisionConfig():
+            return config.num_tokens
+    raise TypeError(f"{type(config).__name__} is not the config of a CLIP encoder")
 
 
 def is_counting(tensor: Tensor, config: NetworkConfig) -> bool:
-    """Whether the tensor is 0, 1, 2, ..., one for each position of a CLIP encoder."""
+    """Return whether the tensor holds 0, 1, 2, ..., one for each position of a CLIP encoder."""
     count = num_positions(config)
-    if tensor.shape != (1, count) or tensor.dtype not in (*TYPES, "int64"):
+    if tensor.shape != (1, count) or tensor.dtype not in (*_TYPES, "int64"):
         return False
     return bool((tensor.read() == np.arange(count)).all())
 
@@ -240,7 +297,7 @@ def _lazy(path: tuple[str, ...], tensor: Tensor, shape: tuple[int, ...], dtype: 
     target = np.dtype(tensor.dtype if dtype == "keep" else dtype)
 
     def read() -> np.ndarray:
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused by name
+        with np.errstate(over="ignore"):  # becomes infinite, which the writer reports by name
             return from_torch(path, tensor.read(), shape).astype(target, copy=False)
 
     return Lazy(shape, target, read)

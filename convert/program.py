@@ -186,15 +186,15 @@ def _open_base(
 
 def _open_single_file(base: Path, fresh: bool) -> dict[str, Source]:
     weights = open_weights(base)
-    ldm.refuse_strangers(weights)
+    ldm.refuse_other_families(weights)
     vae = ldm.infer_vae(weights)
     ignored = dict(names.LDM_IGNORED)
     if not fresh:
-        ignored["the base's UNet, which the body replaces"] = re.escape(ldm.UNET) + ".*"
+        ignored["the base's UNet, which the body replaces"] = re.escape(names.LDM_UNET) + ".*"
     text = ldm.infer_text_encoder(weights)
     sources = {
         "vae": Source(vae, weights, lambda key: names.ldm_vae_key(key, vae), ignored),
-        "text_encoder": Source(text, weights, lambda key: ldm.TEXT + key),
+        "text_encoder": Source(text, weights, lambda key: names.LDM_TEXT + key),
     }
     if fresh:
         unet = ldm.infer_unet(weights)

@@ -1,4 +1,4 @@
-"""Our configs as the config files of diffusers and transformers."""
+"""Writes our configs as config files of diffusers and transformers. `configs` reads them."""
 
 from typing import Any
 
@@ -13,21 +13,25 @@ from anchor_jax.models import (
 )
 
 
-def published(config: NetworkConfig) -> dict[str, Any]:
-    """config.json of one network."""
+def network_json(config: NetworkConfig) -> dict[str, Any]:
+    """Return the entries of a network's config.json.
+
+    Raises:
+        TypeError: the config is of a network that published checkpoints do not have.
+    """
     match config:
         case UNetConfig():
             up = [f"{'CrossAttn' * cross}UpBlock2D" for cross in reversed(config.cross_attention)]
             return {
                 "_class_name": "UNet2DConditionModel",
-                **_encoder(config),
+                **_encoder_entries(config),
                 "out_channels": config.out_channels,
                 "up_block_types": up,
             }
         case ControlConfig():
             return {
                 "_class_name": "ControlNetModel",
-                **_encoder(config),
+                **_encoder_entries(config),
                 "conditioning_channels": config.pose_channels,
                 "conditioning_embedding_out_channels": config.pose_embedding_channels,
                 "controlnet_conditioning_channel_order": "rgb",
@@ -51,7 +55,7 @@ def published(config: NetworkConfig) -> dict[str, Any]:
             return {
                 "architectures": ["CLIPVisionModel"],
                 "model_type": "clip_vision_model",
-                **_clip(config),
+                **_clip_entries(config),
                 "image_size": config.image_size,
                 "num_channels": 3,
                 "patch_size": config.patch_size,
@@ -60,7 +64,7 @@ def published(config: NetworkConfig) -> dict[str, Any]:
             return {
                 "architectures": ["CLIPTextModel"],
                 "model_type": "clip_text_model",
-                **_clip(config),
+                **_clip_entries(config),
                 "bos_token_id": config.vocab_size - 2,
                 "eos_token_id": config.vocab_size - 1,
                 "max_position_embeddings": config.max_length,
@@ -70,8 +74,8 @@ def published(config: NetworkConfig) -> dict[str, Any]:
     raise TypeError(f"no published network has a config of type {type(config).__name__}")
 
 
-def scheduler(config: ScheduleConfig) -> dict[str, Any]:
-    """scheduler_config.json as Stable Diffusion 1.5 has it."""
+def scheduler_json(config: ScheduleConfig) -> dict[str, Any]:
+    """Return the entries of scheduler_config.json, as Stable Diffusion 1.5 has them."""
     return {
         "_class_name": "PNDMScheduler",
         "beta_end": config.beta_end,
@@ -87,8 +91,8 @@ def scheduler(config: ScheduleConfig) -> dict[str, Any]:
     }
 
 
-def preprocessor(config: CLIPVisionConfig) -> dict[str, Any]:
-    """preprocessor_config.json of CLIP."""
+def preprocessor_json(config: CLIPVisionConfig) -> dict[str, Any]:
+    """Return the entries of CLIP's preprocessor_config.json."""
     size = config.image_size
     return {
         "crop_size": {"height": size, "width": size},
@@ -103,10 +107,11 @@ def preprocessor(config: CLIPVisionConfig) -> dict[str, Any]:
     }
 
 
-def _encoder(config: UNetConfig | ControlConfig) -> dict[str, Any]:
+def _encoder_entries(config: UNetConfig | ControlConfig) -> dict[str, Any]:
+    """Return the entries that UNet and control branch have in common."""
     return {
         "act_fn": "silu",
-        "attention_head_dim": config.num_heads,  # a historical misnomer
+        "attention_head_dim": config.num_heads,  # diffusers' name for the number of heads
         "block_out_channels": config.channels,
         "cross_attention_dim": config.context_dim,
         "down_block_types": [
@@ -123,7 +128,8 @@ def _encoder(config: UNetConfig | ControlConfig) -> dict[str, Any]:
     }
 
 
-def _clip(config: CLIPVisionConfig | CLIPTextConfig) -> dict[str, Any]:
+def _clip_entries(config: CLIPVisionConfig | CLIPTextConfig) -> dict[str, Any]:
+    """Return the entries that both CLIP encoders have in common."""
     return {
         "hidden_act": "quick_gelu",
         "hidden_size": config.width,

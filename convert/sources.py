@@ -1,4 +1,4 @@
-"""Weight files of the torch world, opened as name -> tensor that is read when asked for."""
+"""Opens torch weight files. Each tensor is read on demand, so that one at a time is in memory."""
 
 import hashlib
 import json
@@ -16,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 
 from anchor_jax.errors import AnchorError, first_line
 
-# Published files carry these in the pickle beside the weights: a class as a dictionary key.
-INERT_GLOBALS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
-VARIANTS = ("", ".fp16", ".bf16")
-REOPEN_BYTES = 256 << 20  # a memory map keeps what was read: let go of it after this many bytes
+# Classes that published pickles use as dictionary keys beside the weights. They are replaced by
+# empty classes.
+_HARMLESS_CLASSES = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+_VARIANTS = ("", ".fp16", ".bf16")
+# A memory map keeps the pages that were read: map the file again after this many bytes.
+_REOPEN_BYTES = 256 << 20
 
 _SAFETENSORS_TYPES = {
     "F16": "float16",
@@ -32,7 +34,13 @@ _SAFETENSORS_TYPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file; `dtype` is numpy's name of its type, or the file's where it has none."""
+    """A tensor in a weight file.
+
+    Attributes:
+        shape: its shape.
+        dtype: numpy's name of its type, or the file's own name of a type that numpy does not have.
+        read: reads the values.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -41,18 +49,27 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """A file and the tensors in it."""
+    """A weight file: its path and its tensors by name."""
 
     path: Path
     tensors: dict[str, Tensor]
 
 
 def find_weights(folder: Path, stem: str, pickle_stem: str) -> Path:
-    """The weight file in a published folder: safetensors first, full precision first."""
+    """Find the weight file in a published folder. Safetensors come first, then full precision.
+
+    Args:
+        folder: the folder of one network.
+        stem: the name of the safetensors file without its ending.
+        pickle_stem: the same of the `.bin` file.
+
+    Raises:
+        AnchorError: the folder or the file is missing, or the weights are split into several files.
+    """
     if not folder.is_dir():
         raise AnchorError(f"{folder}: no such folder")
-    names = [f"{stem}{variant}.safetensors" for variant in VARIANTS]
-    names += [f"{pickle_stem}{variant}.bin" for variant in VARIANTS]
+    names = [f"{stem}{variant}.safetensors" for variant in _VARIANTS]
+    names += [f"{pickle_stem}{variant}.bin" for variant in _VARIANTS]
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -63,11 +80,11 @@ def find_weights(folder: Path, stem: str, pickle_stem: str) -> Path:
 
 
 def open_weights(path: Path) -> Weights:
-    """List what is in a `.safetensors`, `.bin` or `.ckpt` file; nothing is read but the list.
+    """List the tensors of a `.safetensors`, `.bin` or `.ckpt` file without reading their values.
 
     Raises:
-        AnchorError: missing, unreadable, truncated, of another format, or a pickle that is more
-            than tensors.
+        AnchorError: the file is missing, unreadable, truncated, of another format, or a pickle
+            that contains more than tensors.
     """
     if not path.is_file():
         raise AnchorError(f"{path}: no such file")
@@ -84,10 +101,10 @@ def open_weights(path: Path) -> Weights:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        AnchorError: missing, unreadable, or not an object.
+        AnchorError: the file is missing, unreadable, or not a JSON object.
     """
     if not path.is_file():
         raise AnchorError(f"{path}: no such file")
@@ -101,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path, on_read: Callable[[int], object] = lambda nbytes: None) -> str:
-    """The file's hash, in hexadecimal. `on_read` is told about every piece that was read."""
+    """Return the file's SHA-256 in hexadecimal. `on_read` gets the bytes of each piece read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
@@ -112,7 +129,7 @@ def sha256(path: Path, on_read: Callable[[int], object] = lambda nbytes: None) -
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     def reader(key: str) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:  # opened anew each time, so that no mapped page stays
+        def read() -> np.ndarray:  # opens the file anew, so that no mapped page stays in memory
             try:
                 with safe_open(path, "np") as file:
                     return file.get_tensor(key)
@@ -137,7 +154,7 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Pickle:
-    """A torch pickle, mapped where its format allows it, never run."""
+    """A torch pickle. It is memory-mapped if its format allows it. Its code is never run."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -153,7 +170,7 @@ class _Pickle:
             if isinstance(value, torch.Tensor):
                 dtype = str(value.dtype).removeprefix("torch.")
                 tensors[key] = Tensor(tuple(value.shape), dtype, lambda key=key: self._read(key))
-            else:  # belongs to nothing we know: let the name map complain
+            else:  # not a tensor: `names.match` or `leave_out` will report it
                 tensors[str(key)] = Tensor((), type(value).__name__, lambda: np.empty(()))
         return tensors
 
@@ -169,24 +186,24 @@ class _Pickle:
         else:
             array = tensor.numpy()
         array = array.copy()
-        if self.bytes_read > REOPEN_BYTES:
+        if self.bytes_read > _REOPEN_BYTES:
             self.state, self.bytes_read = None, 0
         return array
 
     def _load(self) -> dict[str, Any]:
         torch = _torch(self.path)
-        stubs = [(type("Inert", (), {}), name) for name in INERT_GLOBALS]
+        stubs = [(type("Harmless", (), {}), name) for name in _HARMLESS_CLASSES]
         try:
             with self.path.open("rb") as file:
                 mapped = file.read(4) == b"PK\x03\x04"  # a zip; the older format cannot be mapped
             with warnings.catch_warnings(), torch.serialization.safe_globals(stubs):
                 warnings.simplefilter("ignore")
                 state = torch.load(self.path, weights_only=True, map_location="cpu", mmap=mapped)
-        except Exception as error:  # torch raises whatever damaged bytes make it raise
-            asked = re.search(r"(?:GLOBAL|class|function) (\S+)", str(error))
-            if isinstance(error, pickle.UnpicklingError) and asked:
+        except Exception as error:  # damaged bytes make torch raise errors of many types
+            requested = re.search(r"(?:GLOBAL|class|function) (\S+)", str(error))
+            if isinstance(error, pickle.UnpicklingError) and requested:
                 raise AnchorError(
-                    f"{self.path}: refused, the pickle asks for {asked[1]} and could run code;"
+                    f"{self.path}: refused, the pickle asks for {requested[1]} and could run code;"
                     " take the .safetensors file instead"
                 ) from None
             detail = first_line(error).split("WeightsUnpickler error: ")[-1]

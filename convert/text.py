@@ -1,4 +1,8 @@
-"""The embedding of the empty text: guidance's unconditional half, computed once."""
+"""Computes the embedding of the empty text, the unconditional input of guidance.
+
+Classifier-free guidance: https://arxiv.org/abs/2207.12598. Conversion stores the embedding in the
+ANCHOR, so that generation needs no text encoder.
+"""
 
 import json
 from functools import partial
@@ -16,13 +20,13 @@ from anchor_jax.shapes import Params
 def empty_text(
     config: CLIPTextConfig, params: Params, num_tokens: int, ends: tuple[int, int]
 ) -> np.ndarray:
-    """The text encoder's last hidden state for the empty text, whose ids are begin, end, end, ...
+    """Compute the text encoder's last hidden state for the empty text: ids begin, end, end, ...
 
     Args:
-        config: of the text encoder.
+        config: the text encoder's config.
         params: its parameters, arrays or `Lazy`.
         num_tokens: the length to pad to.
-        ends: the ids of begin and end.
+        ends: the ids of the tokens begin and end.
 
     Returns:
         float32 (num_tokens, width).
@@ -44,8 +48,14 @@ def _encode_text(config: CLIPTextConfig, params: Params, ids: jax.Array) -> jax.
 
 
 def begin_and_end(tokenizer: dict[str, bytes], config: CLIPTextConfig) -> tuple[int, int]:
-    """The ids of begin and end: what the tokenizer says or, without one, the last two, which CLIP
-    made them. (The ids in older config files are wrong.)"""
+    """Return the ids of the tokens begin and end.
+
+    They come from the tokenizer's vocab.json. Without that file they are the last two ids, as in
+    CLIP (https://arxiv.org/abs/2103.00020). The ids in older config files are wrong and not used.
+
+    Raises:
+        AnchorError: vocab.json is not a JSON object, or its ids are not in the vocabulary.
+    """
     try:
         vocab = json.loads(tokenizer["vocab.json"])
         ends = vocab["<|startoftext|>"], vocab["<|endoftext|>"]

@@ -1,1 +1,1 @@
-"""What the programs in `train/` share: the loss, the optimizer, the state and how it is kept."""
+"""What the programs in `train/` share: loss, optimizer, step, checkpoints, logs and report."""

@@ -1,4 +1,7 @@
-"""Checkpoints of a run: Orbax, asynchronous, complete or not there at all."""
+"""Saves and restores checkpoints of a run with Orbax, asynchronously.
+
+A checkpoint is complete or does not exist: one that a process did not finish is removed.
+"""
 
 import math
 import shutil
@@ -13,12 +16,12 @@ from anchor_jax.errors import AnchorError, first_line
 
 
 class Checkpoints:
-    """The last and the best checkpoints in `folder`, each the state of the run and of its data.
+    """The newest and the best checkpoints in a folder. Each holds the states of run and data.
 
     Args:
-        folder: made if it is not there.
-        keep_last: how many of the newest stay.
-        keep_best: how many with the highest score stay.
+        folder: created if it is missing.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: number of checkpoints with the highest scores to keep.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 1):
@@ -32,23 +35,23 @@ class Checkpoints:
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
-                best_fn=score,  # or scores would not be written, and lost with the process
+                best_fn=score,  # without it Orbax does not write the scores to disk
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,  # of a process that was killed
+                cleanup_tmp_directories=True,  # left by a process that was killed
             ),
             item_names=("state", "data"),
         )
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+        """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def restore(self, step: int, state: Any) -> tuple[Any, dict[str, Any]]:
-        """The state and the state of the data at `step`.
+        """Return the states of the run and of its data at `step`.
 
         Args:
             step: from `latest`.
-            state: a state whose leaves have the shapes, types and places that are wanted.
+            state: a state whose leaves have the required shapes, types and shardings.
 
         Raises:
             AnchorError: the checkpoint is damaged or of another model.
@@ -59,7 +62,7 @@ class Checkpoints:
         )
         try:
             restored: Any = self._manager.restore(step, args=arguments)
-        except Exception as error:  # whatever Orbax and TensorStore make of damaged files
+        except Exception as error:  # damaged files raise errors of many types
             raise AnchorError(
                 f"{self.folder / str(step)}: cannot be read ({first_line(error)}); remove this"
                 " checkpoint to go on from the one before"
@@ -67,17 +70,23 @@ class Checkpoints:
         return restored.state, restored.data
 
     def save(self, step: int, state: Any, data: dict[str, Any], score: float | None) -> None:
-        """Begin to write a checkpoint; the state's values are copied before this returns.
+        """Start to write a checkpoint. The state's values are copied before this returns.
+
+        Args:
+            step: number of steps done.
+            state: state of the run.
+            data: state of the data, as JSON.
+            score: result of the validation at this step, higher is better, or None.
 
         Raises:
-            AnchorError: this one or the one before could not be written. Older ones stay.
+            AnchorError: this checkpoint or the one before cannot be written. Older ones stay.
         """
         if score is None:
-            score = -math.inf  # Orbax warns of a checkpoint without one
+            score = -math.inf  # Orbax warns about a checkpoint without a score
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
-        if free < needed:  # asked before: Orbax's threads are noisy when a disk fills up
-            raise AnchorError(self._told(step, "no space left on the disk"))
+        if free < needed:  # checked first: Orbax's threads print errors when a disk fills up
+            raise AnchorError(self._message(step, "no space left on the disk"))
         try:
             self._manager.check_for_errors()
             self._manager.save(
@@ -88,32 +97,32 @@ class Checkpoints:
                 metrics={"score": score},
             )
         except Exception as error:
-            raise AnchorError(self._told(step, _reason(error))) from None
+            raise AnchorError(self._message(step, _reason(error))) from None
 
     def wait(self) -> None:
-        """Until all is written.
+        """Wait until all checkpoints are written.
 
         Raises:
-            AnchorError: it could not be. Older checkpoints stay.
+            AnchorError: one cannot be written. Older checkpoints stay.
         """
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            raise AnchorError(self._told(None, _reason(error))) from None
+            raise AnchorError(self._message(None, _reason(error))) from None
 
     def close(self) -> None:
-        """End the threads that write.
+        """End the threads that write checkpoints.
 
         Raises:
-            AnchorError: what they were at could not be written. Older checkpoints stay.
+            AnchorError: a checkpoint cannot be written. Older checkpoints stay.
         """
         try:
             self._manager.close()
         except Exception as error:
-            raise AnchorError(self._told(None, _reason(error))) from None
+            raise AnchorError(self._message(None, _reason(error))) from None
 
-    def _told(self, step: int | None, reason: str) -> str:
+    def _message(self, step: int | None, reason: str) -> str:
         which = "the checkpoint" if step is None else f"the checkpoint of step {step}"
         last = self.latest()
         kept = "there is none yet" if last is None else f"that of step {last} is kept"

@@ -1,4 +1,7 @@
-"""AdamW over the UNet and the control branch, with the published clipping."""
+"""AdamW (https://arxiv.org/abs/1711.05101) for the UNet and the control branch.
+
+As published, only the control branch is clipped by its norm (https://arxiv.org/abs/1211.5063).
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,27 +10,26 @@ import optax
 
 from anchor_jax.errors import AnchorError
 
-Clip = Literal["control", "global", "none"]
-
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Published: AdamW at a constant rate; the control branch's gradients alone are clipped.
+    """Settings of the optimizer. The published system has a constant rate and clips "control".
 
     Attributes:
-        learning_rate: after the warm-up.
-        schedule: "constant", or "cosine" down to zero at the last step.
-        warmup: steps over which the rate rises from zero.
+        learning_rate: the rate after the warm-up.
+        schedule: "constant", or "cosine", which reaches zero at the last step
+            (https://arxiv.org/abs/1608.03983).
+        warmup: number of steps over which the rate rises linearly.
         beta1: decay of the first moment.
-        beta2: decay of the second.
+        beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
-        weight_decay: decoupled.
-        clip: what is clipped by its norm: the control branch's gradients, all of them together,
-            or nothing.
+        weight_decay: decoupled weight decay.
+        clip: which gradients are clipped by their norm: those of the control branch ("control"),
+            those of both networks by their common norm ("global"), or none ("none").
         max_norm: the norm that they are clipped to.
 
     Raises:
-        AnchorError: numbers that make no sense.
+        AnchorError: a number outside its range; one message names all of them.
     """
 
     learning_rate: float = 1e-5
@@ -37,11 +39,11 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 1e-2
-    clip: Clip = "control"
+    clip: Literal["control", "global", "none"] = "control"
     max_norm: float = 1.0
 
     def __post_init__(self):
-        wrong = [
+        problems = [
             f"{name} is {value}: expected {expected}"
             for name, value, good, expected in (
                 ("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "0 to 1"),
@@ -54,12 +56,19 @@ class OptimizerConfig:
             )
             if not good
         ]
-        if wrong:
-            raise AnchorError("; ".join(wrong))
+        if problems:
+            raise AnchorError("; ".join(problems))
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Rate by step, counted from 0."""
+    """Return the learning rate as a function of the step, which counts from 0.
+
+    The first step of a warm-up has the rate `learning_rate / warmup`, not 0.
+
+    Args:
+        config: settings of the optimizer.
+        steps: number of steps of the run, warm-up included.
+    """
     rate = config.learning_rate
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(rate, max(1, steps - config.warmup))
@@ -72,7 +81,10 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The transformation of gradients {"unet": ..., "control": ...}."""
+    """Make the optimizer for a run of `steps` steps.
+
+    With `clip="control"` the gradients must be {"unet": ..., "control": ...}.
+    """
     clip = optax.clip_by_global_norm(config.max_norm)
     parts = {
         "control": [optax.masked(clip, {"unet": False, "control": True})],

@@ -1,4 +1,4 @@
-"""One page that shows how a run went."""
+"""Writes the HTML report of a run: curves, last values, validation grids and settings."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PANELS = {  # title: (prefixes of the metrics, logarithmic)
+_PANELS = {  # title: (prefixes of the metrics, logarithmic)
     "loss": (("loss",), True),
     "gradient norm before clipping": (("gradient_norm/",), True),
     "learning rate": (("learning_rate",), False),
@@ -16,18 +16,18 @@ PANELS = {  # title: (prefixes of the metrics, logarithmic)
     "SSIM of validation frames": (("validation/ssim",), False),
     "frames per second": (("frames_per_second",), False),
 }
-MOST_GRIDS = 4
+_MAX_GRIDS = 4
 
 
 def write_report(
     path: Path, settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write `path`, a self-contained HTML page, from what a run logged.
+    """Write a self-contained HTML page from the metrics and grids that a run logged.
 
     Args:
-        path: in the run's folder, beside `grids/`.
-        settings: of the run.
-        metrics: one mapping a logged step.
+        path: the page, in the run's folder beside `grids/`.
+        settings: the run's settings.
+        metrics: the logged lines, each a step and its metrics.
     """
     parts = [f"<h1>{html.escape(path.absolute().parent.name)}</h1>"]
     if metrics:
@@ -51,8 +51,8 @@ def write_report(
             f"<figure><figcaption>step {int(grid.stem):,}</figcaption>"
             f'<img src="data:image/png;base64,{data}"></figure>'
         )
-    told = html.escape(json.dumps(dict(settings), indent=1))
-    parts.append(f"<h2>Settings</h2><pre>{told}</pre>")
+    settings_json = html.escape(json.dumps(dict(settings), indent=1))
+    parts.append(f"<h2>Settings</h2><pre>{settings_json}</pre>")
     style = (
         "body{font-family:sans-serif;margin:2em}figure{display:inline-block;vertical-align:top}"
         "td{padding:0 1em 0 0}img{max-width:48em}"
@@ -63,17 +63,18 @@ def write_report(
 
 
 def _spread(grids: list[Path]) -> list[Path]:
-    """A few of them: the first, the last and some between."""
-    count = min(MOST_GRIDS, len(grids))
+    """Choose up to `_MAX_GRIDS` of them: the first, the last and some between."""
+    count = min(_MAX_GRIDS, len(grids))
     return [grids[round(i * (len(grids) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Plot the metrics over the steps; return an SVG element."""
     from matplotlib.figure import Figure
 
     names = dict.fromkeys(name for line in metrics for name in line)
     panels = {}
-    for title, (prefixes, logarithmic) in PANELS.items():
+    for title, (prefixes, logarithmic) in _PANELS.items():
         if shown := [name for name in names if name.startswith(prefixes)]:
             panels[title] = shown, logarithmic
     figure = Figure(figsize=(11, 2.6 * ((len(panels) + 1) // 2)), layout="constrained")

@@ -1,9 +1,9 @@
-"""The folder of a run: what it was told, what it did, and how it stops.
+"""The folder of a run, its logs, and how a signal stops it.
 
-config.json     every setting and the versions of what ran
-metrics.jsonl   one line a logged step: scalars, and the frames with their references
-events/         the same for TensorBoard
-grids/          pictures of validation, by step
+config.json     all settings, and the versions of the packages
+metrics.jsonl   one line for each logged step: scalars, and the frames with their references
+events/         the scalars and the validation grids for TensorBoard
+grids/          validation grids, one PNG file for each step
 checkpoints/    see `checkpoints`
 anchor/         the result
 report.html     curves and grids on one page
@@ -14,9 +14,8 @@ import platform
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import check_parent, leftovers, remove, write_text
+from anchor_jax.training.events import EventWriter
 from anchor_jax.training.sharding import any_process
 from anchor_jax.versions import versions
 
@@ -33,23 +33,23 @@ PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 class Run:
-    """A run's folder, new or gone on with. Of several processes the first one alone writes here,
-    but for checkpoints.
+    """The folder of a run, which is new or continues. Only the first process writes here, except
+    for checkpoints, which all processes write.
 
     Args:
-        folder: made if it is not there.
-        settings: everything that decides the result, as JSON has it.
-        free: settings that may differ when a run goes on.
+        folder: created if it is missing.
+        settings: everything that determines the result, as JSON values.
+        free: names of settings that may change when a run continues.
 
     Raises:
-        AnchorError: the folder is something else, in use, cannot be written, or is of a run with
+        AnchorError: the folder is not a run, is in use, cannot be written, or belongs to a run with
             other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], free: frozenset[str]):
         self.folder = folder
         self.is_main = jax.process_index() == 0
-        self._events: Any = None
+        self._events: Any = None  # opened by `begin`
         self._lock = filelock.FileLock(folder / ".lock")
         problem = None
         if self.is_main:
@@ -59,7 +59,7 @@ class Run:
                 self._lock.release()
                 problem = error
         if any_process(problem is not None):
-            raise problem or AnchorError(f"{folder}: the first process tells what is wrong")
+            raise problem or AnchorError(f"{folder}: the first process failed, see its error")
 
     def _open(self, settings: Mapping[str, Any], free: frozenset[str]) -> None:
         folder = self.folder
@@ -110,27 +110,27 @@ class Run:
         write_text(self.folder / "config.json", json.dumps(content, indent=1) + "\n")
 
     def begin(self, step: int) -> None:
-        """Open the logs to go on after `step`; what they tell of later steps is forgotten."""
+        """Open the logs to continue after `step`; lines of later steps are removed."""
         if not self.is_main:
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_text(self.folder / "metrics.jsonl", text)
-        self._events = Events(self.folder / "events", step + 1)
+        self._events = EventWriter(self.folder / "events", step + 1)
 
     def log(
-        self, step: int, values: Mapping[str, float], frames: Sequence[Any] | None = None
+        self, step: int, metrics: Mapping[str, float], frames: Sequence[Any] | None = None
     ) -> None:
-        """Scalars of a step and, for `metrics.jsonl` alone, the frames that it saw."""
+        """Log the metrics of a step, and in `metrics.jsonl` the frames of its batch."""
         if not self.is_main:
             return
-        line = {"step": step, **values} | ({} if frames is None else {"frames": frames})
+        line = {"step": step, **metrics} | ({} if frames is None else {"frames": frames})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._events.add_scalars(step, values)
+        self._events.add_scalars(step, metrics)
 
     def log_grid(self, step: int, grid: np.ndarray) -> None:
-        """A picture uint8 (h, w, 3) of a step."""
+        """Log the validation grid of a step, uint8 (h, w, 3)."""
         if not self.is_main:
             return
         from PIL import Image
@@ -141,7 +141,7 @@ class Run:
         self._events.add_image(step, "validation", grid)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What was logged, in order."""
+        """Read the logged lines, each a step and its metrics, in order."""
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return []
@@ -149,92 +149,52 @@ class Run:
         for line in path.read_text("utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # the last one, of a killed process
+            except ValueError:  # the last line, which a killed process did not finish
                 break
         return lines
 
     def close(self) -> None:
-        """Flush the logs and leave the folder to others."""
+        """Close the logs and release the lock on the folder."""
         if self._events is not None:
             self._events.close()
         if self.is_main:
             self._lock.release()
 
 
-class Events:
-    """Writes what TensorBoard reads. tensorboardX' own writer has a thread that ends when the disk
-    is full, and then waits for it for ever.
-
-    Args:
-        folder: made if it is not there.
-        step: the first one that follows; what other files tell of it and later ones is void.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore
-
-        folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
-        self._write(step, session_log=SessionLog(status=SessionLog.START))
-
-    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """All scalars of a step."""
-        from tensorboardX import summary
-        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
-
-        each = [value for name in values for value in summary.scalar(name, values[name]).value]
-        self._write(step, summary=Summary(value=each))
-
-    def add_image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture uint8 (h, w, 3)."""
-        from tensorboardX import summary
-
-        self._write(step, summary=summary.image(name, picture, dataformats="HWC"))
-
-    def close(self) -> None:
-        """Close the file; what did not fit on the disk was told when it was written."""
-        with suppress(OSError):
-            self._writer.close()
-
-    def _write(self, step: int, **what: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
-
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
-        self._writer.flush()
-
-
 def _is_empty(folder: Path) -> bool:
-    """But for what a process left that came no further."""
-    left = {folder / ".lock", *leftovers(folder)}
-    return folder.is_dir() and set(folder.iterdir()) <= left
+    """Return whether a folder is empty, except for files that a killed `Run` wrote first."""
+    first = {folder / ".lock", *leftovers(folder)}
+    return folder.is_dir() and set(folder.iterdir()) <= first
 
 
 class Stop:
-    """Whether SIGTERM or Ctrl-C asked to stop. A second Ctrl-C does not wait."""
+    """True after a signal to stop. A second signal raises KeyboardInterrupt at once."""
 
-    asked = False
+    _requested = False
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self._requested
 
-    def ask(self, *_: object) -> None:
-        """The signals' handler."""
-        if self.asked:
+    def request(self, *_: object) -> None:
+        """Handle the signal."""
+        if self._requested:
             raise KeyboardInterrupt("the last complete checkpoint is kept")
-        self.asked = True
+        self._requested = True
         print("\nstopping after this step and saving ...", file=sys.stderr)
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within it, SIGTERM and Ctrl-C only set what it gives."""
+    """Delay SIGTERM and Ctrl-C: the first one only makes the yielded `Stop` true.
+
+    Outside the main thread, which alone may handle signals, nothing changes.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     numbers = signal.SIGINT, signal.SIGTERM
-    before = {number: signal.signal(number, stop.ask) for number in numbers}
+    before = {number: signal.signal(number, stop.request) for number in numbers}
     try:
         yield stop
     finally:

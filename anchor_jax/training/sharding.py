@@ -1,4 +1,4 @@
-"""More than one device: the batch, and where asked parameters and optimizer, over a mesh."""
+"""Distributes a batch over a mesh of devices and, with FSDP, parameters and optimizer too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,49 +8,53 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXIS = "data"
+_AXIS = "data"
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes in one row."""
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+    """Make a mesh of one axis with all devices of all processes."""
+    return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
-    """Where each leaf of a state lies: on every device whole or, with `fsdp`, cut along its longest
-    axis that the devices divide (Zhao et al. 2023)."""
+    """Choose the sharding of each leaf of a state; returns a tree like `state`.
 
-    def place(leaf) -> NamedSharding:
+    Without `fsdp` every device holds every leaf whole. With it (fully sharded data parallel,
+    https://arxiv.org/abs/2304.11277) a leaf is cut along its longest axis whose size is a multiple
+    of the number of devices; a leaf without such an axis stays whole.
+    """
+
+    def choose(leaf) -> NamedSharding:
         spec: list[str | None] = [None] * len(leaf.shape)
         axes = [i for i, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
         if fsdp and axes:
-            spec[max(axes, key=lambda i: leaf.shape[i])] = AXIS
+            spec[max(axes, key=lambda i: leaf.shape[i])] = _AXIS
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(place, state)
+    return jax.tree.map(choose, state)
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch as arrays over the whole mesh."""
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    """Make arrays over the whole mesh from this process's rows of a batch."""
+    sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
     return {
         name: jax.make_array_from_process_local_data(sharding, values)
         for name, values in batch.items()
     }
 
 
-def put_whole(places: Any, tree: Any) -> Any:
-    """Arrays that every process has whole, put where `places` says, a tree like `tree`."""
+def put_whole(shardings: Any, tree: Any) -> Any:
+    """Distribute arrays that every process holds whole; `shardings` is a tree like `tree`."""
 
-    def put(leaf, place: NamedSharding) -> jax.Array:
+    def put(leaf, sharding: NamedSharding) -> jax.Array:
         whole = np.asarray(leaf)
-        return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(put, tree, places)
+    return jax.tree.map(put, tree, shardings)
 
 
 def gather(mesh: Mesh, tree: Any) -> Any:
-    """The arrays of `tree` whole, on this process's first device. All processes have to call it."""
+    """Return whole arrays on this process's first device. All processes must call this together."""
     if mesh.size == 1:
         return tree
     whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
@@ -58,12 +62,12 @@ def gather(mesh: Mesh, tree: Any) -> Any:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether any process says so. All of them have to ask."""
+    """Return whether `flag` is true in any process. All processes must call this together."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """On every device whole."""
+    """Return the sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,4 +1,4 @@
-"""State of a run and one step of it: a pure function, jitted once, its state donated."""
+"""The state of a run and the training step, a pure function from a state to the next."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,22 @@ from jax import lax
 
 from anchor_jax.shapes import Array, Params
 
+# From parameters, key and batch to the mean loss and {name: (b,)}, values of each example.
 Loss = Callable[[Params, Array, dict[str, Array]], tuple[Array, dict[str, Array]]]
 
 
 @flax.struct.dataclass
 class State:
-    """What a step changes, and what a checkpoint holds of it. Leaves may be arrays, their shapes or
-    their shardings, so they have no types here.
+    """Everything that a step changes, and that a checkpoint stores.
+
+    The leaves may be arrays, their shapes or their shardings, so the fields have no types here.
 
     Attributes:
-        step: int32 (), steps done.
-        seed: uint32 (2,), the run's PRNG key as raw data; each step folds its number into it.
-        params: of the trained networks, float32.
+        step: int32 (), number of steps done.
+        seed: uint32 (2,), the run's PRNG key as raw data. Each step folds its number into it.
+        params: parameters of the trained networks, float32.
         moments: the optimizer's state.
-        average: exponential moving average of the parameters, or None.
+        average: exponential moving average (EMA) of the parameters, or None.
     """
 
     step: Any
@@ -37,7 +39,7 @@ class State:
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, seed: int, ema: bool
 ) -> State:
-    """The state before the first step."""
+    """Make the state before the first step."""
     return State(
         step=jnp.zeros((), jnp.int32),
         seed=jax.random.key_data(jax.random.key(seed)),
@@ -54,25 +56,28 @@ def make_step(
     accumulate: int = 1,
     ema: float = 0.0,
 ) -> Callable[[State, dict[str, Array]], tuple[State, dict[str, Array]]]:
-    """A function from state and batch to the next state and what happened.
+    """Make the training step, a function from state and batch to the next state and metrics.
 
     Args:
         loss: from parameters, key and batch to the mean loss and {name: (b,)} of the examples.
-        optimizer: takes the gradients' mean.
-        accumulate: parts that the batch is computed in, one after another, to save memory; an
-            example's random numbers do not depend on it.
-        ema: decay of the parameters' average, reached as (1 + n) / (10 + n); 0 for none.
+        optimizer: gets the mean gradient of the batch.
+        accumulate: number of parts of a batch, which are computed one after another to save
+            memory. An example's random numbers do not depend on it.
+        ema: decay of the parameters' moving average. After n steps the decay is at most
+            (1 + n) / (10 + n), the warm-up of TensorFlow's average
+            (https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage).
+            It is computed only if the state has an average.
 
     Returns:
-        The step. It also returns `loss`, the norm of each network's gradient before clipping
-        (`gradient_norm/unet`, ...), and the per-example values of `loss`.
+        The step. Its metrics are `loss`, the norm of each network's gradient before clipping
+        (`gradient_norm/unet`, ...), and the values that `loss` returns for each example.
     """
 
     def gradients(params: Params, key: Array, batch: dict[str, Array]):
         value = jax.value_and_grad(loss, has_aux=True)
         if accumulate == 1:
             return value(params, key, batch)
-        # Every device's rows are spread over all parts.
+        # Each part takes every `accumulate`-th row, so that every device has rows in all parts.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )

@@ -7,8 +7,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from anchor_jax.checkpoint.parameters import abstract_params, flatten
-from anchor_jax.convert import ldm, names
-from anchor_jax.convert.published import published
+from anchor_jax.convert import names
+from anchor_jax.convert.published import network_json
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -32,7 +32,7 @@ VISION = CLIPVisionConfig(image_size=64, width=64, mlp_width=96, num_layers=1, n
 
 def tensors(config: NetworkConfig, dtype: str = "float16") -> dict[str, np.ndarray]:
     """Random tensors under their published names; no two are alike."""
-    rng = np.random.default_rng(len(published(config)))
+    rng = np.random.default_rng(len(network_json(config)))
     return {
         names.torch_key(path): rng.normal(size=names.torch_shape(path, leaf.shape)).astype(dtype)
         for path, leaf in flatten(abstract_params(config)).items()
@@ -46,7 +46,7 @@ def write_network(
     clip = isinstance(config, CLIPVisionConfig | CLIPTextConfig)
     path = folder / f"{'model' if clip else 'diffusion_pytorch_model'}.safetensors"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(published(config)))
+    (folder / "config.json").write_text(json.dumps(network_json(config)))
     save_file(tensors(config, dtype) | extra, path)
     return path
 
@@ -78,8 +78,8 @@ def single_file(dtype: str = "float16") -> dict[str, np.ndarray]:
             array = array[:, :, None, None]
         state[names.ldm_vae_key(key, VAE)] = array
     for key, array in tensors(TEXT, dtype).items():
-        state[ldm.TEXT + key] = array
-    state[ldm.TEXT + names.POSITION_IDS["text_encoder"]] = np.arange(77)[None]
+        state[names.LDM_TEXT + key] = array
+    state[names.LDM_TEXT + names.POSITION_IDS["text_encoder"]] = np.arange(77)[None]
     state["betas"] = np.linspace(0, 1, 1000)
     state["sqrt_recipm1_alphas_cumprod"] = np.linspace(0, 1, 1000)
     return state

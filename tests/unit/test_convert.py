@@ -141,7 +141,7 @@ def test_exports_load_in_diffusers_and_transformers(arguments, tmp_path):
 @pytest.mark.parametrize("form", ["safetensors", "ckpt"])
 def test_a_single_file_base_is_the_same_base(arguments, tmp_path, form):
     """Catches a width or depth inferred wrongly, a name mapped wrongly, the 1x1 convolutions of
-    the VAE's attention misread, and leftovers that are not told."""
+    the VAE's attention misread, and left out tensors that no note counts."""
     convert(**arguments | {"body": None, "out": tmp_path / "folders"})
     state = checkpoints.single_file()
     if form == "safetensors":
@@ -174,7 +174,7 @@ def test_a_single_file_base_is_the_same_base(arguments, tmp_path, form):
 
 
 def test_a_single_file_base_lends_its_parts_to_a_body(arguments, tmp_path):
-    """Catches the base's UNet reported as unused keys, or left out without a word."""
+    """Catches the base's UNet reported as unused keys, or left out without a note."""
     save_file(checkpoints.single_file(), tmp_path / "base.safetensors")
     notes = convert(**arguments | {"base": tmp_path / "base.safetensors"})
     unet = len(checkpoints.tensors(UNET))
@@ -264,8 +264,8 @@ def test_a_whole_clip_model_gives_its_vision_half(arguments, tmp_path):
     assert header.provenance["buffers"] == {"image_encoder": "int64"}
 
 
-def test_position_ids_that_do_not_count_are_told(arguments):
-    """Catches an export that would write other position ids than it was given."""
+def test_position_ids_that_do_not_count_are_noted(arguments):
+    """Catches an export that writes other position ids than its source has."""
     path = arguments["base"] / "text_encoder" / "model.safetensors"
     ids = np.arange(77, dtype="f")[None]
     change(path, **{"text_model.embeddings.position_ids": ids + (ids == 41)})
@@ -316,7 +316,7 @@ def test_types_are_kept_tensor_by_tensor_or_cast(arguments, tmp_path):
     assert "dtype 'half'" in refused(arguments, out=tmp_path / "half", dtype="half")
 
 
-def test_everything_wrong_with_the_weights_is_told_at_once(arguments):
+def test_everything_wrong_with_the_weights_is_reported_at_once(arguments):
     """Catches a report that stops at the first network or the first kind of mistake."""
     control = arguments["body"] / "controlnet" / "diffusion_pytorch_model.safetensors"
     change(
@@ -354,7 +354,7 @@ def test_many_problems_are_counted_not_listed(arguments):
     assert "more)" in message and len(message) < 1000
 
 
-def test_everything_wrong_with_the_configs_is_told_at_once(arguments):
+def test_everything_wrong_with_the_configs_is_reported_at_once(arguments):
     """Catches a report that stops at the first config."""
     for folder, entry in (("base/vae", "act_fn"), ("body/unet", "use_linear_projection")):
         part, name = folder.split("/")
@@ -407,7 +407,7 @@ def test_the_ids_of_the_empty_text_come_from_the_tokenizer(arguments, tmp_path):
 
 
 def test_an_existing_output_is_not_touched(arguments):
-    """Catches an anchor that somebody has replaced by another."""
+    """Catches an anchor of the user that a conversion overwrites."""
     arguments["out"].mkdir()
     (arguments["out"] / "precious").touch()
     assert "exists already" in refused(arguments)

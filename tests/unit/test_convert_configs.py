@@ -6,7 +6,7 @@ import pytest
 
 from anchor_jax import AnchorError
 from anchor_jax.convert import configs
-from anchor_jax.convert.published import preprocessor, published, scheduler
+from anchor_jax.convert.published import network_json, preprocessor_json, scheduler_json
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -47,7 +47,7 @@ def read(tmp_path, kind, values) -> tuple[object, list[str]]:
 @pytest.mark.parametrize("config", ODD, ids=lambda config: type(config).__name__)
 def test_a_config_comes_back_as_it_was_written(tmp_path, config):
     """Catches a field that is not read, not written, or mixed up with another."""
-    values = scheduler(config) if isinstance(config, ScheduleConfig) else published(config)
+    values = scheduler_json(config) if isinstance(config, ScheduleConfig) else network_json(config)
     assert read(tmp_path, type(config), values) == (config, [])
 
 
@@ -57,7 +57,7 @@ def test_all_entries_that_diffusers_writes_are_known(tmp_path, kind):
     import diffusers
     import torch
 
-    values = published(kind())
+    values = network_json(kind())
     with torch.device("meta"):
         network = getattr(diffusers, values["_class_name"]).from_config(values)
     assert read(tmp_path, kind, dict(network.config)) == (kind(), [])
@@ -101,7 +101,7 @@ def test_the_short_config_of_stable_diffusion_is_enough(tmp_path):
 
 def test_attention_head_dim_is_the_number_of_heads(tmp_path):
     """Catches heads of width 8 instead of 8 heads, which has the same shapes everywhere."""
-    values = published(UNetConfig(num_heads=8))
+    values = network_json(UNetConfig(num_heads=8))
     assert read(tmp_path, UNetConfig, values)[0].num_heads == 8  # pyright: ignore
     values |= {"attention_head_dim": 64, "num_attention_heads": 5}
     assert read(tmp_path, UNetConfig, values)[0].num_heads == 5  # pyright: ignore
@@ -168,7 +168,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("kind", UNSUPPORTED, ids=lambda kind: kind.__name__)
 def test_every_unsupported_value_is_reported_and_all_together(tmp_path, kind):
     """Catches a value silently taken for ours, and a report that stops at the first."""
-    values = scheduler(kind()) if kind is ScheduleConfig else published(kind())
+    values = scheduler_json(kind()) if kind is ScheduleConfig else network_json(kind())
     for key, value in UNSUPPORTED[kind].items():
         _, problems = read(tmp_path, kind, values | {key: value})
         blamed = [problem for problem in problems if f"{key} is" in problem]
@@ -182,7 +182,7 @@ def test_every_unsupported_value_is_reported_and_all_together(tmp_path, kind):
 def test_a_required_entry_that_is_missing_is_reported(tmp_path):
     """Catches the widths of another model assumed for a config that does not say."""
     for key in ("block_out_channels", "cross_attention_dim", "attention_head_dim", "in_channels"):
-        values = published(UNetConfig())
+        values = network_json(UNetConfig())
         del values[key]
         _, problems = read(tmp_path, UNetConfig, values)
         assert any(f"{key} is None" in problem for problem in problems)
@@ -193,7 +193,7 @@ def test_only_clips_own_preprocessing_is_accepted(tmp_path):
     path = tmp_path / "preprocessor_config.json"
 
     def problems(**changes) -> list[str]:
-        path.write_text(json.dumps(preprocessor(CLIPVisionConfig()) | changes))
+        path.write_text(json.dumps(preprocessor_json(CLIPVisionConfig()) | changes))
         found: list[str] = []
         configs.check_preprocessor(path, 224, found)
         return found

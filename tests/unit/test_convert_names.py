@@ -1,5 +1,6 @@
-"""The name map, held against the checkpoints and against diffusers' own converters."""
+"""The name map, compared with the checkpoints and with diffusers' own converters."""
 
+import doctest
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors import safe_open
 
 from anchor_jax.checkpoint.parameters import abstract_params, flatten
 from anchor_jax.convert import names
-from anchor_jax.convert.published import published
+from anchor_jax.convert.published import network_json
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 
 SMALL_UNET = UNetConfig(
@@ -20,6 +21,12 @@ SMALL_VAE = VAEConfig(channels=(32, 64, 64), layers_per_block=1)
 
 def keys_of(config) -> list[str]:
     return [names.torch_key(path) for path in flatten(abstract_params(config))]
+
+
+def test_examples_in_the_docstrings_run():
+    """Catches an example in the table of names that the code does not follow."""
+    result = doctest.testmod(names)
+    assert result.attempted >= 6 and not result.failed
 
 
 def test_a_number_after_the_last_underscore_is_a_list_index_but_for_the_exceptions():
@@ -41,7 +48,7 @@ def test_names_and_shapes_at_full_size_are_those_of_diffusers(config):
     import diffusers
     import torch
 
-    description = published(config)
+    description = network_json(config)
     with torch.device("meta"):
         network = getattr(diffusers, description["_class_name"]).from_config(description)
     theirs = {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -111,7 +118,7 @@ def test_single_file_unet_names_are_what_diffusers_reads(config):
     keys = keys_of(config)
     state = {names.ldm_unet_key(key, config): torch.tensor(i) for i, key in enumerate(keys)}
     assert len(state) == len(keys)
-    read = convert_ldm_unet_checkpoint(state, dict(published(config), class_embed_type=None))
+    read = convert_ldm_unet_checkpoint(state, dict(network_json(config), class_embed_type=None))
     assert {key: int(value) for key, value in read.items()} == {k: i for i, k in enumerate(keys)}
 
 
@@ -126,7 +133,7 @@ def test_single_file_vae_names_are_what_diffusers_reads(config):
         names.ldm_vae_key(key, config): torch.full((1, 1, 1, 1), i) for i, key in enumerate(keys)
     }
     assert len(state) == len(keys)
-    read = convert_ldm_vae_checkpoint(state, published(config))
+    read = convert_ldm_vae_checkpoint(state, network_json(config))
     assert {key: int(value.flatten()[0]) for key, value in read.items()} == {
         k: i for i, k in enumerate(keys)
     }
@@ -147,7 +154,7 @@ def test_old_vae_names_are_what_diffusers_reads(tmp_path):
     old = {names.old_vae_key(key): array for key, array in new.items()}
     assert len(set(old) - set(new)) == 16
     save_file(old, tmp_path / "diffusion_pytorch_model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(published(config)))
+    (tmp_path / "config.json").write_text(json.dumps(network_json(config)))
     network: Any = diffusers.AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
     state = network.from_pretrained(tmp_path).state_dict()
     for key, array in new.items():

@@ -16,7 +16,7 @@ from anchor_jax.convert.sources import find_weights, open_weights, read_json
 
 
 class Evil:
-    """Unpickled carelessly, it raises and was therefore run."""
+    """Unpickling it without precautions runs code, which raises SystemExit."""
 
     def __reduce__(self):
         return exec, ("raise SystemExit('the pickle ran')",)
@@ -116,7 +116,7 @@ def test_a_pickle_is_opened_again_after_much_was_read(tmp_path, monkeypatch):
     opened = []
     load = torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **k: opened.append(k) or load(*a, **k))
-    monkeypatch.setattr(sources, "REOPEN_BYTES", 8)
+    monkeypatch.setattr(sources, "_REOPEN_BYTES", 8)
     tensors = open_weights(tmp_path / "x.bin").tensors
     assert len(opened) == 1
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_published_ckpt_files_open(tmp_path, monkeypatch):
 
 
 def test_without_torch_the_error_says_what_to_install(tmp_path, monkeypatch):
-    """Catches a ModuleNotFoundError for who installed without the extra."""
+    """Catches a ModuleNotFoundError where the extra is not installed."""
     torch.save({"a": torch.ones(2)}, tmp_path / "x.bin")
     real = builtins.__import__
 
@@ -186,7 +186,7 @@ def test_without_torch_the_error_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_the_file_in_a_folder_is_found_in_order(tmp_path):
-    """Catches a pickle or a half-precision variant preferred, and shards taken for nothing."""
+    """Catches a pickle or a half-precision variant preferred, and shards reported as missing."""
     names = [
         "w.safetensors",
         "w.fp16.safetensors",

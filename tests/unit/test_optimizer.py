@@ -1,4 +1,4 @@
-"""The optimizer: what it clips, how its rate goes, and which settings it refuses."""
+"""The optimizer: what it clips, its rate over the steps, and which settings it refuses."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def clipped(config: OptimizerConfig):
 )
 def test_clipping(config, unet, control):
     """Catches the published default clipping the UNet too or a norm over both, a small gradient
-    that is scaled up, and an option that is not heard."""
+    that is scaled up, and an option that is ignored."""
     norms = clipped(config)
     np.testing.assert_allclose(norms["unet"], unet, rtol=1e-6)
     np.testing.assert_allclose(norms["control"], control, rtol=1e-6)
@@ -71,6 +71,6 @@ def test_the_rate():
 
 
 def test_settings_without_sense_are_refused_together():
-    """Catches a rate of a hundred that is obeyed, and problems told one by one."""
+    """Catches a rate of a hundred that is accepted, and problems reported one by one."""
     with pytest.raises(AnchorError, match=r"learning_rate is 100\.0.*; warmup is -1.*; max_norm"):
         OptimizerConfig(learning_rate=100.0, warmup=-1, max_norm=0.0)

@@ -1,4 +1,4 @@
-"""The folder of a run: logs that go on, what TensorBoard reads, who may write there."""
+"""The folder of a run: logs that continue, events for TensorBoard, folders that are refused."""
 
 import json
 import struct
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from anchor_jax.errors import AnchorError
-from anchor_jax.training.run import Events, Run
+from anchor_jax.training.events import EventWriter
+from anchor_jax.training.run import Run
 from tests.full_disk import largest_file
 
 SETTINGS = {"steps": 4, "seed": 1}
@@ -20,7 +21,7 @@ def opened(folder: Path, **changed: object) -> Run:
 
 
 def events(folder: Path):
-    """What the files in `folder` tell, in order."""
+    """The events of the files in `folder`, in order."""
     from tensorboardX.proto import event_pb2
 
     for path in sorted(folder.iterdir()):
@@ -33,19 +34,19 @@ def events(folder: Path):
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):
     """Catches numbers at another step or under another name, a picture in other colours, and steps
-    that are told twice where a run goes on."""
+    that appear twice where a run continues."""
     from PIL import Image
 
     picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-    made = Events(tmp_path / "events", 3)
+    made = EventWriter(tmp_path / "events", 3)
     made.add_scalars(3, {"loss": 0.5, "loss/t1of4": 0.25})
     made.add_image(4, "validation", picture)
     version, start, scalars, image = events(tmp_path / "events")  # there before it is closed
     made.close()
     assert version.file_version == "brain.Event:2"
     assert (start.session_log.status, start.step) == (1, 3)  # START: later steps are void
-    told = {value.tag: value.simple_value for value in scalars.summary.value}
-    assert told == {"loss": 0.5, "loss/t1of4": 0.25} and scalars.step == 3
+    values = {value.tag: value.simple_value for value in scalars.summary.value}
+    assert values == {"loss": 0.5, "loss/t1of4": 0.25} and scalars.step == 3
     (value,) = image.summary.value
     assert value.tag == "validation" and image.step == 4
     (tmp_path / "picture.png").write_bytes(value.image.encoded_image_string)
@@ -53,15 +54,15 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
-    """Catches a writer whose thread ends and whose queue fills up then."""
-    made = Events(tmp_path / "events", 0)
+    """Catches a writer that waits for ever for its thread, which ended."""
+    made = EventWriter(tmp_path / "events", 0)
     with largest_file(2000), pytest.raises(OSError, match="File too large"):
         made.add_scalars(1, {f"loss{i}": 0.5 for i in range(200)})
     made.close()
 
 
 def test_logs_go_on_where_the_run_does(tmp_path):
-    """Catches lines of steps that are done again, and the half line of a killed process."""
+    """Catches two lines of a step that is repeated, and the half line of a killed process."""
     run = opened(tmp_path / "run")
     run.begin(0)
     for step in (1, 2, 3):

@@ -33,15 +33,15 @@ def start(ema: bool = False):
 
 
 def test_accumulation_changes_nothing_but_memory():
-    """Catches a sum for a mean, parts of the batch left out, examples given back in another order,
-    and random numbers that hang on an example's place in its part."""
+    """Catches a sum for a mean, parts of the batch left out, examples returned in another order,
+    and random numbers that depend on an example's place in its part."""
     batch = batch_of(8)
     whole, expected = make_step(loss, OPTIMIZER)(start(), batch)
-    parts, told = make_step(loss, OPTIMIZER, accumulate=4)(start(), batch)
+    parts, metrics = make_step(loss, OPTIMIZER, accumulate=4)(start(), batch)
     np.testing.assert_allclose(parts.params["net"]["w"], whole.params["net"]["w"], rtol=1e-6)
-    assert told.keys() == expected.keys() == {"loss", "gradient_norm/net", "errors", "drawn"}
-    for name in told:
-        np.testing.assert_allclose(told[name], expected[name], rtol=1e-5, err_msg=name)
+    assert metrics.keys() == expected.keys() == {"loss", "gradient_norm/net", "errors", "drawn"}
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
 def test_steps_draw_other_numbers_from_the_same_seed():
@@ -56,7 +56,7 @@ def test_steps_draw_other_numbers_from_the_same_seed():
 
 
 def test_the_moving_average():
-    """Catches an average that starts at zero, or that the early steps' decay is not lowered for."""
+    """Catches an average that starts at zero, or a decay that the early steps do not lower."""
     step, batch = make_step(loss, OPTIMIZER, ema=0.3), batch_of(4)
     state, average = start(ema=True), np.ones(3)
     for n in range(1, 5):
