@@ -106,8 +106,10 @@ def _attend(
     """Compute attention of n independent heads, float32. Queries are scaled; keys have their shift
     column, values their norm column (0 for a masked or padded key).
 
-    The gradient is written by hand to save memory: it keeps one number a query, and no score. JAX
-    cannot derive it at all where there are several blocks (`lax.fori_loop` of a traced length).
+    The gradient is written by hand to save memory: it keeps one number a query, and no score. With
+    the gradient that JAX derives, a training step of the 50M model takes 2.2 times the memory and
+    1.9 times the CPU time (`python -m benchmarks.train_step --without attention --pairs 9`). Of
+    several blocks JAX cannot derive it at all, because the loops have traced lengths.
     """
     return _forward(queries, keys, values)[0]
 

@@ -18,6 +18,10 @@ def mix_channels(x: Float[Array, "b s c"], kernel: Float[Array, "c d"]) -> Float
     """Multiply each token by the kernel: a linear layer, or a 1x1 convolution.
 
     Written as a 1-wide convolution so that XLA uses Eigen, not YNNPACK.
+
+    The gradient is written by hand as two products of matrices. With the gradient that JAX derives,
+    a training step of the 50M model takes 1.04 times the CPU time and 1.02 times the memory
+    (`python -m benchmarks.train_step --without linear --pairs 9`).
     """
     numbers = ("NWC", "WIO", "NWC")
     return lax.conv_general_dilated(x, kernel[None], (1,), "VALID", dimension_numbers=numbers)
@@ -49,6 +53,8 @@ def convolve(
 
     The gradient is written by hand for images of at most d pixels in all, where the kernel is
     larger than the features: products of matrices then spare the transposed copies of the kernel.
+    With the gradient that JAX derives, a training step of the 50M model takes 1.03 times the CPU
+    time and the memory (`python -m benchmarks.train_step --without convolution --pairs 9`).
     """
     return _xla_convolve(x, kernel)
 

@@ -49,7 +49,9 @@ def _normalise(
 ) -> Float[Array, "r f p c"]:
     """Normalise over the frames and pixels of each row and each group of channels, float32.
 
-    The gradient is written by hand: it needs two sums over the features.
+    The gradient is written by hand to save time: it needs two sums over the features. With the
+    gradient that JAX derives, a training step of the 50M model takes 1.13 times the CPU time, and
+    the same memory (`python -m benchmarks.train_step --without group_norm --pairs 9`).
     """
     return _forward(x, scale, bias, real, groups, epsilon)[0]
 
