@@ -1,4 +1,4 @@
-"""`jax.jit` with the options that suit the device."""
+"""`jax.jit` with the compiler options of the platform."""
 
 import ctypes
 from collections.abc import Callable
@@ -11,22 +11,30 @@ import jax
 # With YNNPACK a block of attention (two products and the exponential between them) is one pass over
 # tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
 # Eigen: YNNPACK splits output channels into blocks of 64, so that 64 channels keep one thread busy
-# and 320 keep two busy for five sixths of the time. So do linear layers (`models.products`).
-CPU_OPTIONS = {
+# and 320 keep two busy for five sixths of the time. Linear layers stay with Eigen too
+# (`models.cpu_products`).
+_CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-    # What LLVM compiles are element-wise loops, no faster unrolled: a ninth of the compiling.
+    # LLVM compiles element-wise loops, which unrolling does not speed up. Not unrolling them saves
+    # a ninth of the compile time.
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_prefer_vector_width": 512,  # where the CPU has such vectors; XLA's default is 256
+    "xla_cpu_prefer_vector_width": 512,  # if the CPU has such vectors; XLA's default is 256
 }
 
 
+def on_cpu() -> bool:
+    """Return whether programs are compiled for CPUs. All choices between a CPU's algorithm and
+    another platform's ask this function. Do not call it while importing: it starts the devices."""
+    return jax.default_backend() == "cpu"
+
+
 def options() -> dict[str, str | int | bool] | None:
-    """`compiler_options` of `jax.jit`. Asks for the devices, so not for use while importing."""
-    return CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    """Return the `compiler_options` of `jax.jit`. Do not call it while importing, as `on_cpu`."""
+    return _CPU_OPTIONS if on_cpu() else None
 
 
 def jit(function: Callable, **kwargs) -> Callable:
-    """`jax.jit(function, **kwargs)`, its options chosen at the first call."""
+    """Compile as `jax.jit(function, **kwargs)` does, with options chosen at the first call."""
 
     @cache
     def compiled() -> Any:
@@ -41,14 +49,14 @@ def jit(function: Callable, **kwargs) -> Callable:
 
 
 def compile_ahead(jitted: Any, *args) -> Callable:
-    """What `jax.jit` made, compiled for such arguments, without the memory that compiling took."""
+    """Compile the result of `jax.jit` for such arguments, and release the compiler's memory."""
     compiled = jitted.lower(*args).compile()
     return_freed_memory()
     return compiled
 
 
 def return_freed_memory() -> None:
-    """Hand back to the system what the compiler has freed: some hundred megabytes, which glibc
-    would keep beside the buffers of the computation."""
-    with suppress(OSError, AttributeError):  # another C library
+    """Return freed memory to the operating system. After compiling, glibc would otherwise keep some
+    hundred megabytes beside the buffers of the computation."""
+    with suppress(OSError, AttributeError):  # the C library is not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)

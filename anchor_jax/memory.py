@@ -1,4 +1,4 @@
-"""How much memory was in use at most."""
+"""Peak memory."""
 
 import resource
 import sys
@@ -7,7 +7,8 @@ import jax
 
 
 def peak_memory_mb() -> float:
-    """Peak memory of the first device, or of this process where the device does not tell."""
+    """Measure the peak memory of the first device, or of this process if the device reports none,
+    in MiB."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20

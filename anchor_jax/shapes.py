@@ -6,9 +6,9 @@
     s  tokens (queries)            t  tokens (keys)
     m  attention heads             d  head width
 
-Images are RGB, uint8 in [0, 255] outside of the library and float in [0, 1] (pose images) or
-[-1, 1] (the autoencoder's side) inside; latents carry the scaling factor unless a docstring says
-otherwise.
+Images are RGB. Callers of the library pass and receive uint8 in [0, 255]. Inside, pose images are
+float in [0, 1], and the images of the autoencoder float in [-1, 1]. Latents are multiplied by the
+scaling factor unless a docstring says otherwise.
 """
 
 import jax

@@ -9,9 +9,14 @@ also compares loss and gradient norms of the first step.
 
 `--plan` compiles our step without arrays and prints the memory that the program needs on this
 device; for a GPU, run it on a GPU. `--plan` with `--steps` computes steps instead, without PyTorch.
+
+`--without` measures what gradients written by hand save: each is replaced, alone, by the gradient
+that JAX derives. Steps with and without it alternate in one process.
 """
 
 import argparse
+import importlib
+import statistics
 import time
 
 import numpy as np
@@ -21,6 +26,12 @@ from benchmarks.peer import Case
 
 CASES = {"50m": Case("50M model, batch 4, 32x32 latents", "train", "50m", 4, 32)}
 LEARNING_RATE = 1e-5
+HAND_WRITTEN = {  # gradients written by hand: module of `anchor_jax.models`, function
+    "attention": ("cpu_attention", "_attend"),
+    "group_norm": ("group_norm", "_normalise"),
+    "linear": ("products", "mix_channels"),
+    "convolution": ("products", "convolve"),
+}
 
 
 def inputs(case: Case, context_dim: int) -> dict[str, np.ndarray]:
@@ -175,6 +186,54 @@ def plan(case: Case, dtype: str, remat: bool) -> dict[str, float]:
     return {"state": gb(sizes.argument_size_in_bytes), "beside": gb(sizes.temp_size_in_bytes)}
 
 
+def without(case: Case, names: list[str], pairs: int) -> dict[str, dict[str, float]]:
+    """For each gradient: how many times the CPU time, the time and the memory of a training step
+    are without it what they are with it (medians over pairs of steps)."""
+    import jax
+    import jax.numpy as jnp
+
+    from anchor_jax.training.loss import Draw
+    from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
+
+    configs = SIZES[case.size]
+    drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
+    params = {
+        name: random_params(getattr(configs, name), SEEDS[name]) for name in ("unet", "control")
+    }
+    jitted, begin = make_jitted(case)
+    state = jax.jit(begin)(params)
+    compiled = {"": jitted.lower(state, {"drawn": drawn}).compile()}
+    for name in names:
+        module = importlib.import_module(f"anchor_jax.models.{HAND_WRITTEN[name][0]}")
+        function = getattr(module, HAND_WRITTEN[name][1])
+        setattr(module, HAND_WRITTEN[name][1], function.fun)
+        jax.clear_caches()  # of functions that are traced already
+        compiled[name] = make_jitted(case)[0].lower(state, {"drawn": drawn}).compile()
+        setattr(module, HAND_WRITTEN[name][1], function)
+
+    def measure(name: str) -> tuple[float, float]:
+        nonlocal state
+        began = time.process_time(), time.perf_counter()
+        state, _ = jax.block_until_ready(compiled[name](state, {"drawn": drawn}))
+        return time.process_time() - began[0], time.perf_counter() - began[1]
+
+    def memory(name: str) -> int:
+        sizes = compiled[name].memory_analysis()
+        assert sizes is not None
+        return sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+
+    rounds = [{name: measure(name) for name in compiled} for _ in range(1 + pairs)][1:]
+    ratio = lambda name, i: statistics.median(times[name][i] / times[""][i] for times in rounds)
+    return {
+        name: {
+            "cpu_time": round(ratio(name, 0), 3),
+            "time": round(ratio(name, 1), 3),
+            "memory": round(memory(name) / memory(""), 3),
+        }
+        for name in names
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compares our training step with PyTorch's.")
     parser.add_argument("--plan", choices=("50m", "sd15"), help="only print a step's memory")
@@ -185,8 +244,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--no-remat", action="store_true", help="with --plan: keep all activations")
     parser.add_argument("--steps", type=int, default=0, help="with --plan: compute this many steps")
+    parser.add_argument(
+        "--without", choices=HAND_WRITTEN, nargs="+", help="measure gradients written by hand"
+    )
     peer.add_arguments(parser, CASES)
     args = parser.parse_args()
+    if args.without:
+        print(without(CASES["50m"], args.without, args.pairs))
+        return
     if args.plan:
         case = Case("", "train", args.plan, args.batch, args.side)
         how = args.dtype, not args.no_remat

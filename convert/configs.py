@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anchor_jax.checkpoint import Anchor
 from anchor_jax.checkpoint.config_json import impossible
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
     ControlConfig,
-    NetworkConfig,
     UNetConfig,
     VAEConfig,
 )
@@ -213,19 +213,19 @@ def check_preprocessor(path: Path, image_size: int, problems: list[str]) -> None
     problems += file.problems
 
 
-def cross_check(networks: dict[str, NetworkConfig]) -> list[str]:
+def cross_check(anchor: Anchor) -> list[str]:
     """Return the problems of networks that do not fit together, such as different widths."""
-    vae, image, text = networks["vae"], networks["image_encoder"], networks["text_encoder"]
-    assert isinstance(vae, VAEConfig) and isinstance(image, CLIPVisionConfig)
-    assert isinstance(text, CLIPTextConfig)
+    vae, image = anchor.vae.config, anchor.image_encoder.config
+    text = anchor.text_encoder.config
     facts: list[tuple[str, Any, str, Any]] = [
         ("the image encoder's width", image.width, "the text encoder's", text.width)
     ]
-    problems = impossible(networks)
-    for part in sorted({name.split("/")[0] for name in networks if "/" in name}):
-        unet, control = networks[f"{part}/unet"], networks[f"{part}/control"]
-        assert isinstance(unet, UNetConfig) and isinstance(control, ControlConfig)
-        latents = vae.latent_channels
+    problems = impossible({name: item.config for name, item in anchor.networks().items()})
+    latents = vae.latent_channels
+    for part, networks in (("body", anchor.body), ("face", anchor.face)):
+        if networks is None:
+            continue
+        unet, control = networks.unet.config, networks.control.config
         inputs = {"body": latents, "face": 2 * latents + 1}
         facts += [
             (f"{part}/unet's cross_attention_dim", unet.context_dim, "CLIP's width", text.width),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 
 from anchor_jax.checkpoint import (
     FRESH_NOTE,
-    NETWORKS,
     TOKENIZER_FILES,
     Network,
     assemble,
     save,
+    with_networks,
 )
 from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
 from anchor_jax.checkpoint.parameters import Lazy
@@ -85,24 +85,29 @@ def convert(
     notes: list[str] = []
     sources, schedule, tokenizer = _open_base(base, body is None, problems, notes)
     sources["image_encoder"] = _open_image_encoder(Path(image_encoder), problems)
-    for stage, folder, channels in (("body", body, 4), ("face", face, 9)):
+    for part, folder, channels in (("body", body, 4), ("face", face, 9)):
         if folder is not None:
-            sources |= _open_stage(stage, Path(folder), channels, problems)
-    found: dict[str, Any] = {name: source.config for name, source in sources.items()}
+            sources |= _open_part(part, Path(folder), channels, problems)
+    networks = {name: Network[Any](source.config) for name, source in sources.items()}
     if body is None:
-        found["body/control"] = fresh_control_config(found["body/unet"])
+        control = fresh_control_config(networks["body/unet"].config)
+        networks["body/control"] = Network(control)
         notes.append(f"{FRESH_NOTE}: a copy of the UNet's encoder, pose embedding seed {seed}")
-    found = {name: found[name] for name in NETWORKS if name in found}
-    problems += [] if problems else configs.cross_check(found)
+    trained = {"body": body is not None, "face": face is not None}
+    # The embedding of the empty text is computed once the text encoder is known to fit.
+    fields = {"schedule": schedule, "empty_text": np.zeros(0), "tokenizer": tokenizer}
+    anchor = assemble(networks, trained, **fields)
+    problems += [] if problems else configs.cross_check(anchor)
     if problems:
         raise AnchorError(f"not a supported checkpoint: {shorten(problems, 8, '; ')}")
 
     params, buffers = _match(sources, dtype, notes)
     if body is None:
-        params["body/control"] = fresh_control(found["body/control"], params["body/unet"], seed)
-    text, image = found["text_encoder"], found["image_encoder"]
+        config = anchor.body.control.config
+        params["body/control"] = fresh_control(config, params["body/unet"], seed)
+    text, num_tokens = anchor.text_encoder.config, anchor.image_encoder.config.num_tokens
     ends = begin_and_end(tokenizer, text)
-    empty = empty_text(text, params["text_encoder"], image.num_tokens, ends)
+    empty = empty_text(text, params["text_encoder"], num_tokens, ends)
     files = {source.weights.path: name for name, source in sources.items()}
     size = sum(path.stat().st_size for path in files)
     size += sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -124,17 +129,12 @@ def convert(
             "buffers": buffers,
         }
         params = jax.tree.map(lambda leaf: _reporting(leaf, advance), params)
-        networks = {name: Network(config, params[name]) for name, config in found.items()}
-        trained = {"body": body is not None, "face": face is not None}
-        anchor = assemble(
-            networks,
-            trained,
-            schedule=schedule,
-            empty_text=empty,
-            provenance=provenance,
-            tokenizer=tokenizer,
-        )
-        save(out, anchor)
+        networks = {
+            name: replace(network, params=params[name])
+            for name, network in anchor.networks().items()
+        }
+        anchor = replace(anchor, empty_text=empty, provenance=provenance)
+        save(out, with_networks(anchor, networks))
     return notes
 
 
@@ -211,16 +211,16 @@ def _open_image_encoder(folder: Path, problems: list[str]) -> Source:
     return Source(config, weights, ignored=names.CLIP_IGNORED)
 
 
-def _open_stage(stage: str, folder: Path, channels: int, problems: list[str]) -> dict[str, Source]:
+def _open_part(part: str, folder: Path, channels: int, problems: list[str]) -> dict[str, Source]:
     if not (folder / "unet").is_dir() or not (folder / "controlnet").is_dir():
-        raise AnchorError(f"{folder}: expected unet/ and controlnet/ inside (--{stage})")
+        raise AnchorError(f"{folder}: expected unet/ and controlnet/ inside (--{part})")
     unet, control = folder / "unet", folder / "controlnet"
     return {
-        f"{stage}/unet": Source(
+        f"{part}/unet": Source(
             configs.read_unet(unet / "config.json", channels, problems),
             open_weights(find_weights(unet, DIFFUSERS, DIFFUSERS)),
         ),
-        f"{stage}/control": Source(
+        f"{part}/control": Source(
             configs.read_control(control / "config.json", problems),
             open_weights(find_weights(control, DIFFUSERS, DIFFUSERS)),
         ),

@@ -1,4 +1,4 @@
-"""Diffusion sampling over videos; knows nothing of networks."""
+"""Diffusion sampling over videos. It is independent of the networks, which are passed in."""
 
 from anchor_jax.diffusion.ddim import add_noise, ddim_step
 from anchor_jax.diffusion.guidance import guide, num_halves

@@ -1,4 +1,4 @@
-"""Noise schedule and timesteps, as plain numpy tables."""
+"""The noise schedule and the timesteps of sampling, as numpy tables."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,11 +11,11 @@ class ScheduleConfig:
     """Stable Diffusion 1.5's schedule: "scaled_linear" betas, "leading" timestep spacing.
 
     Attributes:
-        num_train_timesteps: T.
-        beta_start: the first beta; between it and `beta_end` the square roots are linear.
+        num_train_timesteps: T, the number of timesteps in training.
+        beta_start: the first beta. The square roots of the betas are equally spaced.
         beta_end: the last beta.
-        steps_offset: added to every sampling timestep.
-        set_alpha_to_one: whether the last step goes to alpha-bar = 1 rather than alpha-bar_0.
+        steps_offset: added to each timestep of sampling.
+        set_alpha_to_one: whether the last step leads to alpha-bar = 1 rather than alpha-bar_0.
         prediction_type: what the network predicts, "epsilon" (published) or "v_prediction".
     """
 
@@ -28,7 +28,7 @@ class ScheduleConfig:
 
 
 class Step(NamedTuple):
-    """One denoising step: from alpha-bar at `timestep` to alpha-bar at the one before it."""
+    """One denoising step: from alpha-bar at `timestep` to alpha-bar at the previous timestep."""
 
     timestep: int
     alpha: float
@@ -36,14 +36,17 @@ class Step(NamedTuple):
 
 
 def alphas_cumprod(config: ScheduleConfig) -> np.ndarray:
-    """alpha-bar_t = prod (1 - beta_s) for s <= t: float32 (num_train_timesteps,)."""
+    """Compute alpha-bar_t = prod (1 - beta_s) over s <= t: float32 (num_train_timesteps,)."""
     start, end = np.sqrt([config.beta_start, config.beta_end])
     betas = np.linspace(start, end, config.num_train_timesteps) ** 2
     return np.cumprod(1 - betas).astype(np.float32)
 
 
 def sampling_steps(config: ScheduleConfig, num_steps: int) -> list[Step]:
-    """The steps of a sampler, noisiest first; for 20 steps of SD1.5: t = 951, 901, ..., 1.
+    """List the steps of a sampler, noisiest first.
+
+    >>> [step.timestep for step in sampling_steps(ScheduleConfig(), 20)][:3]
+    [951, 901, 851]
 
     Raises:
         ValueError: if `num_steps` is not within 1 .. num_train_timesteps.

@@ -1,7 +1,8 @@
-"""Overlapping windows over a video: where they lie, and the average of what they predict.
+"""Overlapping windows over a video: which frames they contain, and the sum of their predictions.
 
-Batch-overlapped temporal denoising (paper, section 3.2 and algorithm 1). Windows start every
-`size - overlap` frames for as long as there are frames; the last ones are short, never shifted.
+This is batch-overlapped temporal denoising (paper, section 3.2 and algorithm 1). A window starts
+every `size - overlap` frames up to the end of the video. The last windows are shorter; they are not
+shifted back.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,13 @@ from anchor_jax.shapes import Array
 
 
 def plan_windows(num_frames: int, size: int, overlap: int) -> list[range]:
-    """The frames of each window, in order.
+    """List the frames of each window, in order.
 
     >>> plan_windows(11, 4, 1)
     [range(0, 4), range(3, 7), range(6, 10), range(9, 11)]
 
     Raises:
-        ValueError: if there are no frames, or not 0 <= overlap < size.
+        ValueError: if there are no frames, or unless 0 <= overlap < size.
     """
     if num_frames < 1:
         raise ValueError("a video has at least one frame")
@@ -32,8 +33,8 @@ def plan_windows(num_frames: int, size: int, overlap: int) -> list[range]:
 
 
 def crossfade_weights(size: int, overlap: int) -> np.ndarray:
-    """How much each frame of a window counts in the average, float32 (size,), where one window is
-    to pass gradually into the next: rising over its first `overlap` frames, falling over its last.
+    """Compute the weight of each frame of a window, float32 (size,), so that one window passes
+    gradually into the next: weights rise over the first `overlap` frames and fall over the last.
 
     >>> crossfade_weights(5, 1)
     array([0.5, 1. , 1. , 1. , 0.5], dtype=float32)
@@ -46,8 +47,12 @@ def crossfade_weights(size: int, overlap: int) -> np.ndarray:
 def count_windows(
     num_frames: int, size: int, overlap: int, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """How many windows hold each frame, float32 (n,), each counted by the weight (size,) that it
-    gives the frame."""
+    """Count the windows that contain each frame, float32 (n,). With `weights` (size,) sum the
+    weights that the windows give the frame.
+
+    >>> count_windows(5, 3, 1)
+    array([1., 1., 2., 1., 2.], dtype=float32)
+    """
     counts = np.zeros(num_frames, np.float32)
     for window in plan_windows(num_frames, size, overlap):
         counts[window.start : window.stop] += 1 if weights is None else weights[: len(window)]
@@ -62,22 +67,23 @@ def sum_windows(
     num_frames: ArrayLike,
     shape: tuple[int, ...],
 ) -> Array:
-    """Sum over windows of each frame's prediction, one window after the other.
+    """Sum the windows' predictions of each frame, one window after the other.
 
-    The loop runs as often as there are windows, so that a shorter rest costs less but compiles
-    nothing. (A `lax.scan` would need a `lax.cond` inside, whose branches a CPU runs on one thread.)
+    The loop runs once for each window that contains a real frame, so that fewer frames take less
+    time in the same program. (A `lax.scan` would need a `lax.cond` inside, whose branches run on
+    one thread on CPUs.)
 
     Args:
         predict: (start, frame_mask (size,)) -> (b, size, ...), the window's prediction. A window
-            is a static `size` long; where fewer frames are left the mask is False.
-        num_windows: at most; those that would start after the last frame are left out.
+            has a static `size`; the mask is False after the last real frame.
+        num_windows: the largest number of windows. Those after the last frame are left out.
         size: frames in a window.
         stride: frames between the starts of two windows.
-        num_frames: traced, so that another length compiles nothing.
-        shape: of the result, (b, (num_windows - 1) * stride + size, ...).
+        num_frames: real frames. A traced value, so that all lengths share one program.
+        shape: shape of the result, (b, (num_windows - 1) * stride + size, ...).
 
     Returns:
-        float32 `shape`; past the last real frame the values mean nothing.
+        float32 `shape`. The values after the last real frame are meaningless.
     """
 
     def add(i: Array, total: Array) -> Array:

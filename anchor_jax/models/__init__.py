@@ -1,4 +1,4 @@
-"""The five networks of the paper, their configs, and how to build one from the other."""
+"""The five networks of the paper: their configs, modules and parameters."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from anchor_jax.models.blocks import PER_FRAME, PUBLISHED, Inflation
 from anchor_jax.models.clip import CLIPText, CLIPVision
 from anchor_jax.models.configs import (
     CLIPTextConfig,
@@ -20,6 +19,7 @@ from anchor_jax.models.configs import (
 )
 from anchor_jax.models.control import Control
 from anchor_jax.models.denoiser import Denoiser
+from anchor_jax.models.frames import PER_FRAME, PUBLISHED, Inflation
 from anchor_jax.models.unet import UNet
 from anchor_jax.models.vae import VAE
 from anchor_jax.shapes import Params
@@ -48,12 +48,16 @@ __all__ = [
 
 
 def build(config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: bool = False) -> nn.Module:
-    """The module of a config.
+    """Build the module of a config.
 
     Args:
-        config: of any of the five networks.
-        dtype: of the computation; parameters keep their own.
-        remat: recompute each block's activations in the backward pass (UNet and control branch).
+        config: config of one of the five networks.
+        dtype: type of the computation. Parameters keep their own type.
+        remat: recompute each block's activations in the backward pass instead of keeping them
+            (UNet and control branch only).
+
+    Raises:
+        TypeError: if `config` is of no network.
     """
     match config:
         case UNetConfig():
@@ -72,19 +76,19 @@ def build(config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: bool = F
 def apply(
     config: NetworkConfig, params: Params, *args, dtype: DTypeLike = jnp.float32, **kwargs
 ) -> Any:
-    """Call the network of a config, computing in `dtype`: `build(config, dtype).apply(...)`."""
+    """Call the network of a config: `build(config, dtype).apply({"params": params}, ...)`."""
     return build(config, dtype).apply({"params": params}, *args, **kwargs)
 
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
-    """Fresh float32 parameters: a nested dict, module names as in the torch checkpoints."""
-    # It runs once: what compiling takes counts.
+    """Initialise float32 parameters: a nested dict, module names as in the torch checkpoints."""
+    # The program runs only once, so a short compile time matters more than a fast program.
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(partial(_init, config), compiler_options=options)(key)
 
 
 def abstract_params(config: NetworkConfig) -> Params:
-    """The tree of `init_params` with `jax.ShapeDtypeStruct` leaves, without computing anything."""
+    """Return the tree of `init_params` with `jax.ShapeDtypeStruct` leaves. Computes nothing."""
     return jax.eval_shape(partial(_init, config), jax.random.key(0))
 
 

@@ -1,72 +1,30 @@
-"""The parts that the UNet, the control branch and the autoencoder are made of.
-
-Inside a network the frames of a window are folded into the batch: features are (b f, h, w, c).
-`Frames` remembers the fold, and which of three computations look across frames.
-"""
-
-from dataclasses import dataclass
+"""The building blocks of the UNet, the control branch and the autoencoder, as in
+[latent diffusion](https://arxiv.org/abs/2112.10752). Features are (b f, h, w, c): see `frames`."""
 
 import flax.linen as nn
-import flax.struct
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
 
 from anchor_jax.models.attention import attention
+from anchor_jax.models.frames import FrameFold, repeat_rows
+from anchor_jax.models.group_norm import GroupNorm
 from anchor_jax.models.products import convolution, product
 from anchor_jax.shapes import Array
 
 
-@dataclass(frozen=True)
-class Inflation:
-    """How a per-frame network becomes one over all frames of a window (paper, section 3.2).
-
-    Attributes:
-        joint_attention: the UNet's self-attention spans all pixels of all frames (equation 5).
-        pooled_norm: group normalisation of residual blocks and of the output pools its
-            statistics over all frames, in the UNet and in the control branch.
-        aliased_residual: the control residual of the last down feature is added to the mid
-            block's input too. The paper does not say so; the published code does it at
-            inference, through an in-place addition, also for one-frame windows.
-    """
-
-    joint_attention: bool = True
-    pooled_norm: bool = True
-    aliased_residual: bool = True
-
-
-PUBLISHED = Inflation()
-PER_FRAME = Inflation(joint_attention=False, pooled_norm=False, aliased_residual=False)
-
-
-@flax.struct.dataclass
-class Frames:
-    """The fold of a window: `num` frames a batch row, `mask` (b, f) False for frames that only
-    pad the window (None: all are real)."""
-
-    num: int = flax.struct.field(pytree_node=False)
-    joint_attention: bool = flax.struct.field(pytree_node=False)
-    pooled_norm: bool = flax.struct.field(pytree_node=False)
-    mask: Array | None = None
-
-
-def repeat_rows(x: Array, count: int) -> Array:
-    """Tile the leading axis, where it is shorter, to `count`."""
-    return x if len(x) == count else jnp.tile(x, (count // len(x), *[1] * (x.ndim - 1)))
-
-
 def linear(features: int, **kwargs) -> nn.Dense:
-    """A linear layer for tokens (b, s, c)."""
+    """Build a linear layer for tokens (b, s, c)."""
     return nn.Dense(features, dot_general=product, **kwargs)
 
 
 def conv1(features: int, **kwargs) -> nn.Conv:
+    """Build a 1x1 convolution."""
     return nn.Conv(features, (1, 1), conv_general_dilated=convolution, **kwargs)
 
 
 def conv3(features: int, stride: int = 1, **kwargs) -> nn.Conv:
+    """Build a 3x3 convolution with a padding of one pixel."""
     return nn.Conv(
         features,
         (3, 3),
@@ -75,82 +33,6 @@ def conv3(features: int, stride: int = 1, **kwargs) -> nn.Conv:
         conv_general_dilated=convolution,
         **kwargs,
     )
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation of (b f, h, w, c), per frame, or pooled over the frames of a window.
-
-    Statistics are float32, the variance is that of the centred values. Padding frames do not
-    count.
-    """
-
-    groups: int
-    epsilon: float = 1e-5
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, frames: Frames | None = None) -> Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        num, real = 1, None
-        if frames is not None and frames.pooled_norm:
-            num, real = frames.num, frames.mask
-        rows = x.reshape(-1, num, x.shape[1] * x.shape[2], x.shape[3])
-        normalise = jax.jit(_normalise, static_argnums=(4, 5))  # traced once for all of one size
-        out = normalise(rows, scale, bias, real, self.groups, self.epsilon)
-        return out.reshape(x.shape).astype(self.dtype)
-
-
-def _group_norm(
-    x: Float[Array, "r f p c"],
-    scale: Float[Array, " c"],
-    bias: Float[Array, " c"],
-    real: Bool[Array, "#r f"] | None,
-    groups: int,
-    epsilon: float,
-) -> Float[Array, "r f p c"]:
-    """Group normalisation over frames and pixels of each row, float32. Its gradient is written out:
-    it needs two sums over the features, and the one that JAX derives takes three times as long."""
-    return _normalise_and_keep(x, scale, bias, real, groups, epsilon)[0]
-
-
-def _normalise_and_keep(x, scale, bias, real, groups, epsilon):
-    def mean(values: Array) -> Array:
-        """Of each channel's group. Channel by channel first, which keeps vectors whole, and frame
-        by frame, so that the mask meets little."""
-        means = values.mean(2).mean(1, where=None if real is None else real[..., None])
-        return _share(means, groups)
-
-    middle = mean(x.astype(jnp.float32))
-    centred = x.astype(jnp.float32) - middle
-    inverse = lax.rsqrt(mean(centred**2) + epsilon)
-    return centred * (inverse * scale) + bias, (x, middle, inverse, scale, real)
-
-
-def _normalise_gradients(groups, epsilon, kept, gradient):
-    x, middle, inverse, scale, real = kept
-    # With y = (x - m) / s: dx = (dy - mean(dy) - y mean(y dy)) / s, where dy is times the scale.
-    normal = (x.astype(jnp.float32) - middle) * inverse
-    sums = [values.sum((1, 2), keepdims=True) for values in (gradient, gradient * normal)]
-    bias_gradient, scale_gradient = (s.sum((0, 1, 2)) for s in sums)
-    frames = x.shape[1] if real is None else real.sum(1)[:, None, None, None]
-    dy, ydy = (_share(s[:, 0, 0] * scale, groups) / (frames * x.shape[2]) for s in sums)
-    through_statistics = dy + normal * ydy
-    if real is not None:
-        through_statistics = jnp.where(real[:, :, None, None], through_statistics, 0)
-    x_gradient = (gradient * scale - through_statistics) * inverse
-    return x_gradient.astype(x.dtype), scale_gradient, bias_gradient, None
-
-
-_normalise = jax.custom_vjp(_group_norm, nondiff_argnums=(4, 5))
-_normalise.defvjp(_normalise_and_keep, _normalise_gradients)
-
-
-def _share(means: Array, groups: int) -> Array:
-    """(r, c) -> (r, 1, 1, c): each channel gets the mean of its group."""
-    r, c = means.shape
-    shared = means.reshape(r, groups, c // groups).mean(-1, keepdims=True)
-    return shared.repeat(c // groups, -1).reshape(r, 1, 1, c)
 
 
 class TimeEmbedding(nn.Module):
@@ -167,7 +49,13 @@ class TimeEmbedding(nn.Module):
 
 
 def sinusoid(timesteps: Array, width: int) -> Array:
-    """[cos(t w_i), sin(t w_i)] with w_i = 10000^(-i / (width / 2)): (b,) -> float32 (b, width)."""
+    """Embed timesteps as [cos(t w_i), sin(t w_i)] with w_i = 10000^(-i / (width / 2)):
+    (b,) -> float32 (b, width). [Attention Is All You Need](https://arxiv.org/abs/1706.03762),
+    section 3.5, has sines first, alternating with cosines.
+
+    >>> sinusoid(jnp.zeros(1), 4)
+    Array([[1., 1., 0., 0.]], dtype=float32)
+    """
     half = width // 2
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies
@@ -175,7 +63,8 @@ def sinusoid(timesteps: Array, width: int) -> Array:
 
 
 class ResidualBlock(nn.Module):
-    """norm, silu, conv, twice, with the time embedding added between, around a shortcut."""
+    """A residual block: twice group norm, SiLU and convolution, with the time embedding added in
+    between; the shortcut is a 1x1 convolution if the number of channels changes."""
 
     channels: int
     groups: int
@@ -183,7 +72,9 @@ class ResidualBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, time: Array | None = None, frames: Frames | None = None) -> Array:
+    def __call__(
+        self, x: Array, time: Array | None = None, frames: FrameFold | None = None
+    ) -> Array:
         h = nn.silu(GroupNorm(self.groups, self.epsilon, self.dtype, name="norm1")(x, frames))
         h = conv3(self.channels, dtype=self.dtype, name="conv1")(h)
         if time is not None:
@@ -206,8 +97,18 @@ def attend(
     mask: Array | None = None,
     qkv_bias: bool = False,
 ) -> Array:
-    """Multi-head attention of `x` (b, s, c) to `context` (b, t, c'). Call it from a compact method:
-    it adds the four projections to the calling module."""
+    """Compute multi-head attention of `x` (b, s, c) to `context` (b, t, c'), with its projections.
+
+    Call it from a compact method: it adds the four projections to the calling module.
+
+    Args:
+        x: tokens that attend.
+        context: tokens that are attended to.
+        num_heads: heads, each c / num_heads wide.
+        dtype: of the computation.
+        mask: (b, t), False for tokens of the context that are not attended to.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+    """
     width = x.shape[-1]
 
     def project(name: str, tokens: Array) -> Array:
@@ -218,8 +119,8 @@ def attend(
     return linear(width, dtype=dtype, name="to_out_0")(out.reshape(x.shape))
 
 
-class Attention(nn.Module):
-    """Attention of a transformer block, to `context` or, without one, to itself."""
+class _Attention(nn.Module):
+    """Attention of a transformer block: cross-attention to `context`, else self-attention."""
 
     num_heads: int
     dtype: DTypeLike = jnp.float32
@@ -229,8 +130,8 @@ class Attention(nn.Module):
         return attend(x, x if context is None else context, self.num_heads, self.dtype, mask)
 
 
-class Projection(nn.Module):
-    """A linear layer one module deeper, where the checkpoints have it."""
+class _Projection(nn.Module):
+    """A linear layer inside a module of its own, as the checkpoints name its parameters."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -240,29 +141,33 @@ class Projection(nn.Module):
         return linear(self.features, dtype=self.dtype, name="proj")(x)
 
 
-class GatedFeedForward(nn.Module):
-    """GEGLU (Shazeer 2020) with the exact Gaussian error function."""
+class _GatedFeedForward(nn.Module):
+    """A feed-forward layer gated by GELU ([GEGLU](https://arxiv.org/abs/2002.05202)),
+    with the exact Gaussian error function."""
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
-        h = Projection(8 * width, self.dtype, name="net_0")(x)
+        h = _Projection(8 * width, self.dtype, name="net_0")(x)
         h, gate = jnp.split(h, 2, -1)
-        gate *= lax.erf(gate * 0.5**0.5) * 0.5 + 0.5  # a third faster than by erfc
+        gate *= lax.erf(gate * 0.5**0.5) * 0.5 + 0.5  # a third faster than with erfc
         return linear(width, dtype=self.dtype, name="net_2")(h * gate)
 
 
-class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the appearance tokens, feed-forward: (b f, s, c). Where x
-    comes as one window (f, s, c) for several rows of tokens, they part at the cross-attention."""
+class _TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the appearance tokens, feed-forward: (b f, s, c).
+
+    `x` may be one window (f, s, c) for several rows of `context`. Then it is repeated for each row
+    before the cross-attention.
+    """
 
     num_heads: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, context: Array, frames: Frames) -> Array:
+    def __call__(self, x: Array, context: Array, frames: FrameFold) -> Array:
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
@@ -273,13 +178,15 @@ class TransformerBlock(nn.Module):
             if frames.mask is not None:
                 mask = jnp.broadcast_to(frames.mask, (len(x), frames.num))
                 mask = jnp.repeat(mask, shape[1], axis=1)
-        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn1")(
+        x = x + _Attention(self.num_heads, dtype=self.dtype, name="attn1")(
             norm("norm1")(x), mask=mask
         )
         # The tokens are the same for every frame, so all frames' pixels share one key and value.
         x = repeat_rows(x.reshape(-1, frames.num * shape[1], shape[2]), len(context))
-        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn2")(norm("norm2")(x), context)
-        x = x + GatedFeedForward(self.dtype, name="ff")(norm("norm3")(x))
+        x = x + _Attention(self.num_heads, dtype=self.dtype, name="attn2")(
+            norm("norm2")(x), context
+        )
+        x = x + _GatedFeedForward(self.dtype, name="ff")(norm("norm3")(x))
         return x.reshape(-1, *shape[1:])
 
 
@@ -291,11 +198,11 @@ class SpatialTransformer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, context: Array, frames: Frames) -> Array:
+    def __call__(self, x: Array, context: Array, frames: FrameFold) -> Array:
         n, h, w, c = x.shape
         out = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         out = conv1(c, dtype=self.dtype, name="proj_in")(out).reshape(n, h * w, c)
-        out = TransformerBlock(self.num_heads, self.dtype, name="transformer_blocks_0")(
+        out = _TransformerBlock(self.num_heads, self.dtype, name="transformer_blocks_0")(
             out, context, frames
         )
         out = conv1(c, dtype=self.dtype, name="proj_out")(out.reshape(-1, h, w, c))
@@ -303,7 +210,8 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A strided convolution to half the size. The autoencoder pads after the image only."""
+    """Halve the size with a strided convolution. The autoencoder pads only at the bottom and at
+    the right."""
 
     padding: tuple[int, int] = (1, 1)
     dtype: DTypeLike = jnp.float32
@@ -316,10 +224,13 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling and a 3x3 convolution, at 4/9 of its arithmetic: each of the four
-    output phases sees two rows and two columns of the small image, under sums of kernel entries.
+    """Nearest-neighbour upsampling by two and a 3x3 convolution, in 4/9 of its arithmetic.
 
-    `size` (h, w) is one less than the double where the way down had an odd size.
+    An output pixel has one of four phases: an even or odd row, an even or odd column. The 3x3
+    kernel then covers only two rows and two columns of the small image, so that each phase is a
+    convolution of the small image with a 2x2 kernel, whose entries are sums of those of the 3x3.
+
+    `size` (h, w) is one less than twice the input's where the encoder halved an odd size.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -348,8 +259,12 @@ class Upsample(nn.Module):
 
 
 def _fold_taps(kernel: Array, axis: int, phase: int) -> Array:
-    """Three taps over doubled pixels as two over the pixels themselves: of an even output pixel
-    the last two taps fall on one pixel, of an odd one the first two."""
+    """Turn three taps over doubled pixels into two taps over the pixels themselves. For an even
+    output pixel the last two taps fall on one pixel, for an odd one the first two.
+
+    >>> _fold_taps(jnp.array([1, 2, 4]), 0, phase=0), _fold_taps(jnp.array([1, 2, 4]), 0, phase=1)
+    (Array([1, 6], dtype=int32), Array([3, 4], dtype=int32))
+    """
     first, middle, last = jnp.split(kernel, 3, axis)
     pair = (first, middle + last) if phase == 0 else (first + middle, last)
     return jnp.concatenate(pair, axis)

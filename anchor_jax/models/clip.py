@@ -1,5 +1,7 @@
-"""CLIP's two encoders (frozen). The image encoder's hidden state is the appearance condition of the
-paper (section 3.1); the text encoder only provides the unconditional half of guidance."""
+"""The two encoders of [CLIP](https://arxiv.org/abs/2103.00020), which are never trained. The image
+encoder's hidden state is the appearance condition of the paper (section 3.1). The text encoder only
+encodes the empty text, for the unconditional half of
+[classifier-free guidance](https://arxiv.org/abs/2207.12598)."""
 
 import flax.linen as nn
 import jax
@@ -10,14 +12,16 @@ from jaxtyping import Float, Int
 from anchor_jax.models.configs import CLIPTextConfig, CLIPVisionConfig
 from anchor_jax.shapes import Array
 
-EPSILON = 1e-5
+_EPSILON = 1e-5
 
 
-def layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+def _layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=_EPSILON, dtype=dtype, use_fast_variance=False, name=name)
 
 
-class SelfAttention(nn.Module):
+class _SelfAttention(nn.Module):
+    """Multi-head self-attention. `causal`: a token attends only to itself and earlier ones."""
+
     num_heads: int
     causal: bool
     dtype: DTypeLike = jnp.float32
@@ -36,8 +40,8 @@ class SelfAttention(nn.Module):
         return nn.Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
 
 
-class MLP(nn.Module):
-    """Two linear layers around x sigmoid(1.702 x)."""
+class _MLP(nn.Module):
+    """Two linear layers with x sigmoid(1.702 x), CLIP's approximation of GELU, between them."""
 
     width: int
     dtype: DTypeLike = jnp.float32
@@ -48,20 +52,24 @@ class MLP(nn.Module):
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h * nn.sigmoid(1.702 * h))
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
+    """Self-attention and MLP, each after a layer norm and around a shortcut."""
+
     config: CLIPVisionConfig | CLIPTextConfig
     causal: bool
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        attention = SelfAttention(self.config.num_heads, self.causal, self.dtype, name="self_attn")
-        x = x + attention(layer_norm("layer_norm1", self.dtype)(x))
-        mlp = MLP(self.config.mlp_width, self.dtype, name="mlp")
-        return x + mlp(layer_norm("layer_norm2", self.dtype)(x))
+        attention = _SelfAttention(self.config.num_heads, self.causal, self.dtype, name="self_attn")
+        x = x + attention(_layer_norm("layer_norm1", self.dtype)(x))
+        mlp = _MLP(self.config.mlp_width, self.dtype, name="mlp")
+        return x + mlp(_layer_norm("layer_norm2", self.dtype)(x))
 
 
-class Layers(nn.Module):
+class _Layers(nn.Module):
+    """All layers of an encoder."""
+
     config: CLIPVisionConfig | CLIPTextConfig
     causal: bool = False
     dtype: DTypeLike = jnp.float32
@@ -69,11 +77,13 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i in range(self.config.num_layers):
-            x = Layer(self.config, self.causal, self.dtype, name=f"layers_{i}")(x)
+            x = _Layer(self.config, self.causal, self.dtype, name=f"layers_{i}")(x)
         return x
 
 
-class VisionEmbeddings(nn.Module):
+class _VisionEmbeddings(nn.Module):
+    """A class token and an image's patches, with their positions: (b, h, w, 3) -> (b, s, c)."""
+
     config: CLIPVisionConfig
     dtype: DTypeLike = jnp.float32
 
@@ -91,20 +101,22 @@ class VisionEmbeddings(nn.Module):
         return x + positions(jnp.arange(c.num_tokens))
 
 
-class VisionTransformer(nn.Module):
+class _VisionTransformer(nn.Module):
+    """The image encoder, one module below `CLIPVision`, as the checkpoints name its parameters."""
+
     config: CLIPVisionConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, pixels: Array) -> tuple[Array, Array]:
-        x = VisionEmbeddings(self.config, self.dtype, name="embeddings")(pixels)
-        x = layer_norm("pre_layrnorm", self.dtype)(x)  # spelled so in every checkpoint
-        x = Layers(self.config, dtype=self.dtype, name="encoder")(x)
-        return x, layer_norm("post_layernorm", self.dtype)(x[:, 0])
+        x = _VisionEmbeddings(self.config, self.dtype, name="embeddings")(pixels)
+        x = _layer_norm("pre_layrnorm", self.dtype)(x)  # the checkpoints' spelling
+        x = _Layers(self.config, dtype=self.dtype, name="encoder")(x)
+        return x, _layer_norm("post_layernorm", self.dtype)(x[:, 0])
 
 
 class CLIPVision(nn.Module):
-    """Images to tokens."""
+    """CLIP's image encoder."""
 
     config: CLIPVisionConfig
     dtype: DTypeLike = jnp.float32
@@ -116,13 +128,15 @@ class CLIPVision(nn.Module):
         """Encode normalised pixels of the config's image size.
 
         Returns:
-            The last hidden state, class token first, before the last layer norm: the appearance
-            tokens. And the normalised class token.
+            The appearance tokens, which are the last hidden state before the last layer norm, class
+            token first; and the normalised class token.
         """
-        return VisionTransformer(self.config, self.dtype, name="vision_model")(pixels)
+        return _VisionTransformer(self.config, self.dtype, name="vision_model")(pixels)
 
 
-class TextEmbeddings(nn.Module):
+class _TextEmbeddings(nn.Module):
+    """Tokens with their positions: (b, s) -> (b, s, c)."""
+
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
 
@@ -134,24 +148,26 @@ class TextEmbeddings(nn.Module):
         return tokens(ids) + positions(jnp.arange(ids.shape[1]))
 
 
-class TextTransformer(nn.Module):
+class _TextTransformer(nn.Module):
+    """The text encoder, one module below `CLIPText`, as the checkpoints name its parameters."""
+
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:
-        x = TextEmbeddings(self.config, self.dtype, name="embeddings")(ids)
-        x = Layers(self.config, causal=True, dtype=self.dtype, name="encoder")(x)
-        return layer_norm("final_layer_norm", self.dtype)(x)
+        x = _TextEmbeddings(self.config, self.dtype, name="embeddings")(ids)
+        x = _Layers(self.config, causal=True, dtype=self.dtype, name="encoder")(x)
+        return _layer_norm("final_layer_norm", self.dtype)(x)
 
 
 class CLIPText(nn.Module):
-    """Token ids to tokens, each seeing those before it."""
+    """CLIP's text encoder. Its self-attention is causal."""
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b s c"]:
-        """Encode at most `max_length` ids to the normalised last hidden state."""
-        return TextTransformer(self.config, self.dtype, name="text_model")(ids)
+        """Encode at most `max_length` token ids. Returns the normalised last hidden state."""
+        return _TextTransformer(self.config, self.dtype, name="text_model")(ids)

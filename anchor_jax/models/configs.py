@@ -1,21 +1,23 @@
-"""Frozen configs of the five networks. Defaults are Stable Diffusion 1.5 and CLIP ViT-B/32."""
+"""Frozen configs of the five networks. The defaults are those of Stable Diffusion 1.5
+([latent diffusion](https://arxiv.org/abs/2112.10752)) and of CLIP ViT-B/32
+([CLIP](https://arxiv.org/abs/2103.00020))."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What the UNet's encoder half and the control branch have in common.
+    """The fields that the UNet's encoder and the control branch have in common.
 
     Attributes:
-        in_channels: channels of the network's input (4 latents; 9 for the face stage:
-            4 latents, 1 mask, 4 masked-image latents).
+        in_channels: channels of the network's input: 4 of the latents; for faces 9, which are
+            4 of the latents, 1 of the mask and 4 of the masked image's latents.
         channels: feature channels of each resolution level, finest first.
         layers_per_block: residual blocks per level of the encoder (the decoder has one more).
-        cross_attention: for each level, whether its blocks hold spatial transformers.
+        cross_attention: for each level, whether its blocks contain spatial transformers.
         num_heads: attention heads, the same number at every level.
-        context_dim: width of the cross-attention tokens.
-        norm_groups: groups of every group normalisation.
+        context_dim: width of the tokens that cross-attention attends to.
+        norm_groups: groups of each group normalisation.
     """
 
     in_channels: int = 4
@@ -29,15 +31,16 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class UNetConfig(EncoderConfig):
-    """The denoising UNet. `out_channels` is the latent's."""
+    """Config of the denoising UNet. `out_channels` are those of the latents."""
 
     out_channels: int = 4
 
 
 @dataclass(frozen=True)
 class ControlConfig(EncoderConfig):
-    """The control branch. `pose_embedding_channels` are those of the pose image's embedding,
-    which halves the resolution once between each pair: its factor is the VAE's."""
+    """Config of the control branch. `pose_embedding_channels` are those of the convolutions over
+    the pose image. The resolution is halved between neighbours, so that the pose features have the
+    size of the latents."""
 
     pose_channels: int = 3
     pose_embedding_channels: tuple[int, ...] = (16, 32, 96, 256)
@@ -45,7 +48,7 @@ class ControlConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The KL autoencoder. Its resolution factor is `2 ** (len(channels) - 1)`."""
+    """Config of the KL autoencoder, which makes images smaller by `factor`."""
 
     image_channels: int = 3
     latent_channels: int = 4
@@ -56,13 +59,17 @@ class VAEConfig:
 
     @property
     def factor(self) -> int:
-        """Image pixels per latent pixel, along one side."""
+        """Image pixels per latent pixel, along one side.
+
+        >>> VAEConfig().factor
+        8
+        """
         return 2 ** (len(self.channels) - 1)
 
 
 @dataclass(frozen=True)
 class CLIPVisionConfig:
-    """The image encoder. It yields `(image_size / patch_size) ** 2 + 1` tokens."""
+    """Config of CLIP's image encoder."""
 
     image_size: int = 224
     patch_size: int = 32
@@ -73,13 +80,17 @@ class CLIPVisionConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one image, class token included."""
+        """Tokens of one image: one a patch, and the class token.
+
+        >>> CLIPVisionConfig().num_tokens
+        50
+        """
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
 @dataclass(frozen=True)
 class CLIPTextConfig:
-    """The text encoder, which only ever sees the empty text here."""
+    """Config of CLIP's text encoder, which only encodes the empty text here."""
 
     vocab_size: int = 49408
     max_length: int = 77

@@ -1,30 +1,24 @@
-"""The control branch: the other half of the structure-guided diffusion model. A copy of the UNet's
-encoder reads the mesh render and adds to the UNet's skips (equation 2 of the paper)."""
+"""The control branch, a [ControlNet](https://arxiv.org/abs/2302.05543): the other half of the
+structure-guided diffusion model. A copy of the UNet's encoder reads the pose image, a render of the
+body mesh, and adds residuals to the UNet's skips (equation 2 of the paper)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float
 
-from anchor_jax.models.blocks import (
-    PUBLISHED,
-    Frames,
-    Inflation,
-    TimeEmbedding,
-    conv1,
-    conv3,
-    repeat_rows,
-)
+from anchor_jax.models.blocks import TimeEmbedding, conv1, conv3
 from anchor_jax.models.configs import ControlConfig
+from anchor_jax.models.frames import PUBLISHED, FrameFold, Inflation, repeat_rows
 from anchor_jax.models.unet import MidBlock, encode
 from anchor_jax.shapes import Array
 
-zeros = nn.initializers.zeros
+_zeros = nn.initializers.zeros
 
 
 class PoseEmbedding(nn.Module):
-    """Convolutions from pose image to the resolution of the latents, ending in a zero
-    convolution."""
+    """Convolutions from the pose image to the resolution of the latents. The last one is a zero
+    convolution: its kernel is initialised with zeros."""
 
     hidden_channels: tuple[int, ...]
     channels: int
@@ -37,11 +31,11 @@ class PoseEmbedding(nn.Module):
         for i, channels in enumerate(rest):
             x = nn.silu(conv3(x.shape[-1], dtype=self.dtype, name=f"blocks_{2 * i}")(x))
             x = nn.silu(conv3(channels, stride=2, dtype=self.dtype, name=f"blocks_{2 * i + 1}")(x))
-        return conv3(self.channels, kernel_init=zeros, dtype=self.dtype, name="conv_out")(x)
+        return conv3(self.channels, kernel_init=_zeros, dtype=self.dtype, name="conv_out")(x)
 
 
 class Control(nn.Module):
-    """ControlN(p_i). Self-attention stays per frame whatever the inflation."""
+    """ControlN(p_i). Its self-attention is per frame with every inflation."""
 
     config: ControlConfig
     dtype: DTypeLike = jnp.float32
@@ -61,20 +55,20 @@ class Control(nn.Module):
         """Compute the residuals that a UNet takes as `control`.
 
         Args:
-            latents: noisy; b rows, or one row for every row of the context.
-            timesteps: a scalar or one a row of the latents.
+            latents: noisy latents; b rows, or one row that is shared by all rows of the context.
+            timesteps: a scalar or one per row of the latents.
             context: appearance tokens.
-            poses: pose images, RGB in [0, 1]; one row serves every row of the latents.
+            poses: pose images, RGB in [0, 1]; one row per row of the latents, or one for all.
             scale: W_c of equation (2), applied after the zero convolutions.
             frame_mask: False for padding frames.
             inflation: as for the UNet.
 
         Returns:
-            One residual for each skip, of its shape, and one for the mid block's output.
+            One residual for each skip, of the skip's shape, and one for the mid block's output.
         """
         c = self.config
         rows, f = latents.shape[:2]
-        frames = Frames(f, False, inflation.pooled_norm, frame_mask)
+        frames = FrameFold(f, False, inflation.pooled_norm, frame_mask)
         timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)
@@ -91,7 +85,7 @@ class Control(nn.Module):
         names = [f"controlnet_down_blocks_{i}" for i in range(len(features))]
         residuals = []
         for feature, name in zip([*features, mid], [*names, "controlnet_mid_block"], strict=True):
-            zero_conv = conv1(feature.shape[-1], kernel_init=zeros, dtype=self.dtype, name=name)
+            zero_conv = conv1(feature.shape[-1], kernel_init=_zeros, dtype=self.dtype, name=name)
             residual = zero_conv(feature) * jnp.asarray(scale, self.dtype)
             residuals.append(residual.reshape(-1, f, *residual.shape[1:]))
         return residuals

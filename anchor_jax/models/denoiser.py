@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, UInt8
 
-from anchor_jax.models.blocks import PUBLISHED, Inflation
 from anchor_jax.models.configs import ControlConfig, UNetConfig
 from anchor_jax.models.control import Control
+from anchor_jax.models.frames import PUBLISHED, Inflation
 from anchor_jax.models.unet import UNet
 from anchor_jax.shapes import Array, Params
 

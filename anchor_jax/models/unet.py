@@ -1,4 +1,5 @@
-"""The denoising UNet: one half of the structure-guided diffusion model (paper, section 3.1)."""
+"""The denoising UNet of [latent diffusion](https://arxiv.org/abs/2112.10752): one half of the
+structure-guided diffusion model (paper, section 3.1)."""
 
 from collections.abc import Sequence
 
@@ -8,27 +9,26 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float
 
 from anchor_jax.models.blocks import (
-    PUBLISHED,
     Downsample,
-    Frames,
-    GroupNorm,
-    Inflation,
     ResidualBlock,
     SpatialTransformer,
     TimeEmbedding,
     Upsample,
     conv3,
-    repeat_rows,
 )
 from anchor_jax.models.configs import EncoderConfig, UNetConfig
+from anchor_jax.models.frames import PUBLISHED, FrameFold, Inflation, repeat_rows
+from anchor_jax.models.group_norm import GroupNorm
 from anchor_jax.shapes import Array
 
 
-class Block(nn.Module):
-    """One resolution level: residual blocks, each with a transformer where the level has any.
+class _Block(nn.Module):
+    """One resolution level: residual blocks, each followed by a transformer if the level has
+    cross-attention.
 
-    Going up (`skips` given), each layer first takes one skip off the end of the list. Returns the
-    features and, going down, everything that the way up will want.
+    One class serves the encoder and the decoder. In the decoder (`skips` given) each layer first
+    takes one skip off the end of the list. Returns the features after the block, and the features
+    after each layer and after downsampling, which are the encoder's skips.
     """
 
     config: EncoderConfig
@@ -44,7 +44,7 @@ class Block(nn.Module):
         x: Array,
         time: Array,
         context: Array,
-        frames: Frames,
+        frames: FrameFold,
         skips: list[Array] | None = None,
     ) -> tuple[Array, list[Array]]:
         c, outputs = self.config, []
@@ -66,7 +66,7 @@ class Block(nn.Module):
             x = Downsample(dtype=self.dtype, name="downsamplers_0")(x)
             outputs.append(x)
         if self.resample == "up":
-            assert skips, "the coarser levels leave the finer ones' skips"
+            assert skips, "skips of the finer levels are still in the list"
             _, height, width, _ = skips[-1].shape
             x = Upsample(self.dtype, name="upsamplers_0")(x, (height, width))
         return x, outputs
@@ -80,7 +80,7 @@ class MidBlock(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, context: Array, frames: Frames) -> Array:
+    def __call__(self, x: Array, time: Array, context: Array, frames: FrameFold) -> Array:
         c = self.config
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
@@ -97,17 +97,21 @@ def encode(
     x: Array,
     time: Array,
     context: Array,
-    frames: Frames,
+    frames: FrameFold,
     dtype: DTypeLike,
     remat: bool,
 ) -> list[Array]:
-    """The way down, shared by the UNet and the control branch: every feature a skip is made of,
-    from the input's own to the coarsest. Call it from a compact method: it adds the blocks to
-    the calling module."""
+    """Run the encoder, which the UNet and the control branch have in common.
+
+    Call it from a compact method: it adds the blocks to the calling module.
+
+    Returns:
+        The features of all skips, from the input `x` itself to the coarsest.
+    """
     skips = [x]
     for level in range(len(config.channels)):
         last = level == len(config.channels) - 1
-        x, outputs = Block(
+        x, outputs = _Block(
             config,
             level,
             config.layers_per_block,
@@ -121,8 +125,8 @@ def encode(
 
 
 class UNet(nn.Module):
-    """eps_theta(z_t, t, c) over the frames of a window. One class serves per-frame and inflated
-    use; `inflation` says which."""
+    """eps_theta(z_t, t, c) over the frames of a window. `inflation` selects per-frame or inflated
+    use."""
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
@@ -141,19 +145,22 @@ class UNet(nn.Module):
         """Predict the noise.
 
         Args:
-            latents: noisy; b rows, or one row for every row of the context: what comes before the
-                first cross-attention is then computed once.
-            timesteps: a scalar or one a row of the latents, in [0, 1000).
+            latents: noisy latents; b rows, or one row that is shared by all rows of the context.
+                The layers before the first cross-attention then compute that row once.
+            timesteps: a scalar or one per row of the latents, in [0, 1000).
             context: appearance tokens.
-            control: the control branch's residuals, scaled: one for each skip and, last, one for
+            control: scaled residuals of the control branch: one for each skip and, last, one for
                 the mid block's output.
-            frame_mask: False for frames that only pad a short window: real frames come out as if
-                the others did not exist.
-            inflation: what spans the frames.
+            frame_mask: False for frames that only pad a short window. They do not change the
+                prediction of the real frames.
+            inflation: which computations span the frames.
+
+        Returns:
+            The predicted noise of each row of the context.
         """
         c = self.config
         rows, f = latents.shape[:2]
-        frames = Frames(f, inflation.joint_attention, inflation.pooled_norm, frame_mask)
+        frames = FrameFold(f, inflation.joint_attention, inflation.pooled_norm, frame_mask)
         timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)
@@ -169,7 +176,7 @@ class UNet(nn.Module):
         if control is not None:
             x = x + residuals[-1]
         for i, level in enumerate(reversed(range(len(c.channels)))):
-            x, _ = Block(
+            x, _ = _Block(
                 c,
                 level,
                 c.layers_per_block + 1,

@@ -1,4 +1,4 @@
-"""The lower rungs: one part of a network at a time, against diffusers."""
+"""Single parts of the networks against diffusers, before the tests of whole networks."""
 
 # torch and diffusers are typed too loosely.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
@@ -15,17 +15,17 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from anchor_jax.models.blocks import (
-    Frames,
-    GroupNorm,
     ResidualBlock,
     SpatialTransformer,
     TimeEmbedding,
     sinusoid,
 )
+from anchor_jax.models.frames import FrameFold
+from anchor_jax.models.group_norm import GroupNorm
 from benchmarks.torch_peer import PooledGroupNorm
 from tests.torch_side import module_params, randomise, relative, to_ours, to_torch
 
-PER_FRAME = Frames(1, joint_attention=False, pooled_norm=False)
+PER_FRAME = FrameFold(1, joint_attention=False, pooled_norm=False)
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -45,8 +45,8 @@ def test_sinusoid():
 
 
 def test_time_embedding():
-    """Catches a missing or doubled activation between the linear layers, and a map that takes
-    `linear_1` for an item of a list."""
+    """Catches a missing or doubled activation between the linear layers, and a map of names that
+    reads `linear_1` as an item of a list."""
     theirs = randomise(TimestepEmbedding(32, 128))
     module, timesteps = TimeEmbedding(32), np.array([3, 481])
     params = module_params(module, theirs, timesteps)
@@ -60,7 +60,7 @@ def test_time_embedding():
 @pytest.mark.parametrize("out_channels", [16, 48])
 def test_residual_block(out_channels):
     """Catches a time embedding added after the second norm or without its activation, a shortcut
-    where the channels stay, eps 1e-6, and transposed convolution kernels."""
+    convolution for equal channels, eps 1e-6, and transposed convolution kernels."""
     theirs = randomise(
         ResnetBlock2D(
             in_channels=16, out_channels=out_channels, temb_channels=64, groups=8, eps=1e-5
@@ -74,7 +74,7 @@ def test_residual_block(out_channels):
 
 
 def test_residual_block_pools_its_norms_over_frames():
-    """Catches per-frame statistics in a window, and frames of another video in them."""
+    """Catches per-frame statistics in a window, and statistics that span two videos."""
     theirs = randomise(ResnetBlock2D(in_channels=16, out_channels=16, temb_channels=64, groups=8))
     for norm in (theirs.norm1, theirs.norm2):
         norm.__class__, norm.num_frames = PooledGroupNorm, 3
@@ -83,7 +83,9 @@ def test_residual_block_pools_its_norms_over_frames():
     x = draw(6, 5, 6, 16) * brightness
     params = module_params(module, theirs, x, time)
     apply = jax.jit(module.apply)
-    pooled = apply({"params": params}, x, time, Frames(3, joint_attention=False, pooled_norm=True))
+    pooled = apply(
+        {"params": params}, x, time, FrameFold(3, joint_attention=False, pooled_norm=True)
+    )
     expected = to_ours(theirs(to_torch(x), torch.from_numpy(time.repeat(3, 0))))
     assert relative(pooled, expected) < 1e-5
     assert relative(apply({"params": params}, x, time, PER_FRAME), expected) > 1e-3
@@ -96,8 +98,8 @@ def vjp_of_norm(module: GroupNorm, params: dict, x: np.ndarray, gradient: np.nda
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_gradients_of_group_normalisation(pooled: bool):
-    """Catches a gradient that forgets what goes through mean or variance, sums over other frames
-    or groups than the forward pass, and scale and bias in each other's place."""
+    """Catches a gradient that leaves out the path through mean or variance, sums over other frames
+    or groups than the forward pass, and swapped gradients of scale and bias."""
     theirs: Any = randomise(torch.nn.GroupNorm(4, 12, eps=1e-5))
     theirs.requires_grad_(True)
     if pooled:
@@ -107,7 +109,7 @@ def test_gradients_of_group_normalisation(pooled: bool):
     theirs(inputs).backward(to_torch(gradient))
     module = GroupNorm(4)
     params = {"scale": theirs.weight.detach().numpy(), "bias": theirs.bias.detach().numpy()}
-    frames = Frames(3, joint_attention=False, pooled_norm=pooled)
+    frames = FrameFold(3, joint_attention=False, pooled_norm=pooled)
     of_params, of_x = vjp_of_norm(module, params, x, gradient, frames)
     assert relative(of_x, to_ours(inputs.grad)) < 1e-5
     assert relative(of_params["scale"], theirs.weight.grad) < 1e-5
@@ -117,14 +119,15 @@ def test_gradients_of_group_normalisation(pooled: bool):
 
 
 def test_padding_frames_have_no_gradient():
-    """Catches padding that counts in the gradient's means, and a gradient of padding frames."""
+    """Catches padding that counts in the means of the gradient, and a gradient of padding
+    frames."""
     x, gradient = draw(4, 3, 5, 12), draw(4, 3, 5, 12, seed=1)
     gradient[2:] = 0
     module, params = GroupNorm(4), {"scale": draw(12), "bias": draw(12, seed=1)}
-    frames = Frames(2, joint_attention=False, pooled_norm=True)
+    frames = FrameFold(2, joint_attention=False, pooled_norm=True)
     alone = vjp_of_norm(module, params, x[:2], gradient[:2], frames)
     mask = jnp.array([[True, True, False, False]])
-    padded = Frames(4, joint_attention=False, pooled_norm=True, mask=mask)
+    padded = FrameFold(4, joint_attention=False, pooled_norm=True, mask=mask)
     of_params, of_x = vjp_of_norm(module, params, x, gradient, padded)
     assert relative(of_x[:2], alone[1]) < 1e-6 and not of_x[2:].any()
     for name, value in alone[0].items():
@@ -132,8 +135,8 @@ def test_padding_frames_have_no_gradient():
 
 
 def test_spatial_transformer():
-    """Catches a head width taken for a number of heads, a gate and a value swapped in GEGLU, the
-    tanh approximation of gelu, eps 1e-5 in the outer norm, and a missing outer residual."""
+    """Catches a head width that is used as the number of heads, swapped gate and value in GEGLU,
+    the tanh approximation of GELU, eps 1e-5 in the outer norm, and a missing outer residual."""
     theirs = randomise(
         Transformer2DModel(
             num_attention_heads=4,

@@ -1,4 +1,4 @@
-"""Attention in blocks equals attention in one piece."""
+"""Attention in blocks, for CPUs, equals attention with one score matrix."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchor_jax.models.attention import chunked_attention
+from anchor_jax.models.cpu_attention import chunked_attention
 
 
 def draw(key: int, *shape: int) -> jax.Array:
@@ -25,9 +25,9 @@ def qkv(b: int, s: int, t: int, m: int, d: int):
 )
 @pytest.mark.parametrize("width", [5, 8])
 def test_blocks_change_nothing(s: int, t: int, chunk: int, width: int):
-    """Catches padded queries or keys that leak into the softmax, a block of keys that is not added
-    to those before, heads or rows that swap places, and a norm looked for among what fills the
-    values up to whole vectors (width 8)."""
+    """Catches padded queries or keys that change the softmax, a block of keys that is not added to
+    the previous ones, swapped heads or rows, and a norm that is read from the columns that pad the
+    values to whole vectors (width 8)."""
     query, key, value = qkv(2, s, t, 3, width)
     expected = jax.nn.dot_product_attention(query, key, value)
     out = chunked_attention(query, key, value, chunks=(chunk, chunk))
@@ -36,8 +36,8 @@ def test_blocks_change_nothing(s: int, t: int, chunk: int, width: int):
 
 @pytest.mark.parametrize("chunk", [4, 64])
 def test_masked_keys_do_not_exist(chunk: int):
-    """Catches a mask that is ignored, shifted by a block, or shared by rows; also NaN from a block
-    in which every key is masked."""
+    """Catches a mask that is ignored, shifted by a block, or shared by rows; and NaN from a block
+    with only masked keys."""
     query, key, value = qkv(2, 9, 12, 2, 4)
     lengths = [12, 5]
     mask = jnp.arange(12) < jnp.array(lengths)[:, None]
@@ -53,13 +53,13 @@ def test_masked_keys_do_not_exist(chunk: int):
 @pytest.mark.parametrize("shift", [0, -110])
 @pytest.mark.parametrize("chunk", [2, 64], ids=["many blocks", "one block"])
 def test_scores_of_any_size(size: int, shift: int, chunk: int):
-    """Catches exponentials that overflow, or that all vanish; a bound that is too low; keys with a
-    mean of their own, whose scores may all be far below the bound; in one block, a maximum that is
-    not taken, or is another query's."""
+    """Catches exponentials that overflow, or that all underflow; a bound that is too low; a mean
+    key that is not subtracted, so that all scores are far below the bound; in one block, a maximum
+    that is not subtracted, or is another query's."""
     query, key, value = (np.asarray(x, np.float64) for x in qkv(1, 6, 9, 1, 4))
     key -= key.mean(1)
     longest = key[0, np.linalg.norm(key, axis=-1).argmax(), 0]
-    query = longest + 0.1 * query  # all much the same, one direction for keys to be shifted in
+    query = longest + 0.1 * query  # all similar, so that one shift of the keys moves all scores
     query *= 2 * size / np.linalg.norm(query, axis=-1).max() / np.linalg.norm(longest)
     query[:, -1] *= -1  # whose largest score is far below the bound
     key += 2 * shift * query[:, :1] / np.square(query[:, :1]).sum()
@@ -71,7 +71,7 @@ def test_scores_of_any_size(size: int, shift: int, chunk: int):
 
 
 def test_heads_may_need_their_maximum_or_not():
-    """Catches a head that is computed as its neighbour in the same block is."""
+    """Catches a head that is computed in the regime of another head."""
     query, key, value = qkv(2, 6, 6, 3, 4)
     query *= jnp.array([1, 1000, 0.1])[:, None]
     out = chunked_attention(query, key, value, chunks=(2, 2))
@@ -81,8 +81,8 @@ def test_heads_may_need_their_maximum_or_not():
 
 @pytest.mark.parametrize("chunk", [4, 64], ids=["many blocks", "one block"])
 def test_gradients_are_those_of_plain_attention(chunk: int):
-    """Catches a block that the backward pass does not see, and a norm that one block of keys does
-    not leave for it."""
+    """Catches a block that the backward pass leaves out, and a wrong norm from the forward pass of
+    one block."""
     args = qkv(1, 6, 10, 2, 4)
 
     def loss(attend):
@@ -96,8 +96,8 @@ def test_gradients_are_those_of_plain_attention(chunk: int):
 
 @pytest.mark.parametrize("scale", [1, 12])
 def test_gradients_across_many_chunks(scale: int):
-    """Catches a backward pass that forgets a block, the padding of the last one, a masked key or
-    the norm's own gradient, or that knows another norm where scores are large."""
+    """Catches a backward pass that leaves out a block, the mask or the gradient of the norm, that
+    counts the padding of the last block, or whose norm differs where scores are large."""
     query, key, value = qkv(2, 11, 9, 3, 8)
     query = scale * query
     mask = (jnp.arange(18) % 3 != 2).reshape(2, 9)
@@ -119,7 +119,7 @@ def test_gradients_across_many_chunks(scale: int):
 
 
 def test_the_backward_pass_keeps_no_scores():
-    """Catches residuals of the size of the scores, which made training take four times the
+    """Catches residuals of the size of the scores. With them, training takes four times the
     memory."""
     shape = (1, 4096, 1, 8)
     loss = lambda *args: chunked_attention(*args).sum()

@@ -3,6 +3,7 @@
 import doctest
 import itertools
 from functools import partial
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,48 +12,52 @@ import pytest
 from anchor_jax.diffusion import (
     Sampling,
     ScheduleConfig,
+    ddim,
     ddim_step,
     plan_windows,
     sample,
     sampling_steps,
+    schedule,
+    windows,
 )
 from anchor_jax.diffusion import sample as sample_function
-from anchor_jax.diffusion import windows as windows_module
 from anchor_jax.diffusion.ddim import clean_and_noise
 from anchor_jax.diffusion.windows import count_windows, crossfade_weights
 
 SCHEDULE = ScheduleConfig()
 
 
-def test_examples_in_the_docstrings_run():
-    """Catches an example that tells something else than the code does."""
-    result = doctest.testmod(windows_module)
+@pytest.mark.parametrize("module", [ddim, schedule, windows])
+def test_examples_in_the_docstrings_run(module: ModuleType):
+    """Catches an example whose result is not what the code computes."""
+    result = doctest.testmod(module)
     assert result.attempted and not result.failed
 
 
 @pytest.mark.parametrize("num_frames", range(1, 30))
 @pytest.mark.parametrize(("size", "overlap"), [(4, 0), (4, 1), (4, 3), (16, 4), (1, 0)])
 def test_windows_cover_every_frame_in_order(num_frames: int, size: int, overlap: int):
-    """Catches a lost tail, a shifted last window, or one that starts past the end."""
-    windows = plan_windows(num_frames, size, overlap)
-    assert windows[0].start == 0 and windows[-1].stop == num_frames
-    assert all(b.start - a.start == size - overlap for a, b in itertools.pairwise(windows))
-    assert all(1 <= len(window) <= size for window in windows)
+    """Catches missing frames at the end, a shifted last window, or one that starts after the
+    end."""
+    plan = plan_windows(num_frames, size, overlap)
+    assert plan[0].start == 0 and plan[-1].stop == num_frames
+    assert all(b.start - a.start == size - overlap for a, b in itertools.pairwise(plan))
+    assert all(1 <= len(window) <= size for window in plan)
     counts = count_windows(num_frames, size, overlap)
-    assert counts.min() >= 1 and counts.sum() == sum(map(len, windows))
+    assert counts.min() >= 1 and counts.sum() == sum(map(len, plan))
 
 
 @pytest.mark.parametrize(("num_frames", "size", "overlap"), [(0, 4, 1), (5, 4, 4), (5, 4, -1)])
 def test_impossible_windows_are_refused(num_frames: int, size: int, overlap: int):
-    """Catches a loop that would not end, or end at once, on such input."""
+    """Catches a loop that does not end, or ends at once."""
     with pytest.raises(ValueError, match=r"frame|overlap"):
         plan_windows(num_frames, size, overlap)
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(16, 4), (16, 8), (5, 0), (4, 1)])
 def test_a_crossfade_is_linear(size: int, overlap: int):
-    """Catches ramps that do not meet: away from the video's ends two windows add up to one, and
-    from frame to frame the share of the second grows by the same step."""
+    """Catches ramps that do not fit together. Away from the video's ends the weights of two windows
+    add up to one, and that of the second grows by the same step from frame to frame."""
     weights = crossfade_weights(size, overlap)
     total = count_windows(10 * size, size, overlap, weights)
     np.testing.assert_allclose(total[size:-size], 1, rtol=1e-6)
@@ -61,8 +66,8 @@ def test_a_crossfade_is_linear(size: int, overlap: int):
 
 
 def window_mean_denoiser(params, latents, condition, timestep, frame_mask):
-    """Mixes frames through their mean over the window, as attention does, and tells halves
-    apart."""
+    """Mix frames through their mean over the window, as attention does. The two halves of guidance
+    differ."""
     real = frame_mask[:, None, None, None]
     mean = (latents * real).sum(0) / real.sum()
     base = jnp.sin(latents + mean * params + timestep / 1000 + condition)
@@ -70,7 +75,7 @@ def window_mean_denoiser(params, latents, condition, timestep, frame_mask):
 
 
 def reference(latents, condition, num_steps, guidance, window, overlap, crossfade, params=0.3):
-    """Algorithm 1 of the paper in plain loops over real, short windows."""
+    """Compute algorithm 1 of the paper in plain loops over windows without padding."""
     latents = np.asarray(latents, np.float64)
     size = min(window, len(latents))
     for step in sampling_steps(SCHEDULE, num_steps):
@@ -99,8 +104,8 @@ def reference(latents, condition, num_steps, guidance, window, overlap, crossfad
 @pytest.mark.parametrize("crossfade", [False, True])
 def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int, crossfade: bool):
     """Catches a group of windows that is cut or added in the wrong place, a padded frame that is
-    counted, guidance before the average, halves swapped; weights of a window that do not reach the
-    sum of weights, or sit on the wrong frames."""
+    counted, guidance before the average, swapped halves, and weights of a window that are missing
+    in the sum of weights or belong to other frames."""
     rng = np.random.default_rng(num_frames)
     latents = rng.normal(size=(num_frames, 2, 3, 1)).astype(np.float32)
     condition = rng.normal(size=(num_frames, 1, 1, 1)).astype(np.float32)
@@ -120,7 +125,7 @@ def test_sampling_is_algorithm_1(num_frames: int, window: int, overlap: int, cro
 
 
 def test_another_length_compiles_the_network_once():
-    """Catches a video length that reaches the shapes of the compiled network."""
+    """Catches a length of the video that changes the shapes of the compiled network."""
     traced = []
 
     def denoise(params, latents, condition, timestep, frame_mask):
@@ -157,6 +162,6 @@ def test_v_prediction_finds_the_same_noise():
 
 @pytest.mark.parametrize("num_steps", [0, 1001, -3])
 def test_impossible_numbers_of_steps_are_refused(num_steps: int):
-    """Catches an empty loop that would return noise as the result."""
+    """Catches an empty loop, which returns noise as the result."""
     with pytest.raises(ValueError, match="num_steps"):
         sampling_steps(SCHEDULE, num_steps)

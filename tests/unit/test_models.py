@@ -1,7 +1,9 @@
 """Properties of the networks that need no reference: frames, masks, rows, sizes."""
 
 import dataclasses
+import doctest
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -17,7 +19,9 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
     abstract_params,
+    blocks,
     build,
+    configs,
     init_params,
 )
 from anchor_jax.models.blocks import Upsample, conv3
@@ -35,6 +39,13 @@ CONTROL = ControlConfig(**SIZES, pose_embedding_channels=(4, 8))
 VAE = VAEConfig(channels=(8, 16), layers_per_block=1, norm_groups=4)
 
 
+@pytest.mark.parametrize("module", [blocks, configs])
+def test_examples_in_the_docstrings_run(module: ModuleType):
+    """Catches an example whose result is not what the code computes."""
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
+
+
 def apply(module, variables, *args, **kwargs) -> Any:
     return module.apply(variables, *args, **kwargs)
 
@@ -44,7 +55,7 @@ def draw(key: int, *shape: int) -> jax.Array:
 
 
 def random_params(config):
-    """Parameters that no zero initialisation hides anything behind."""
+    """Draw parameters that are nowhere zero, so that no computation is hidden by a zero factor."""
     rng = np.random.default_rng(0)
 
     def draw_like(path, leaf):
@@ -58,7 +69,7 @@ def random_params(config):
 
 @pytest.fixture(scope="module")
 def window():
-    """Predict the noise of a window with both networks."""
+    """A function that predicts the noise of a window with both networks."""
     unet, control = build(UNET), build(CONTROL)
     unet_params, control_params = random_params(UNET), random_params(CONTROL)
 
@@ -79,7 +90,8 @@ def close(a, b, tolerance=2e-5) -> bool:
 
 
 def test_permuting_frames_permutes_the_prediction(window):
-    """Catches any order among frames: a temporal position, a mixed-up fold of frames and pixels."""
+    """Catches a result that depends on the order of frames: a temporal position, or frames and
+    pixels that are folded in the wrong order."""
     order = jnp.array([2, 0, 1])
     out = window(LATENTS, CONTEXT, POSES)
     assert close(window(LATENTS[:, order], CONTEXT, POSES[:, order]), out[:, order])
@@ -87,14 +99,14 @@ def test_permuting_frames_permutes_the_prediction(window):
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Inflation)])
 def test_each_switch_of_inflation_matters(window, field: str):
-    """Catches a switch that is wired to nothing."""
+    """Catches a switch without effect."""
     inflation = dataclasses.replace(PUBLISHED, **{field: False})
     out = window(LATENTS, CONTEXT, POSES)
     assert not close(window(LATENTS, CONTEXT, POSES, inflation=inflation), out, 1e-3)
 
 
 def test_per_frame_networks_see_one_frame(window):
-    """Catches a computation that still spans frames when inflation is off."""
+    """Catches a computation that spans frames although inflation is off."""
     out = window(LATENTS, CONTEXT, POSES, inflation=PER_FRAME)
     for i in range(3):
         frame = slice(i, i + 1)
@@ -103,8 +115,8 @@ def test_per_frame_networks_see_one_frame(window):
 
 
 def test_padding_frames_do_not_exist(window):
-    """Catches padding that leaks through attention or pooled statistics: golden windows at the
-    end of a video really are shorter."""
+    """Catches padding that changes real frames through attention or pooled statistics. The golden
+    windows at the end of a video are shorter, not padded."""
     mask = jnp.array([[True, True, False]] * 2)
     padded = window(LATENTS.at[:, 2].set(1e3), CONTEXT, POSES.at[:, 2].set(1e3), mask)
     short = window(LATENTS[:, :2], CONTEXT, POSES[:, :2])
@@ -113,7 +125,7 @@ def test_padding_frames_do_not_exist(window):
 
 
 def test_one_row_of_latents_serves_every_row_of_tokens(window):
-    """Catches guidance halves that part too early or too late, or in the wrong order."""
+    """Catches a row that is repeated at the wrong layer, and swapped halves of guidance."""
     mask = jnp.array([[True, True, False]])
     shared = window(LATENTS[:1], CONTEXT, POSES[:1], mask)
     repeated = window(
@@ -127,7 +139,7 @@ def test_one_row_of_latents_serves_every_row_of_tokens(window):
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
 def test_any_size_of_latents_comes_back(window, size: tuple[int, int]):
-    """Catches a way up that cannot undo an odd size on the way down."""
+    """Catches a decoder that does not restore an odd size of the encoder."""
     out = window(draw(5, 1, 2, *size, 4), CONTEXT[:1], draw(6, 1, 2, 2 * size[0], 2 * size[1], 3))
     assert out.shape == (1, 2, *size, 4)
     assert np.isfinite(out).all()
@@ -135,7 +147,7 @@ def test_any_size_of_latents_comes_back(window, size: tuple[int, int]):
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 1, 3)])
 def test_folded_upsampling_is_doubling_and_convolving(shape: tuple[int, ...]):
-    """Catches a kernel entry folded into the wrong phase, or an edge padded on the wrong side."""
+    """Catches a kernel entry in the wrong phase, or padding at the wrong edge."""
     x, module = draw(7, *shape), Upsample()
     variables = random_params_of(module, x)
     doubled = x.repeat(2, axis=1).repeat(2, axis=2)

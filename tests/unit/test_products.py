@@ -1,4 +1,4 @@
-"""Linear layers and convolutions on a CPU: XLA's own convolutions and products are the oracle."""
+"""Linear layers and convolutions on CPUs equal Flax's, which use XLA's own operations."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ def draw(key: int, *shape: int) -> jax.Array:
 
 
 def same_layer(ours: Any, plain: Any, x: jax.Array, most: float = 1e-6) -> None:
-    """Output and gradients of ours equal those of Flax's layer with the same parameters, to a
-    relative (L2) difference of `most`."""
+    """Check that output and gradients of our layer equal those of Flax's layer with the same
+    parameters, up to a relative (L2) difference of `most`."""
     params = plain.init(jax.random.key(0), x)
     out, vjp = jax.vjp(plain.apply, params, x)
     gradient = draw(1, *out.shape).astype(out.dtype)
@@ -36,21 +36,21 @@ def same_layer(ours: Any, plain: Any, x: jax.Array, most: float = 1e-6) -> None:
     ids=["many pixels", "few pixels", "as many as features", "one row"],
 )
 def test_convolution(n: int, h: int, w: int, features: int, stride: int):
-    """Catches taps that are flipped or shifted by a pixel, rows taken for columns, the border, a
-    stride that is forgotten, and channels in and out that swap places in a gradient."""
+    """Catches taps that are flipped or shifted by a pixel, swapped rows and columns, a wrong
+    border, an ignored stride, and gradients with swapped channels in and out."""
     plain = nn.Conv(features, (3, 3), (stride, stride), ((1, 1), (1, 1)))
     same_layer(conv3(features, stride), plain, draw(0, n, h, w, 3))
 
 
 def test_layers_of_one_pixel():
-    """Catches a transposed kernel, a bias that is lost, and pixels of another image."""
+    """Catches a transposed kernel, a missing bias, and pixels of another image."""
     same_layer(conv1(7), nn.Conv(7, (1, 1)), draw(0, 2, 3, 4, 5))
     same_layer(linear(7), nn.Dense(7), draw(0, 2, 6, 5))
 
 
 @pytest.mark.parametrize("features", [4, 64])
-def test_gradients_have_the_type_of_what_they_are_of(features: int):
-    """Catches float32 gradients of bfloat16 layers, which the layer before would refuse."""
+def test_gradients_have_the_type_of_their_inputs(features: int):
+    """Catches float32 gradients of bfloat16 layers, which the previous layer does not accept."""
     x = draw(0, 2, 4, 4, 5).astype(jnp.bfloat16)
     plain = nn.Conv(features, (3, 3), padding=((1, 1), (1, 1)), dtype=jnp.bfloat16)
     same_layer(conv3(features, dtype=jnp.bfloat16), plain, x, 0.01)
@@ -59,8 +59,8 @@ def test_gradients_have_the_type_of_what_they_are_of(features: int):
 
 
 def test_few_pixels_need_no_copy_of_a_kernel():
-    """Catches gradients that go through XLA's convolutions again where the kernel is larger than
-    the features: the transposed copies of kernels that this module is there to avoid."""
+    """Catches gradients that are XLA's convolutions, which copy the transposed kernel, although the
+    kernel is larger than the features."""
 
     def text(n: int) -> str:
         x = draw(0, n, 4, 4, 64)
