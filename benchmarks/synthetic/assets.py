@@ -41,7 +41,7 @@ from benchmarks.synthetic.gesture import gesture
 _MAX_BYTES = 15_000_000  # bytes
 _PARTS = "anchor", "pretrained", "test", "train"
 _SHIPPED_SAMPLING = {"steps": 10, "crossfade": True}
-LOSSLESS = {"qp": "0", "preset": "veryslow"}
+_LOSSLESS = {"qp": "0", "preset": "veryslow"}
 _COMPRESSED = {
     "crf": "28",
     "preset": "veryslow",
@@ -136,7 +136,7 @@ def _write_anchor(source: Path, out: Path, dtype: str, face: bool) -> dict[str, 
         )
     anchor = checkpoint.load(source, networks=names, dtype=jnp.dtype(dtype))
     if face:  # the demo's: fewer steps, and windows that pass gradually into each other
-        sampling = anchor.settings.sampling.updated(**SHIPPED_SAMPLING)
+        sampling = anchor.settings.sampling.updated(**_SHIPPED_SAMPLING)
         settings = replace(anchor.settings, sampling=sampling)
         checkpoint.save(out, replace(anchor, settings=settings))
     else:
