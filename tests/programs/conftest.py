@@ -1,5 +1,6 @@
 """A tiny checkpoint, the anchor made of it, and a short video's worth of poses."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -113,16 +114,28 @@ def fresh(autoencoder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def drawn(fresh, tmp_path_factory) -> Path:
+    """A copy of it whose parts are marked as trained, so that videos can be generated from it. Do
+    not write here."""
+    out = shutil.copytree(fresh, tmp_path_factory.mktemp("drawn") / "anchor")
+    content = json.loads((out / "anchor.json").read_text())
+    content["trained"] = {"body": True, "face": True}
+    content["face_sampling"]["size"] = 64
+    (out / "anchor.json").write_text(json.dumps(content))
+    return out
+
+
+@pytest.fixture(scope="session")
 def test_clip(tmp_path_factory) -> Path:
     """A test clip of ten frames of 32x32, as files with their truth. Do not write here."""
     return write_clip(tmp_path_factory.mktemp("clip") / "test")
 
 
 @pytest.fixture(scope="session")
-def assets(fresh, test_clip, train_data, tmp_path_factory) -> Path:
+def assets(drawn, test_clip, train_data, tmp_path_factory) -> Path:
     """Assets of eight frames, made of an anchor that nobody trained. Do not write here."""
     out = tmp_path_factory.mktemp("assets") / "assets"
-    words = ["--anchor", fresh.parent, "--pretrained", fresh, "--test", test_clip, "--frames", 8]
+    words = ["--anchor", drawn.parent, "--pretrained", drawn, "--test", test_clip, "--frames", 8]
     words += ["--train", train_data, "--train-frames", 16, "--out", out]
     assert make_assets(list(map(str, words))) == 0
     return out

@@ -95,7 +95,11 @@ def test_the_demo_shows_the_clip_and_its_scores(demo, assets, tmp_path, capfd):
     assert sorted(os.listdir(tmp_path)) == ["demo"] and sorted(os.listdir(out)) == FILES
     assert probe(out / "video.mp4") == (8, (3 * 256, 256), 30, "yuv420p")
     told = json.loads((out / "metrics.json").read_text())
-    assert told["frames"] == 8 and told["seed"] == 42 and told["versions"]["jax"]
+    assert (
+        told["frames"] == 8
+        and told["settings"]["sampling"]["seed"] == 42
+        and told["versions"]["jax"]
+    )
     scores = told["scores"]
     regions = [f"{part}/{score}" for part in ("body", "face", "hands") for score in ("psnr", "l1")]
     for name in (*regions, "body/ssim", "face/ssim", "hands/ssim", "flicker", "temporal_error"):

@@ -1,12 +1,17 @@
 """The embedded default as it is shipped: complete, small, and as good as the pages say."""
 
 import json
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from anchor_jax import checkpoint
+from anchor_jax import checkpoint, cli
 from anchor_jax.assets import MANIFEST, SHIPPED, open_assets
+from anchor_jax.data import video
+from anchor_jax.demo import demo
+from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Variant, generate_and_measure, read_clip
 
 # One window, of a gesture that is harder than most: the whole clip has 29.4, 28.0 and 21.1 dB.
@@ -40,3 +45,31 @@ def test_the_shipped_anchor_follows_unseen_motion(shipped):
     assert {name: scores[name] for name in MEASURED} == pytest.approx(MEASURED, abs=0.3)
     _, without = generate_and_measure(anchor, clip, replace(variant, faces=False))
     assert scores["face/psnr"] > without["face/psnr"] + 2
+
+
+def test_generate_without_options_gives_the_demos_frames(shipped, tmp_path, monkeypatch):
+    """Catches a command that drives the shipped anchor otherwise than it was trained: `generate`
+    took the published settings for it."""
+    clip, count = read_clip(shipped.test, 3), 3
+    poses, beside = tmp_path / "poses", tmp_path / "poses-conditions"
+    video.write_frames(poses, clip.poses)
+    source = conditions_beside(shipped.test / "poses")
+    with np.load(source / TABLE, allow_pickle=False) as table:
+        cut = {name: table[name][:count] for name in ("landmarks", "visible")}
+        kept = {name: table[name] for name in table.files} | cut
+    (beside / "face").mkdir(parents=True)
+    np.savez(beside / TABLE, **kept)
+    for path in sorted((source / "face").iterdir())[:count]:
+        shutil.copy(path, beside / "face")
+    made = []
+
+    def keep(out, shown):
+        made.append(shown.frames)
+
+    monkeypatch.setattr(demo, "write_demo", keep)
+    assert cli.main(["demo", "--frames", str(count), "--out", str(tmp_path / "demo")]) == 0
+    words = ["generate", shipped.anchor, "--poses", poses, "--out", tmp_path / "out.mp4"]
+    words += ["--appearance", shipped.test / "appearance.png", "--frames-dir", tmp_path / "frames"]
+    assert cli.main(list(map(str, words))) == 0
+    frames, _ = video.read_frames(tmp_path / "frames")
+    np.testing.assert_array_equal(frames, made[0])

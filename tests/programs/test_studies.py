@@ -23,7 +23,7 @@ SUFFIXES = "json", "md", "png", "svg"
 
 
 @pytest.fixture
-def windows(fresh, test_clip, tmp_path):
+def windows(drawn, test_clip, tmp_path):
     """Run `anchor-jax bench windows` in one step on eight frames, as the demo's tests do; options
     replace or add."""
 
@@ -31,7 +31,7 @@ def windows(fresh, test_clip, tmp_path):
         given = {"clip": [test_clip], "out": [tmp_path / "out"], "frames": [8], "steps": [1]}
         given |= {"seeds": [0, 1], "pairs": ["16/4"]} | options
         words = [w for name, values in given.items() for w in (f"--{name}", *map(str, values))]
-        return cli.main(["bench", "windows", str(fresh), *words])
+        return cli.main(["bench", "windows", str(drawn), *words])
 
     return run
 
@@ -42,7 +42,7 @@ def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd
     assert sorted(os.listdir(tmp_path / "out")) == [f"windows.{suffix}" for suffix in SUFFIXES]
     told = json.loads((tmp_path / "out" / "windows.json").read_text())
     row = told["rows"]["16/4"]
-    assert (row["window"], row["overlap"], told["seeds"]) == (16, 4, [0, 1])
+    assert (row["sampling"]["window"], row["sampling"]["overlap"], told["seeds"]) == (16, 4, [0, 1])
     first, second = row["scores"]
     assert {*first, *row["once"]} == set(SCORES)
     assert first["body/psnr"] != second["body/psnr"]
@@ -75,7 +75,7 @@ def test_bad_options_are_one_error_before_any_work(windows, tmp_path, capsys, mo
     assert os.listdir(tmp_path) == []
 
 
-def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monkeypatch):
+def test_the_ablations_leave_out_one_thing_each(drawn, test_clip, tmp_path, monkeypatch):
     """Catches a row that leaves out nothing or something else, an anchor that is not used, and
     results that tell a path of the machine they were measured on."""
     seen: list[Row] = []
@@ -86,13 +86,14 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
         return Result([{"body/psnr": 20.0 + len(seen)}], {}, {}, frames)
 
     monkeypatch.setattr(studies, "measure_alone", measure)
-    monkeypatch.chdir(fresh.parent)
-    words = ["--anchor", fresh, "--clip", test_clip, "--setting-two", fresh.parent / "anchor"]
+    monkeypatch.chdir(drawn.parent)
+    words = ["--anchor", drawn, "--clip", test_clip, "--setting-two", drawn.parent / "anchor"]
     words += ["--seeds", 5, "--steps", 2, "--frames", 8, "--out", tmp_path]
     assert ablations.main(list(map(str, words))) == 0
     rows = json.loads((tmp_path / "ablations.json").read_text())["rows"]
-    names = ("window", "overlap", "crossfade", "fresh_noise", "face")
-    assert {title: tuple(row[name] for name in names) for title, row in rows.items()} == {
+    names = ("window", "overlap", "crossfade", "fresh_noise", "faces")
+    flat = {title: row | row["sampling"] for title, row in rows.items()}
+    assert {title: tuple(row[name] for name in names) for title, row in flat.items()} == {
         "full": (16, 4, False, False, True),
         "full, windows cross-faded": (16, 4, True, False, True),
         "without temporal denoising, fresh noise": (1, 0, False, True, True),
@@ -100,7 +101,7 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
         "without face enhancement": (16, 4, False, False, False),
         "without two stages, setting II": (16, 4, False, False, True),
     }
-    assert rows["full"]["anchor"] == fresh.name
+    assert rows["full"]["anchor"] == drawn.name
     (run,) = rows["full"]["training"]
     assert run.startswith("autoencoder on ")
     with Image.open(tmp_path / "ablations.png") as sheet:
@@ -109,15 +110,37 @@ def test_the_ablations_leave_out_one_thing_each(fresh, test_clip, tmp_path, monk
     assert len(seen) == 6 and all(row.variant.settings.sampling.steps == 2 for row in seen)
 
 
-def test_settings_change_what_they_say(fresh, test_clip):
+def test_windows_are_measured_at_the_anchors_own_settings(
+    published, test_clip, tmp_path, monkeypatch
+):
+    """Catches published anchors that are measured as small ones, and options that are ignored."""
+    seen = []
+
+    def measure(row: Row, study: Study) -> Result:
+        seen.append(row.variant.settings)
+        return Result([{"body/psnr": 20.0}], {}, {}, np.zeros((8, 32, 32, 3), np.uint8))
+
+    monkeypatch.setattr(studies, "measure_alone", measure)
+    words = ["bench", "windows", published, "--clip", test_clip, "--out", tmp_path / "out"]
+    words += ["--frames", 8, "--seeds", 0, "--pairs", "8/2"]
+    assert cli.main(list(map(str, words))) == 0
+    assert cli.main([*map(str, words), "--guidance=3", "--crossfade"]) == 0
+    first, second = seen
+    assert (first.sampling.guidance, first.sampling.control_scale) == (7.5, 2.0)
+    assert (first.sampling.window, first.sampling.overlap) == (8, 2)
+    assert first.face.size == 256 and first.face.guidance == 3.5 and first.face.fit == "squash"
+    assert second.sampling == replace(first.sampling, guidance=3.0, crossfade=True)
+
+
+def test_settings_change_what_they_say(drawn, test_clip):
     """Catches fresh noise that all frames share, a face that is repainted all the same, and a
     ceiling that depends on the noise."""
     from anchor_jax.studies.clip import Variant
 
-    full = Variant(checkpoint.load(fresh, networks=()).settings).with_sampling(steps=1)
+    full = Variant(checkpoint.load(drawn, networks=()).settings).with_sampling(steps=1)
     study = Study(test_clip, 8, (0,))
     made = {
-        name: measure_row(Row(fresh, variant), study)
+        name: measure_row(Row(drawn, variant), study)
         for name, variant in {
             "full": full,
             "fresh": replace(full, fresh_noise=True),

@@ -128,12 +128,14 @@ def test_pretraining_cuts_backgrounds_away(fresh, train_data, generate, poses, t
     assert probe(tmp_path / "out.mp4")[:2] == (2, (64, 64))
 
 
-def test_the_face_is_trained_and_repaints(fresh, train_data, generate, poses, tmp_path):
+def test_the_face_is_trained_and_repaints(finetuned, train_data, generate, poses, tmp_path):
     """Catches a face stage that trains the body, reads other pictures, or makes an anchor whose
     face `generate` cannot use."""
-    run = tmp_path / "run"
-    assert train("face", fresh, train_data, run) == 0
-    assert changed(run / "anchor", fresh) == {"face/unet", "face/control"}
+    run, before = tmp_path / "run", finetuned / "anchor"
+    assert train("face", before, train_data, run) == 0
+    assert changed(run / "anchor", before) == {"face/unet", "face/control"}
+    face = checkpoint.load(run / "anchor", networks=()).settings.face
+    assert (face.size, face.fit, face.guidance) == (32, "crop", 1.0)
     options = {
         "anchor": run / "anchor",
         "poses": two(poses, tmp_path / "two"),
