@@ -28,13 +28,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoint", "data", "diffusion", "evaluation", "face", "generation", "models", "poses"),
     },
     "demo": {"assets", "body", "checkpoint", "data", "poses", "studies"},
-    "convert": {"checkpoint", "models", "diffusion", "data"},
+    "convert": {"checkpoint", "models", "diffusion"},
     "train": {
         *("checkpoint", "models", "diffusion", "data", "training", "face", "evaluation"),
         *("generation",),
     },
 }
-MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"} - {"__init__"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT} - {"__init__"}
 ORACLES = {"torch", "diffusers", "transformers"}  # named so because tests hold us against them
 
 
@@ -72,6 +72,22 @@ def violations(part: str, source: str) -> list[str]:
     return problems
 
 
+def used(part: str, source: str) -> set[str]:
+    """The other rooms that `source`, a file of `part`, imports."""
+    modules = [module.split(".") for module, _, _ in imported(ast.parse(source))]
+    rooms = {rest[0] for top, *rest in modules if top == "anchor_jax" and rest}
+    return rooms & set(MAY_IMPORT) - {part}
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The rooms that are left when those without a way down are taken away, again and again."""
+    left = dict(graph)
+    while free := [room for room, below in left.items() if not below & set(left)]:
+        for room in free:
+            del left[room]
+    return sorted(left)
+
+
 def sources() -> Iterator[tuple[str, Path]]:
     """Each source file of the package with the part it belongs to."""
     for path in sorted((ROOT / "anchor_jax").rglob("*.py")):
@@ -92,6 +108,26 @@ def test_nobody_imports_what_the_house_rules_forbid():
         for problem in violations(part, path.read_text(encoding="utf-8"))
     ]
     assert not problems, "\n".join(problems)
+
+
+def test_every_permission_is_used():
+    """Catches a permission that outlives its import: the next one to use it would go unseen."""
+    uses: dict[str, set[str]] = {part: set() for part in MAY_IMPORT}
+    for part, path in sources():
+        uses[part] |= used(part, path.read_text(encoding="utf-8"))
+    unused = {
+        part: sorted(rooms - uses[part])
+        for part, rooms in MAY_IMPORT.items()
+        if part != "cli" and rooms - uses[part]
+    }
+    assert not unused, f"take these out of MAY_IMPORT: {unused}"
+
+
+def test_imports_go_down_only():
+    """Catches rooms that import each other, also in a circle, and a ground that needs a room."""
+    assert not circles(MAY_IMPORT)
+    assert all(not MAY_IMPORT[room] for room in GROUND)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
