@@ -40,9 +40,10 @@ lint: setup  ## style and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-format: setup  ## put everything into the one style
+format: setup  ## put everything into the one style, and correct line numbers in docs/
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tests/unit/test_docs.py --update
 
 bench: setup  ## our speed and memory against the same work in PyTorch (minutes)
 	$(BIN)/python -m benchmarks.peer $(ARGS)

@@ -1,6 +1,6 @@
 """The pages: links lead somewhere, code references name the right line, commands exist.
 
-    python tests/unit/test_docs.py --update    # corrects the line numbers of code references
+    python tests/unit/test_docs.py --update    # corrects the line numbers, as `make format` does
 
 A code reference is a link to a line and the symbol that the line defines:
 [`anchor_jax/face/align.py:39`](../anchor_jax/face/align.py#L39) `estimate_transforms`.
