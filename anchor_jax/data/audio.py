@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.video import iter_video, opened
+from anchor_jax.data.video import iter_video, open_video
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent, placed
 
@@ -57,7 +57,7 @@ def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray
     """Rate, channels and int16 samples (n, channels) of the sound from the time `first` on."""
     import av
 
-    with opened(video) as (container, _):
+    with open_video(video) as (container, _):
         if not container.streams.audio:
             return
         stream = container.streams.audio[0]

@@ -28,6 +28,7 @@ import numpy as np
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import placed
 from anchor_jax.progress import Advance, no_advance
+from anchor_jax.shapes import Size
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -38,7 +39,6 @@ PICTURES = {"target": 3, "pose": 3, "matte": 1, "face": 3, "face_pose": 3, "face
 BODY, FACE = ("target", "pose"), ("face", "face_pose", "face_mask")  # one of the groups is whole
 TEXTS = ("identity", "clip")
 
-Size = tuple[int, int]  # width, height
 Pictures = Mapping[str, np.ndarray]
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.dataset import Pictures, Size
-from anchor_jax.data.video import open_picture, read_frames, resize
+from anchor_jax.data.dataset import Pictures
+from anchor_jax.data.pictures import open_picture, resize
+from anchor_jax.data.video import read_frames
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.shapes import Size
 
 BODY = {"source": "pose", "target": "target"}
 FACE = {"source": "face_pose", "target": "face", "mask": "face_mask"}

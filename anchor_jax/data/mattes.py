@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.video import iter_video, list_images, open_picture
+from anchor_jax.data.pictures import list_images, open_picture
+from anchor_jax.data.video import iter_video
 from anchor_jax.errors import AnchorError
 
 Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -11,10 +11,12 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from anchor_jax.data.clips import MIN_LENGTH, Box, Clip, read_clips, resample
-from anchor_jax.data.dataset import FACE, Pictures, Size
+from anchor_jax.data.dataset import FACE, Pictures
 from anchor_jax.data.mattes import Matting
-from anchor_jax.data.video import iter_sizes, iter_video, list_images, read_frames, resize
+from anchor_jax.data.pictures import list_images, resize
+from anchor_jax.data.video import iter_sizes, iter_video, read_frames
 from anchor_jax.errors import AnchorError
+from anchor_jax.shapes import Size
 
 Maker = Literal["green screen", "still background"]  # how mattes are made of the video itself
 Numbered = tuple[int, np.ndarray]  # a pose image and its number in its folder or video, from 0

@@ -22,7 +22,6 @@ from anchor_jax.data.dataset import (
     ClipRecord,
     Dataset,
     Pictures,
-    Size,
     load,
     write_metadata,
     write_shard,
@@ -31,6 +30,7 @@ from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import check_parent, parent_made, write_text
 from anchor_jax.processes import run_all
 from anchor_jax.progress import Advance, Progress, silent
+from anchor_jax.shapes import Size
 
 
 @runtime_checkable  # the tests check types as they run

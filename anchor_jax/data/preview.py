@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
-from anchor_jax.data.video import resize
+from anchor_jax.data.pictures import resize
 from anchor_jax.files import placed
 from anchor_jax.progress import Advance, no_advance
 

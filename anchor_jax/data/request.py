@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from anchor_jax.data.clips import LENGTH, Box
-from anchor_jax.data.dataset import Dataset, Size
+from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.lists import read_list
 from anchor_jax.data.pairing import Faces, Maker, VideoSource
 from anchor_jax.data.prepare import prepare
 from anchor_jax.errors import AnchorError
 from anchor_jax.progress import Progress
+from anchor_jax.shapes import Size
 
 SIZE = 512, 512
 # Files and folders: they count with their names and sizes, wherever they lie.

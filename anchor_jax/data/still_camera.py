@@ -15,7 +15,7 @@ from anchor_jax.data.mattes import (
     to_bytes,
     unmix,
 )
-from anchor_jax.data.video import IMAGE_SUFFIXES, read_image
+from anchor_jax.data.pictures import IMAGE_SUFFIXES, read_image
 from anchor_jax.errors import AnchorError
 
 MOVED = 12  # grey levels that the scene's border may vary by
