@@ -89,15 +89,15 @@ def test_size_and_identity_are_the_users(tmp_path):
         ('{"source": 1, "target": 2, "reference": 3}', "line 3: its source is not a path"),
         (
             '{"source": "gone.png", "target": "clip0/0.png", "reference": "clip0/0.png"}',
-            "line 3: its source gone.png is not there",
+            "line 3: its source gone.png is not a file",
         ),
         (
             '{"source": "poses/0.png", "target": "clip0/0.png", "reference": "gone.png"}',
-            "line 3: its reference gone.png is not there",
+            "line 3: its reference gone.png is not a file",
         ),
         (
             '{"source": "poses/0.png", "target": "poses", "reference": "clip0/0.png"}',
-            "line 3: its target poses is not there",
+            "line 3: its target poses is not a file",
         ),
         (
             '{"source": "poses/0.png", "target": "poses/0.png", "reference": "poses/0.png"}',
