@@ -11,9 +11,29 @@ float in [0, 1], and the images of the autoencoder float in [-1, 1]. Latents are
 scaling factor unless a docstring says otherwise.
 """
 
-import jax
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-Array = jax.Array
+if TYPE_CHECKING:
+    import jax
+
+    Array = jax.Array
+
 Images = np.ndarray  # uint8 (n, h, w, 3)
 Params = dict  # nested: module name -> ... -> array
+Size = tuple[int, int]  # width, height
+
+
+def show_size(size: Size) -> str:
+    """A size as messages show it: `512x256`."""
+    return f"{size[0]}x{size[1]}"
+
+
+def __getattr__(name: str) -> Any:
+    """Import jax only for `Array`: processes that draw or read data start 2 s faster without it."""
+    if name != "Array":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from jax import Array
+
+    return Array

@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from anchor_jax.errors import AnchorError
+from anchor_jax.shapes import Size
 
 NUM_JOINTS = 55
 JAW = 22
@@ -35,7 +36,7 @@ class Camera:
     focal_length: float  # pixels
     center: tuple[float, float]  # principal point, pixels
     translation: np.ndarray  # float32 (3,), metres, SHOW's camera_transl
-    size: tuple[int, int]  # width, height, pixels
+    size: Size  # pixels
 
     def __post_init__(self) -> None:
         _check_array("the camera's translation", self.translation, (3,))

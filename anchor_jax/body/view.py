@@ -11,8 +11,7 @@ import numpy as np
 
 from anchor_jax.body.motion import Camera, Motion
 from anchor_jax.errors import AnchorError
-
-Size = tuple[int, int]  # width, height
+from anchor_jax.shapes import Size
 
 _HALF_TURN = np.diag([1.0, -1.0, -1.0])  # about x: y down, z away becomes y up, z to the viewer
 _MAX_SIDE = 4096  # pixels; every OpenGL can render this

@@ -184,9 +184,9 @@ class Generate:
 
 def _rounded(size: tuple[int, int]) -> tuple[int, int]:
     """`size` as the networks can take it; says so when that is another size."""
-    from anchor_jax.data import video
+    from anchor_jax.data.pictures import round_size
 
-    rounded = video.round_size(size)
+    rounded = round_size(size)
     if rounded != size:
         note(f"{size[0]}x{size[1]} is rounded down to {rounded[0]}x{rounded[1]}, multiples of 8")
     return rounded
@@ -196,11 +196,11 @@ def _fit(frames: "Images") -> "Images":
     """The frames at a size that the networks can take."""
     import numpy as np
 
-    from anchor_jax.data import video
+    from anchor_jax.data.pictures import resize
 
     size = frames.shape[2], frames.shape[1]
     rounded = _rounded(size)
-    return frames if rounded == size else np.stack([video.resize(f, rounded) for f in frames])
+    return frames if rounded == size else np.stack([resize(f, rounded) for f in frames])
 
 
 def _read_noise(path: Path) -> "np.ndarray":

@@ -1,4 +1,4 @@
-"""The sound of a video, beside its clips."""
+"""Write the sound of a video as a WAV file."""
 
 import wave
 from collections.abc import Iterator
@@ -7,31 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.video import iter_video, opened
+from anchor_jax.data.video import iter_video, open_video
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent, placed
 
-SLACK = Fraction(1, 20)  # seconds that the sound's times may jump without being followed
-LONGEST_SILENCE = 600  # seconds; a longer one is a damaged file
-LARGEST = (1 << 32) - 1024  # bytes: what a .wav can say
+SLACK = Fraction(1, 20)  # seconds; smaller jumps in the times of the sound are ignored
+LONGEST_SILENCE = 600  # seconds; a longer one means that the file is damaged
+LARGEST = (1 << 32) - 1024  # bytes; a .wav file cannot be longer
 
 
 def write_audio(video: Path, path: Path) -> bool:
-    """Write the first sound track of a video as 16-bit PCM, its first sample at the first frame.
+    """Write the first sound track of a video as 16-bit PCM that starts with the first frame.
 
-    So the sound of a clip begins `clip.start` seconds into the file. What the sound lacks at its
-    beginning or in between is silence. The rate is the video's own, more than two channels
-    become two.
+    So the sound of a clip starts `clip.start` seconds into the file. Where the track starts later
+    or has gaps there is silence. The sample rate is the video's; more than two channels become two.
 
     Args:
         video: the video.
         path: the file, ending in `.wav`; replaced when it exists.
 
     Returns:
-        whether there is any sound; without, nothing is written.
+        whether the video has sound; without sound nothing is written.
 
     Raises:
-        AnchorError: a video that cannot be read, or a place that cannot be written.
+        AnchorError: the video cannot be read, or the file cannot be written.
     """
     if path.suffix.lower() != ".wav" or path.is_dir():
         raise AnchorError(f"cannot write {path}: expected the name of a .wav file")
@@ -54,10 +53,10 @@ def write_audio(video: Path, path: Path) -> bool:
 
 
 def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Rate, channels and int16 samples (n, channels) of the sound from the time `first` on."""
+    """Decode the sound from time `first` on: rate, channels and int16 samples (n, channels)."""
     import av
 
-    with opened(video) as (container, _):
+    with open_video(video) as (container, _):
         if not container.streams.audio:
             return
         stream = container.streams.audio[0]

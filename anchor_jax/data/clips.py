@@ -1,7 +1,7 @@
-"""A video of a person cut into clips: one rate, one still square crop, one size, a clip at a time.
+"""Cut a video of a person into clips with one frame rate, one square crop and one size.
 
-Frames are chosen by their times, never by counting, so variable frame rates need no care and
-nothing drifts: output frame k shows the source frame nearest to k / fps after the first one.
+Frame k shows the source frame whose time is nearest to k / fps after the first one. Times are never
+counted up, so nothing drifts and variable frame rates need no special care.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,29 +15,29 @@ import numpy as np
 
 from anchor_jax.data.mattes import Matting, read_mattes
 from anchor_jax.data.video import iter_video
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import AnchorError, require
 
 Box = tuple[int, int, int]  # a square: left, top, side, pixels
-Pair = tuple[np.ndarray, np.ndarray | None]  # a frame and its matte
+_Pair = tuple[np.ndarray, np.ndarray | None]  # a frame and its matte
 
 FPS = Fraction(30)
 LENGTH = 300  # frames
 MIN_LENGTH = 16  # frames: what a window of the sampler takes
 LONGEST_GAP = 10  # seconds without a frame; a longer one is a damaged file or a still picture
-TIE = Fraction(1, 1000)  # seconds: what Matroska rounds times to, twice half of it
-MARGIN = 0.08  # of the person's size, left free at each side of the crop
-LOOK = Fraction(1, 10)  # seconds between the mattes that the crop is chosen from
-PRESENT = 1 / 200  # of the mattes in which a pixel of the person has to show to count
+TIE = Fraction(1, 1000)  # seconds: Matroska rounds times to this; two may err by half of it
+MARGIN = 0.08  # of the person's size, left free on each side of the crop
+LOOK = Fraction(1, 10)  # seconds between the mattes that the crop is computed from
+PRESENT = 1 / 200  # of the mattes: a pixel counts where at least so many show the person
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Clip:
+class VideoClip:
     """Consecutive frames of one video."""
 
-    name: str  # of the video, without its suffix
-    index: int  # of the clip in the video, from 0
+    name: str  # of the video's file, without suffix
+    index: int  # number of the clip in the video, from 0
     frames: np.ndarray  # uint8 (n, size, size, 3), RGB
     start: Fraction  # seconds from the video's first frame; `write_audio` has the same zero
     fps: Fraction
@@ -53,33 +53,33 @@ def read_clips(
     size: int = 512,
     crop: Box | None = None,
     mattes: Path | Matting | None = None,
-) -> Iterator[Clip]:
-    """Cut a video into clips, holding one of them in memory at a time.
+) -> Iterator[VideoClip]:
+    """Cut a video into clips; one of them is in memory at a time.
 
-    The last clip is shorter; a rest of fewer than 16 frames is left out. With a `Matting` the
-    clips show its foreground, where the spilled light of a green screen is removed. What a
-    damaged tail makes unreadable is known only at its place: clips before it have come out then.
+    The last clip may be shorter; a rest of fewer than 16 frames is left out. With a `Matting` the
+    clips show its foreground, from which the light of a green screen is removed. Damage is reported
+    when it is reached, after earlier clips were yielded.
 
     Args:
         path: a video in any container and codec that FFmpeg reads.
         fps: frames per second of the clips; see `resample`.
         length: frames of a clip.
-        size: side of the clips' frames, pixels (Lanczos over the whole area of a pixel).
-        crop: the square to keep. By default the person's, from the mattes (`person_crop`), and
-            without mattes the largest square in the middle.
-        mattes: a folder or video with a matte for every frame of the video, or what makes a matte
-            of a frame (`green_screen`, `still_camera`). The mattes are read twice.
+        size: side of the clips' frames, pixels (Lanczos filtering with antialiasing).
+        crop: the square to keep. Default: the square around the person in the mattes
+            (`person_crop`); without mattes the largest square in the middle.
+        mattes: a folder or video with a matte for every frame of the video, or a function that
+            makes a matte of a frame (`green_screen`, `still_camera`). Mattes are read twice.
 
     Raises:
-        AnchorError: a video or mattes that cannot be read or do not belong together, a crop that
-            is not inside the frame, or a video shorter than 16 frames.
+        AnchorError: settings out of range; the video or the mattes cannot be read or do not fit
+            each other; the crop is not inside the frame; the video is shorter than 16 frames.
     """
     fps = Fraction(fps)
-    if fps <= 0 or length < MIN_LENGTH or size < 8:
-        raise AnchorError(
-            f"clips of {length} frames of {size}x{size} at {float(fps):g} fps cannot be made; "
-            f"expected at least {MIN_LENGTH} frames, 8 pixels and a positive rate"
-        )
+    require(
+        (fps > 0, f"fps is {float(fps):g}: expected more than 0"),
+        (length >= MIN_LENGTH, f"length is {length}: expected at least {MIN_LENGTH} frames"),
+        (size >= 8, f"size is {size}: expected at least 8 pixels"),
+    )
     width, height = _frame_size(path)
     if crop is None and mattes is not None:
         looks = resample(_pairs(path, mattes), 1 / LOOK)
@@ -95,15 +95,16 @@ def read_clips(
         )
     pairs = _matted(resample(_pairs(path, mattes), fps), mattes)
     for index, frames, alphas in _stacks(pairs, crop, size, length):
-        yield Clip(path.stem, index, frames, index * length / fps, fps, crop, alphas)
-        del frames, alphas  # before the next clip is read
+        yield VideoClip(path.stem, index, frames, index * length / fps, fps, crop, alphas)
+        del frames, alphas  # free the memory before the next clip is read
 
 
 def resample(frames: Iterable[tuple[Fraction, T]], fps: Fraction) -> Iterator[T]:
-    """The frame nearest to each time k / fps after the first one, up to half a step after the last.
+    """Yield the frame nearest to each time k / fps after the first one, up to half a step after the
+    last one.
 
-    Between two frames that are equally near, up to a millisecond, it is the earlier. At twice
-    the rate every second frame stays, at 25 fps every fifth is shown twice at 30.
+    Of two frames that are equally near, within a millisecond, the earlier is taken. From 60 to 30
+    fps, every second frame is kept; from 25 to 30 fps, every fifth frame is shown twice.
 
     Raises:
         AnchorError: more than 10 seconds without a frame.
@@ -129,11 +130,11 @@ def resample(frames: Iterable[tuple[Fraction, T]], fps: Fraction) -> Iterator[T]
 
 
 def person_crop(mattes: Iterable[np.ndarray]) -> Box:
-    """The square around the person over a whole video: whatever the mattes show at any time.
+    """Compute the square around the person over a whole video.
 
-    A pixel counts where the matte is over a half in one of 200 mattes, at least one, and
-    has neighbours that count too. The square has a margin of 8 % and stays inside the frame; where
-    the person is taller than the square can be, the head stays in.
+    A pixel counts where at least one in 200 mattes is above one half, and neighbouring pixels count
+    too. The square has a margin of 8 % and stays inside the frame. Where the person is taller than
+    the square can be, the head is kept.
 
     Args:
         mattes: uint8 (h, w) each, 255 on the person.
@@ -153,7 +154,7 @@ def person_crop(mattes: Iterable[np.ndarray]) -> Box:
         raise AnchorError("there are no mattes to find the person in")
     found = ndimage.binary_opening(seen >= max(1, looks * PRESENT), np.ones((3, 3)))
     if not found.any():
-        raise AnchorError("the mattes show nobody, so there is nothing to crop to; give a crop box")
+        raise AnchorError("the mattes show no person to crop to; give a crop box")
     y, x = ndimage.find_objects(found.astype(int))[0]
     height, width = seen.shape
     wanted = max(y.stop - y.start, x.stop - x.start) * (1 + 2 * MARGIN)
@@ -172,8 +173,8 @@ def _frame_size(path: Path) -> tuple[int, int]:
     return pixels.shape[1], pixels.shape[0]
 
 
-def _pairs(path: Path, mattes: Path | Matting | None) -> Iterator[tuple[Fraction, Pair]]:
-    """Every frame of the video with its time and, where the user has made it, its matte."""
+def _pairs(path: Path, mattes: Path | Matting | None) -> Iterator[tuple[Fraction, _Pair]]:
+    """Read every frame with its time, and its matte where `mattes` is a folder or video."""
     if not isinstance(mattes, Path):
         yield from ((seconds, (pixels, None)) for seconds, pixels in iter_video(path))
         return
@@ -196,7 +197,8 @@ def _pairs(path: Path, mattes: Path | Matting | None) -> Iterator[tuple[Fraction
         )
 
 
-def _matted(pairs: Iterable[Pair], mattes: Path | Matting | None) -> Iterator[Pair]:
+def _matted(pairs: Iterable[_Pair], mattes: Path | Matting | None) -> Iterator[_Pair]:
+    """Make the matte of each frame where `mattes` is a function."""
     for pixels, alpha in pairs:
         if isinstance(mattes, Callable):
             alpha, pixels = mattes(pixels)
@@ -204,9 +206,9 @@ def _matted(pairs: Iterable[Pair], mattes: Path | Matting | None) -> Iterator[Pa
 
 
 def _stacks(
-    pairs: Iterator[Pair], crop: Box, size: int, length: int
+    pairs: Iterator[_Pair], crop: Box, size: int, length: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """The number, frames and mattes of each clip, cropped and resized as they arrive."""
+    """Collect the frames of each clip: its number, frames and mattes, cropped and resized."""
     for index in count():
         frames, alphas, taken = np.empty((length, size, size, 3), np.uint8), None, 0
         for taken, (pixels, alpha) in enumerate(islice(pairs, length), 1):
@@ -223,11 +225,11 @@ def _stacks(
             )
         if taken < length:
             return
-        del frames, alphas  # the next clip takes their place
+        del frames, alphas  # free the memory before the next clip is read
 
 
 def _cut(pixels: np.ndarray, crop: Box, size: int) -> np.ndarray:
-    """The square of a frame or matte at the clips' size."""
+    """Crop a frame or matte and resize it to the clips' size."""
     from PIL import Image
 
     left, top, side = crop

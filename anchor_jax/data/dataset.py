@@ -1,14 +1,13 @@
-"""A training data set: one example a frame, its pictures as PNG without loss, one shard a clip.
+"""A training data set: one example a frame, with lossless PNG pictures; one shard a clip.
 
-On disk it is a tensorflow-datasets folder in the array_record format, which TensorFlow-free code
-reads: `tfds.builder_from_directory(path).as_data_source("train")` works on it as it is. Beside the
-files of tensorflow-datasets lies `dataset.json`: the clips with the size and SHA-256 of each one's
-shard. A frame's number in the data set counts through the clips in their order.
+On disk it is a tensorflow-datasets folder in the array_record format, which can be read without
+TensorFlow: `tfds.builder_from_directory(path).as_data_source("train")`. An additional file,
+`dataset.json`, lists the clips with the size and SHA-256 of each shard. The number of a frame in
+the data set counts through all clips in their order.
 
-Shards are written here and not by tensorflow-datasets' `GeneratorBasedBuilder`. Tried with 4.9.10,
-that writes from one process, starts from the first example again when it was killed (and leaves
-the old folder behind), and gives other bytes in each process, as it writes the fields of an example
-in the order of a hash.
+Shards are not written by tensorflow-datasets' `GeneratorBasedBuilder`: its version 4.9.10 uses one
+process, starts from the first example again after it was killed (and leaves the old folder behind),
+and writes the fields of an example in the order of a hash, so each process writes other bytes.
 """
 
 import hashlib
@@ -28,6 +27,7 @@ import numpy as np
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import placed
 from anchor_jax.progress import Advance, no_advance
+from anchor_jax.shapes import Size
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -35,10 +35,10 @@ SHARD_NAME = "anchor_frames-train.array_record-{:05d}-of-{:05d}"
 
 # Pictures of a frame and their channels. A data set has each of them for every frame or for none.
 PICTURES = {"target": 3, "pose": 3, "matte": 1, "face": 3, "face_pose": 3, "face_mask": 1}
-BODY, FACE = ("target", "pose"), ("face", "face_pose", "face_mask")  # one of the groups is whole
+# At least one of these groups is complete.
+BODY, FACE = ("target", "pose"), ("face", "face_pose", "face_mask")
 TEXTS = ("identity", "clip")
 
-Size = tuple[int, int]  # width, height
 Pictures = Mapping[str, np.ndarray]
 
 
@@ -55,29 +55,32 @@ class ClipRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` tells of the data set at `path`, and the way to its frames."""
+    """A data set on disk: the content of its `dataset.json`, and access to its frames."""
 
     path: Path
-    pictures: dict[str, Size]  # each picture that a frame has, and its size
+    pictures: dict[str, Size]  # name and size of each picture of a frame
     fps: Fraction
     clips: tuple[ClipRecord, ...]
-    inputs: str = ""  # SHA-256 over what it was made from, so that a finished one is recognised
+    inputs: str = ""  # SHA-256 of inputs and options, to recognise a complete data set
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """Where each clip begins in the data set, and after the last one its length."""
+        """The number of each clip's first frame in the data set, and last the number of frames."""
         return tuple(accumulate((clip.frames for clip in self.clips), initial=0))
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def shard(self, index: int) -> Path:
-        """The file of one clip."""
+        """The path of one clip's shard."""
         return self.path / SHARD_NAME.format(index, len(self.clips))
 
     def source(self):
-        """Random access to the frames, an object with `len` and `[]` that can be sent to processes:
-        {picture: PNG bytes (`decode`), identity and clip: UTF-8 bytes, frame: its number there}."""
+        """Random access to the frames: an object with `len` and `[]` that can be pickled.
+
+        An item maps each picture to PNG bytes (see `decode`), "identity" and "clip" to UTF-8 bytes,
+        and "frame" to the frame's number in its clip.
+        """
         import tensorflow_datasets as tfds
 
         decoders: Any = {name: tfds.decode.SkipDecoding() for name in self.pictures}
@@ -86,10 +89,10 @@ class Dataset:
 
 
 def load(path: Path) -> Dataset:
-    """Open a data set; the sizes of its shards are checked, their content is not (`verify`).
+    """Open a data set. Sizes of shards are checked, but not their content (see `verify`).
 
     Raises:
-        AnchorError: not a data set, of a newer format, or with files missing or cut short.
+        AnchorError: it is no data set or has another format, or files are missing or cut short.
     """
     if not (path / MANIFEST).is_file():
         raise AnchorError(
@@ -132,7 +135,7 @@ def verify(dataset: Dataset, advance: Advance = no_advance) -> None:
         advance: called with the number of frames checked since the last call.
 
     Raises:
-        AnchorError: naming the shards and frames that are not what was written.
+        AnchorError: with the names of damaged shards and frames.
     """
     problems = [
         f"{dataset.shard(index).name} is not what was written (SHA-256)"
@@ -152,7 +155,7 @@ def verify(dataset: Dataset, advance: Advance = no_advance) -> None:
 
 
 def decode(name: str, png: bytes) -> np.ndarray:
-    """A stored picture, uint8 (h, w, 3), or (h, w) where it has one channel."""
+    """Decode a stored picture: uint8 (h, w, 3), or (h, w) where it has one channel."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
@@ -162,7 +165,7 @@ def decode(name: str, png: bytes) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray, compress_level: int = 1) -> bytes:
-    """PNG of uint8 (h, w, 3) or (h, w); levels from 0, fast, to 9, small."""
+    """Encode uint8 (h, w, 3) or (h, w) as PNG; the level is from 0 (fast) to 9 (small)."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -179,21 +182,22 @@ def write_shard(
     scratch: Path | None = None,
     advance: Advance = no_advance,
 ) -> ClipRecord:
-    """Write the frames of one clip to `path`, whole or not at all.
+    """Write the frames of one clip as a shard, which appears when it is complete.
 
     Args:
         path: the shard.
         clip: its name, identity and number of frames.
-        frames: pictures of each frame, uint8 (h, w, 3), or (h, w) for mattes and masks.
-        pictures: the names and sizes that each frame must have.
-        scratch: the folder to write in before; by default the shard's own.
+        frames: the pictures of each frame, uint8 (h, w, 3), or (h, w) for mattes and masks.
+        pictures: name and size of each picture that a frame must have.
+        scratch: folder for the unfinished shard; default: the folder of `path`.
         advance: called with the number of frames written since the last call.
 
     Returns:
         The clip with the size and hash of the shard.
 
     Raises:
-        AnchorError: another number of frames, or other pictures than announced; a full disk.
+        AnchorError: the number of frames or their pictures differ from `clip` and `pictures`; the
+            disk is full.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
@@ -227,7 +231,8 @@ def write_shard(
 
 
 def write_metadata(dataset: Dataset) -> None:
-    """Write what tensorflow-datasets and `load` need beside the shards, the same each time."""
+    """Write the files that tensorflow-datasets and `load` need beside the shards. The same data set
+    gives the same bytes."""
     import tensorflow_datasets as tfds
     from etils import epath
 
@@ -263,12 +268,12 @@ def write_metadata(dataset: Dataset) -> None:
 
 
 def features(pictures: dict[str, Size]):
-    """The fields of an example as tensorflow-datasets describes them."""
+    """The `FeaturesDict` of tensorflow-datasets for an example with these pictures."""
     import tensorflow_datasets as tfds
 
     missing = [set(group) - set(pictures) for group in (BODY, FACE)]
     if all(missing) or not set(pictures) <= set(PICTURES):
-        raise ValueError(f"a data set of {sorted(pictures)}")
+        raise ValueError(f"a data set cannot have the pictures {sorted(pictures)}")
     described: dict[str, Any] = {
         name: tfds.features.Image(
             shape=(height, width, PICTURES[name]), dtype=np.uint8, encoding_format="png"
@@ -294,11 +299,11 @@ def _check(dataset: Dataset, example: Mapping[str, Any], clip: ClipRecord, frame
     stored = tuple(example[name].decode() for name in TEXTS), int(example["frame"])
     problems = []
     if stored != ((clip.identity, clip.name), frame):
-        problems.append(f"{where} says that it is {stored}")
+        problems.append(f"{where} is stored as {stored}")
     for name, size in dataset.pictures.items():
         try:
             if decode(name, example[name]).shape[1::-1] != size:
-                problems.append(f"{name} of {where} has another size")
+                problems.append(f"{name} of {where} has a wrong size")
         except (OSError, ValueError, SyntaxError):
             problems.append(f"{name} of {where} cannot be decoded")
     return problems

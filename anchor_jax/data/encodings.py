@@ -1,5 +1,8 @@
-"""Arrays of every frame of a data set, computed once and kept beside it: what frozen networks make
-of its pictures. One folder a key, one `.npy` a clip and array, written whole or not at all."""
+"""Cached outputs of frozen networks for every frame of a data set.
+
+There is a folder for each key (of networks and settings), and in it a `.npy` file for each clip and
+array, which appears when it is complete.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,13 +18,13 @@ FOLDER = "encodings"
 
 
 class Encodings:
-    """float32 arrays, one of each name for every frame, read from disk as they are asked for.
+    """Named float32 arrays for every frame, read from disk on demand.
 
     Args:
-        dataset: whose frames they are of.
-        key: hexadecimal; of the networks and of everything else that decides what the arrays are.
-        shapes: of one frame's array of each name.
-        folder: to put them in; default: `encodings` in the data set.
+        dataset: the data set whose frames they belong to.
+        key: hexadecimal hash of everything that the values of the arrays depend on.
+        shapes: for each name the shape of one frame's array.
+        folder: where they are kept; default: `encodings` in the data set.
     """
 
     def __init__(
@@ -37,20 +40,20 @@ class Encodings:
         self._key, self._open = key, {}
 
     def missing(self) -> list[int]:
-        """The clips whose arrays are not all there."""
+        """The numbers of the clips that lack an array."""
         clips = range(len(self.starts) - 1)
         return [i for i in clips if not all(self._path(i, name).exists() for name in self.shapes)]
 
     def make_folder(self) -> None:
-        """Make the folder, to know before the work whether its results can be kept.
+        """Make the folder. Called before the work, it shows whether results can be written.
 
         Raises:
-            AnchorError: they cannot.
+            AnchorError: the folder cannot be written.
         """
         write_text(self.folder / "key.json", json.dumps({"key": self._key}) + "\n")
 
     def write(self, clip: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the arrays (frames, ...) of one clip.
+        """Write the arrays (frames, ...) of one clip.
 
         Raises:
             AnchorError: the folder cannot be written, or the disk is full.
@@ -64,10 +67,10 @@ class Encodings:
             raise AnchorError(f"{error}; the encodings of earlier clips are kept") from error
 
     def read(self, name: str, frame: int) -> np.ndarray:
-        """The array of a frame, by its number in the data set.
+        """Read an array of a frame, given the frame's number in the data set.
 
         Raises:
-            AnchorError: its file is missing or damaged.
+            AnchorError: the file is missing or damaged.
         """
         clip = int(np.searchsorted(self.starts, frame, side="right")) - 1
         if (clip, name) not in self._open:

@@ -1,4 +1,4 @@
-"""Mattes from a green or blue screen: how much more of the screen's colour a pixel has."""
+"""Mattes from a green or blue screen, by the excess of the screen's colour in each pixel."""
 
 from pathlib import Path
 
@@ -18,54 +18,36 @@ from anchor_jax.data.mattes import (
 )
 from anchor_jax.errors import AnchorError
 
-Colour = tuple[int, int, int]
+_Colour = tuple[int, int, int]  # RGB, 0-255
 
 CHANNELS = {"green": 1, "blue": 2}
-EXCESS = 24  # of the screen's channel over the other two, grey levels, in the darkest corner
-LEAST = 0.4  # of a pixel that the person has to fill for an edge to be looked for there
-COVERED = 0.4  # of the border of the frames that a screen has to fill
+EXCESS = 24  # grey levels of the screen's channel above the other two, in the darkest corner
+LEAST = 0.4  # of a pixel: an edge is looked for where the person fills more
+COVERED = 0.4  # of the border of the frames: a screen fills at least so much
 
 
-def green_screen(video: Path, key: Colour | None = None) -> Matting:
-    """What makes mattes of a video before a green or blue screen.
+def green_screen(video: Path, key: _Colour | None = None) -> Matting:
+    """Make a function that computes mattes of a video before a green or blue screen.
+
+    The light may be uneven: the screen's colour behind the person is interpolated from around it.
+    In the foreground, the screen's part of mixed pixels is subtracted, and the screen's channel is
+    limited to the stronger of the other two, which removes the light that the screen throws on the
+    person. Green clothes turn grey and may get holes.
 
     Args:
-        video: the frames to find the colour in, at the border of some of them.
-        key: a colour of the screen, RGB 0-255; it tells green from blue, the screen's shade is
-            found in each frame. By default the border of the frames tells.
+        video: the video; the screen's channel is found at the border of some of its frames.
+        key: a colour of the screen, RGB 0-255, which says only whether it is green or blue; the
+            shade is measured in each frame. Default: found in the video.
 
     Raises:
-        AnchorError: no such screen around the person, or a key that is neither green nor blue.
+        AnchorError: no such screen surrounds the person, or the key is neither green nor blue.
     """
-    channel = _check_key(key) if key else _find_screen(sample_frames(video, 16), str(video))
+    channel = _screen_channel(key) if key else _find_screen(sample_frames(video, 16), str(video))
     return lambda frame: _key_out(frame, channel)
 
 
-def chroma_key(frames: np.ndarray, key: Colour | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mattes and foregrounds of frames before a green or blue screen.
-
-    The light may be uneven: what the screen looks like behind the person is carried in from
-    around. In the foreground the screen's part of mixed pixels is taken out, and nowhere is the
-    screen's channel stronger than the stronger of the other two: that removes the light that
-    the screen throws on the person. Green clothes turn grey and may get holes.
-
-    Args:
-        frames: uint8 (n, h, w, 3).
-        key: as for `green_screen`.
-
-    Returns:
-        mattes, uint8 (n, h, w), and foregrounds, uint8 (n, h, w, 3).
-
-    Raises:
-        AnchorError: as `green_screen`.
-    """
-    channel = _check_key(key) if key else _find_screen(frames, "the frames")
-    mattes, foregrounds = zip(*(_key_out(frame, channel) for frame in frames), strict=True)
-    return np.stack(mattes), np.stack(foregrounds)
-
-
-def _check_key(key: Colour) -> int:
-    """The channel of a screen of this colour."""
+def _screen_channel(key: _Colour) -> int:
+    """The channel, green or blue, of a screen of this colour."""
     for channel in CHANNELS.values():
         if _excess(np.array([key], np.float32), channel)[0] >= EXCESS:
             return channel
@@ -76,6 +58,7 @@ def _check_key(key: Colour) -> int:
 
 
 def _find_screen(frames: np.ndarray, where: str) -> int:
+    """The channel of the screen at the border of frames, uint8 (n, h, w, 3)."""
     edge = frames[:, border(*frames.shape[1:3])].astype(np.float32)
     shares = {
         name: float((_excess(edge, channel) >= EXCESS).mean()) for name, channel in CHANNELS.items()
@@ -85,17 +68,19 @@ def _find_screen(frames: np.ndarray, where: str) -> int:
         raise AnchorError(
             f"no green or blue screen in {where}: {shares[name]:.0%} of the border is {name}, "
             f"expected at least {COVERED:.0%}; crop the video to the screen, give the key colour, "
-            "or use another source of mattes"
+            "or use mattes of another source"
         )
     return CHANNELS[name]
 
 
 def _excess(pixels: np.ndarray, channel: int) -> np.ndarray:
+    """How far a channel is above the stronger of the other two."""
     others = [c for c in range(3) if c != channel]
     return pixels[..., channel] - np.maximum(pixels[..., others[0]], pixels[..., others[1]])
 
 
 def _key_out(frame: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
+    """The matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame."""
     from scipy import ndimage
 
     pixels = frame.astype(np.float32)

@@ -1,5 +1,5 @@
-"""The published JSON lists: one object a line,
-`{"source": pose.png, "target": frame.png, "reference": other.png}`, and `"mask"` for the head."""
+"""Lists of the published system: one JSON object a line,
+`{"source": pose.png, "target": frame.png, "reference": other.png}`, with "mask" for the head."""
 
 import json
 import os
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.dataset import Pictures, Size
-from anchor_jax.data.video import open_picture, read_frames, resize
+from anchor_jax.data.dataset import Pictures
+from anchor_jax.data.pictures import open_picture, resize
+from anchor_jax.data.video import read_frames
 from anchor_jax.errors import AnchorError, first_line, shorten
+from anchor_jax.shapes import Size, show_size
 
 BODY = {"source": "pose", "target": "target"}
 FACE = {"source": "face_pose", "target": "face", "mask": "face_mask"}
@@ -20,24 +22,24 @@ LONGEST_LINE = 1 << 16  # characters
 
 @dataclass(frozen=True)
 class ListSource:
-    """The lines of a list whose targets lie in one folder: that is one clip."""
+    """One clip: the lines of a list whose targets are in one folder."""
 
     name: str
     identity: str
     lines: tuple[dict[str, Path], ...]  # picture -> file, in the order of the list
-    size: Size | None = None  # of all pictures; found by `examine` where it is not given
-    resized: bool = False  # whether pictures of other sizes are resized, or refused
-    sound: None = None  # a list names none
+    size: Size | None = None  # of all pictures; None: `examine` finds it
+    resized: bool = False  # pictures of other sizes are resized, else refused
+    sound: None = None  # lists have no sound
 
     def lengths(self) -> list[tuple[str, int]]:
-        """Name and number of frames of the clip."""
+        """The name and number of frames of the clip."""
         return [(self.name, len(self.lines))]
 
     def examine(self) -> "ListSource":
-        """The source with its size, that of its first target.
+        """Fill in the size where it is None: that of the first target.
 
         Raises:
-            AnchorError: a target that is no picture.
+            AnchorError: the target is no picture.
         """
         if self.size is not None:
             return self
@@ -51,7 +53,7 @@ class ListSource:
         return dict.fromkeys(self.lines[0], self.size)
 
     def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
-        """The frames of the clip, where it is wanted."""
+        """Read the frames of the clip if its number, 0, is wanted."""
         if 0 in wanted:
             yield 0, map(self._read_line, self.lines)
 
@@ -63,14 +65,13 @@ class ListSource:
         assert self.size is not None
         sizes = {pixels.shape[1::-1] for pixels in frame.values()}
         if len(sizes) > 1 or (not self.resized and sizes != {self.size}):
-            told = [
-                f"{line[name]} is {'x'.join(map(str, pixels.shape[1::-1]))}"
+            shown = [
+                f"{line[name]} is {show_size(pixels.shape[1::-1])}"
                 for name, pixels in frame.items()
             ]
-            width, height = self.size
             raise AnchorError(
-                f"pictures of the list differ in size: {', '.join(told)}; expected one size within"
-                f" a line, and {width}x{height} everywhere unless --size is given"
+                f"pictures of the list differ in size: {', '.join(shown)}; expected one size in a"
+                f" line, and {show_size(self.size)} everywhere unless --size is given"
             )
         return {name: resize(pixels, self.size) for name, pixels in frame.items()}
 
@@ -78,19 +79,19 @@ class ListSource:
 def read_list(
     path: Path, identity: str | None = None, size: Size | None = None
 ) -> list[ListSource]:
-    """The clips of a list, in the order of their first lines.
+    """Read the clips of a list, in the order of their first lines.
 
-    Paths are absolute or relative to the list's folder. The reference of a line has to exist but
-    is not kept: training draws another frame of the same clip each time, as the paper says.
+    Paths are absolute or relative to the list's folder. The reference of a line must exist but is
+    not kept: as in the paper, training draws another frame of the same clip each time.
 
     Args:
         path: the list.
-        identity: of all clips; by default each one's name.
-        size: to resize all pictures to.
+        identity: the person in all clips; default: a clip's own name.
+        size: size to which all pictures are resized.
 
     Raises:
-        AnchorError: not readable, or naming the lines that are not as above, whose files are
-            missing or are no files, and the clips of fewer than two frames.
+        AnchorError: the list cannot be read, or has wrong lines, missing files or clips of fewer
+            than two frames, which the message names.
     """
     problems: list[str] = []
     clips: dict[Path, list[dict[str, Path]]] = {}
@@ -124,7 +125,7 @@ def read_list(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+    """Read the lines that are not blank, with their numbers."""
     try:
         with path.open(encoding="utf-8") as file:
             number = 0
@@ -139,7 +140,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _parse(text: str) -> tuple[dict[str, object], dict[str, str]]:
-    """The entries of a line, and how its pictures are called here."""
+    """Parse a line: its entries, and a map from names in the list to names in a data set."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):
@@ -154,7 +155,7 @@ def _parse(text: str) -> tuple[dict[str, object], dict[str, str]]:
 
 
 def _find(folder: Path, name: str, value: object) -> Path:
-    """The picture a line names; only a regular file will do (no device, no pipe)."""
+    """Find the file that a line names. Devices and pipes are refused."""
     if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 4096:
         raise AnchorError(f"its {name} is not a path")
     path = Path(os.path.normpath(folder / value))
@@ -163,11 +164,11 @@ def _find(folder: Path, name: str, value: object) -> Path:
             return path
     except OSError:  # a name too long for the file system
         pass
-    raise AnchorError(f"its {name} {value[:200]} is not there")
+    raise AnchorError(f"its {name} {value[:200]} is not a file")
 
 
 def _unique(folders: list[Path]) -> list[str]:
-    """The names of the folders, with as many of their parents as it takes to tell them apart."""
+    """Names of the folders that differ, with as few of their parents as possible."""
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(names)) == len(names):
@@ -176,6 +177,6 @@ def _unique(folders: list[Path]) -> list[str]:
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    """A mask, uint8 (h, w); as published 0 is the face, to repaint, and 255 is kept."""
+    """Read a mask, uint8 (h, w). As published, 0 marks the face, which is repainted."""
     with open_picture(path) as image:
         return np.asarray(image.convert("L"))

@@ -1,4 +1,4 @@
-"""Batches for training from a data set: grain over its frames, in an order that a seed decides."""
+"""Batches for training from a data set: its frames in an order that a seed decides, by grain."""
 
 import atexit
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
-from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.errors import AnchorError, require
 from anchor_jax.processes import begin_worker, blocked, num_cores, worker_ended
 
 Span = tuple[int, int]
@@ -18,50 +18,51 @@ Span = tuple[int, int]
 REFERENCES = {"target": "reference", "matte": "reference_matte", "face": "face_reference"}
 MAX_THREADS = 16
 SIGNALS = signal.SIGINT, signal.SIGTERM  # a terminal and a cluster send them to all processes
-READY = 2  # batches, besides those that threads are at; grain keeps 500, that is gigabytes
+READY = 2  # finished batches to keep ready; grain's default of 500 takes gigabytes
 
 _open: "weakref.WeakSet[Batches]" = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    """Grain's threads and processes do not survive the modules they use."""
+    """Close all batches at exit, before the modules that grain's threads use are gone."""
     for batches in list(_open):
         batches.close()
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-    """Batches in an order that only the seed decides: batch k is the same however one gets to it.
+    """An iterator over batches, whose order depends on the seed alone.
 
-    Each frame comes once an epoch with a reference: another frame of its clip, drawn anew each time
-    as the paper says. Pictures are uint8 (b, h, w, 3), mattes and masks (b, h, w): `target`,
-    `pose`, `matte`, `face`, `face_pose` and `face_mask` as far as the data set has them, and of
-    the other frame `reference`, `reference_matte` and `face_reference`. `index` and
-    `reference_index`, int64 (b,), are the frames' numbers in the data set; `position`, int32 (b,),
-    are the examples' places in the batch of all processes together.
+    An epoch has each frame once, with a reference: another frame of the same clip, drawn anew each
+    time as in the paper. A batch maps names to arrays. Pictures are uint8 (b, h, w, 3), mattes and
+    masks (b, h, w): `target`, `pose`, `matte`, `face`, `face_pose` and `face_mask` where the data
+    set has them, and `reference`, `reference_matte` and `face_reference` of the other frame.
+    `index` and `reference_index`, int64 (b,), are the numbers of the two frames in the data set;
+    `position`, int32 (b,), is the place of each example in the batch of all processes together.
 
-    Batches run across epochs; frames that fill no whole batch at the very end are left out. Use it
-    in a `with`, or call `close`: worker processes end then. A program that has workers needs
-    the usual `if __name__ == "__main__":`.
+    A batch may span two epochs; frames that do not fill a whole batch at the very end are left out.
+    Use it in a `with`, or call `close`, which ends the worker processes. A program with workers
+    needs `if __name__ == "__main__":`.
 
     Args:
         dataset: from `dataset.load`.
         batch_size: examples a batch, in each process.
         seed: of order, references and mirroring, 0 to 2^32 - 1.
-        num_epochs: None goes on for ever.
-        flip: how often all pictures of an example are mirrored together, 0 to 1. Published: 0;
-            text, a parting and the lights of the pose images change sides.
+        num_epochs: None for no end.
+        flip: probability that all pictures of an example are mirrored, 0 to 1. Published: 0, as
+            text, a parting and the lights of the pose images would change sides.
         workers: processes that read and decode; 0 does it in threads of this one.
-        process: this process's index and how many share the data; together they get the batches
-            that one process with their common batch size would get.
-        spans: the frames to draw from, a (first, end) for each clip; default: all. References come
-            from the same span.
-        pictures: the names to read and decode, of those above; default: all there are.
-        more: called with the numbers of a frame and its reference, gives further arrays of the
-            example. Worker processes get a copy.
+        process: index of this process and number of processes that share the data. Together
+            they get the batches of one process with the sum of their batch sizes.
+        spans: the frames to draw from, (first, end) of each clip; default: all. References are from
+            the same span.
+        pictures: names of the pictures to read, of those above; default: all.
+        more: returns further arrays of an example, given the numbers of its frame and reference.
+            It is pickled for worker processes.
 
     Raises:
-        AnchorError: a clip of one frame, which has no reference, or less than one batch.
+        AnchorError: settings out of range, a clip of one frame, which has no reference, or too few
+            frames for one batch.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         _check(dataset, spans, batch_size, seed, num_epochs, flip, workers, process)
         index, count = process
         frames = grain.MapDataset.range(sum(end - start for start, end in spans))
-        drawn = frames.seed(seed).shuffle().repeat(num_epochs).random_map(Draw(spans, flip))
+        drawn = frames.seed(seed).shuffle().repeat(num_epochs).random_map(_Draw(spans, flip))
         examples = drawn[index::count].map(Load(dataset, pictures, more))
         self._batches = examples.batch(batch_size, drop_remainder=True)
         if not len(self._batches):
@@ -112,26 +113,27 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         with guard:
             batch = self._read()
         self._next += 1
-        if self._workers:  # their memory goes when they end
+        if self._workers:  # copy: the arrays lie in workers' memory, which goes when they end
             batch = {name: np.array(values) for name, values in batch.items()}
         return {**batch, "position": self._positions}
 
     def get_state(self) -> dict[str, Any]:
-        """Where it is, as JSON has it. It does not depend on the number of workers or processes."""
+        """The position, as a JSON object. The number of workers and processes does not matter."""
         return {"next_batch": self._next, **self._order}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to where `get_state` was called: what follows is the same bit for bit.
+        """Go to the position of `get_state`; the batches that follow are the same bit for bit.
 
         Raises:
-            AnchorError: the state of another order: another data set, seed, batch size, ...
+            AnchorError: the state is of another order: another data set, seed, batch size, ...
         """
         order = {name: state.get(name) for name in self._order}
         if order != self._order or not isinstance(state.get("next_batch"), int):
             names = [name for name in order if order[name] != self._order[name]]
-            told = [f"{name} {order[name]} instead of {self._order[name]}" for name in names]
+            wrong = [f"{name} {order[name]} instead of {self._order[name]}" for name in names]
             raise AnchorError(
-                f"cannot go on with this data from that state: {', '.join(told) or 'no next_batch'}"
+                "cannot go on with this data from that state:"
+                f" {', '.join(wrong) or 'it has no next_batch'}"
             )
         self.close()
         self._next = state["next_batch"]
@@ -175,8 +177,11 @@ def _begin(worker: int, count: int) -> None:
 
 
 def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[Span, ...]:
-    """The same part of every clip, from share `start` to share `end` of its frames: (first, end)
-    as numbers in the data set."""
+    """The same part of every clip, from fraction `start` to fraction `end` of its frames.
+
+    Returns:
+        (first, end) for each clip, frame numbers in the data set.
+    """
     bounds = zip(dataset.starts, dataset.starts[1:], strict=False)
     return tuple(
         (first + round(start * (last - first)), first + round(end * (last - first)))
@@ -185,19 +190,21 @@ def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[
 
 
 def check_spans(dataset: Dataset, spans: Sequence[Span]) -> None:
-    """Raise AnchorError where a clip has no two frames to draw from."""
-    wrong = [
-        f"clip {clip.name} of {dataset.path} has {end - start} frames to draw from: expected two,"
-        " a target and a reference"
-        for clip, (start, end) in zip(dataset.clips, spans, strict=True)
-        if end - start < 2
-    ]
-    if wrong:
-        raise AnchorError(shorten(wrong, separator="; "))
+    """Raise AnchorError where a span has fewer than two frames."""
+    require(
+        *(
+            (
+                end - start >= 2,
+                f"clip {clip.name} of {dataset.path} has {end - start} frames to draw from:"
+                " expected two, a target and a reference",
+            )
+            for clip, (start, end) in zip(dataset.clips, spans, strict=True)
+        )
+    )
 
 
-class Draw:
-    """Draws all that is random in an example: its reference and whether it is mirrored."""
+class _Draw:
+    """Draws what is random in an example: its reference, and whether it is mirrored."""
 
     def __init__(self, spans: Sequence[Span], flip: float):
         self.spans, self.flip = tuple(spans), flip
@@ -221,14 +228,14 @@ class Load:
         more: Callable[[int, int], dict[str, np.ndarray]] | None = None,
     ):
         stored = dataset.pictures
-        there = {name: name for name in stored}
-        there |= {REFERENCES[name]: name for name in stored if name in REFERENCES}
-        names = list(there) if pictures is None else list(pictures)
-        if missing := [name for name in names if name not in there]:
+        available = {name: name for name in stored}
+        available |= {REFERENCES[name]: name for name in stored if name in REFERENCES}
+        names = list(available) if pictures is None else list(pictures)
+        if missing := [name for name in names if name not in available]:
             raise AnchorError(f"{dataset.path} has no {', '.join(missing)}: prepare it with them")
         others = set(REFERENCES.values())
-        self.own = {name: there[name] for name in names if name not in others}
-        self.others = {name: there[name] for name in names if name in others}
+        self.own = {name: available[name] for name in names if name not in others}
+        self.others = {name: available[name] for name in names if name in others}
         self.source, self.more = dataset.source(), more
 
     def __call__(self, drawn: tuple[int, int, bool]) -> dict[str, Any]:
@@ -255,30 +262,24 @@ def _check(
     process: tuple[int, int],
 ) -> None:
     index, count = process
-    wrong = [
-        told
-        for told, good in (
-            (f"batch_size is {batch_size}: expected at least 1", batch_size >= 1),
-            (f"seed is {seed}: expected 0 to {(1 << 32) - 1}", 0 <= seed < 1 << 32),
-            (f"num_epochs is {num_epochs}: expected at least 1", (num_epochs or 1) >= 1),
-            (f"flip is {flip}: expected 0 to 1", 0 <= flip <= 1),
-            (f"workers is {workers}: expected at least 0", workers >= 0),
-            (f"process is {index} of {count}: expected 0 to {count - 1}", 0 <= index < count),
-        )
-        if not good
-    ]
-    if wrong:
-        raise AnchorError(shorten(wrong, separator="; "))
+    require(
+        (batch_size >= 1, f"batch_size is {batch_size}: expected at least 1"),
+        (0 <= seed < 1 << 32, f"seed is {seed}: expected 0 to {(1 << 32) - 1}"),
+        ((num_epochs or 1) >= 1, f"num_epochs is {num_epochs}: expected at least 1"),
+        (0 <= flip <= 1, f"flip is {flip}: expected 0 to 1"),
+        (workers >= 0, f"workers is {workers}: expected at least 0"),
+        (0 <= index < count, f"process is {index} of {count}: expected 0 to {count - 1}"),
+    )
     check_spans(dataset, spans)
 
 
 def _num_threads(num_workers: int) -> int:
-    """Threads of each process, so that all together are one a core."""
+    """Number of threads in each process, so that there is one a core in all."""
     return max(1, min(MAX_THREADS, num_cores() // max(1, num_workers)))
 
 
 def _parse_flags() -> None:
-    """Grain's workers are told absl's flags, which a program that has none never parsed."""
+    """Mark absl's flags as parsed: grain passes them to workers, and fails where they are not."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

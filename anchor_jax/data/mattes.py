@@ -1,9 +1,8 @@
-"""Mattes: where the person is in each frame, 255 on the person, soft at the edges.
+"""Mattes: the share of the person in each pixel, from 0 to 255.
 
-Three sources: mattes that the user made elsewhere (`read_mattes`), a green or blue screen
+There are three sources: mattes that the user made elsewhere (`read_mattes`), a green or blue screen
 (`green_screen`), and a still camera before a known background (`still_camera`). The latter two find
-where the person is in their own way and share the edge: with the background known and the person's
-colour taken from just inside, how far a pixel lies between the two is its matte.
+the region of the person in their own way, and share the soft edge (`soften`).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,25 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from anchor_jax.data.video import iter_video, list_images, open_picture
+from anchor_jax.data.pictures import list_images, open_picture
+from anchor_jax.data.video import iter_video
 from anchor_jax.errors import AnchorError
 
 Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From a frame, uint8 (h, w, 3), to its matte, uint8 (h, w), and foreground, uint8 (h, w, 3)."""
+"""Computes of a frame, uint8 (h, w, 3), the matte, uint8 (h, w), and foreground, as the frame."""
 
-SAMPLES = 32  # frames of a video that a background is found from, at most
-ISLAND = 0.03  # of the largest place: smaller ones are removed, such as somebody behind
-EDGE = 1 / 160  # of the frame's shorter side: how far a soft edge reaches to each side
-FLOOR, CEILING = 0.06, 0.94  # below and above, a matte is 0 and 1: the noise of a camera
+SAMPLES = 32  # the most frames of a video that a background is computed from
+ISLAND = 0.03  # of the largest region: smaller ones are removed, such as a person in the back
+EDGE = 1 / 160  # of the frame's shorter side: half the width of a soft edge
+FLOOR, CEILING = 0.06, 0.94  # mattes below become 0 and above become 1: noise of the camera
 
 
 def read_mattes(path: Path) -> Iterator[np.ndarray]:
-    """The mattes in a folder of images or in a video, one by one, uint8 (h, w).
+    """Read the mattes in a folder of images or in a video one by one, uint8 (h, w).
 
-    A picture with transparency gives its alpha channel, any other its brightness.
+    A matte is the alpha channel of an image that has one, else its brightness.
 
     Raises:
-        AnchorError: nothing there, not readable, or of different sizes.
+        AnchorError: the path does not exist or cannot be read, or sizes differ.
     """
     if not path.is_dir():
         for _, pixels in iter_video(path):
@@ -48,13 +48,13 @@ def read_mattes(path: Path) -> Iterator[np.ndarray]:
 
 
 def apply_matte(frames: np.ndarray, mattes: np.ndarray, background: int = 0) -> np.ndarray:
-    """Frames, uint8 (n, h, w, 3), laid by their mattes, uint8 (n, h, w), on one grey, 0-255."""
+    """Blend frames, uint8 (n, h, w, 3), by mattes, uint8 (n, h, w), with one grey level, 0-255."""
     alpha = mattes[..., None].astype(np.uint16)
     return ((frames * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def sample_frames(video: Path, count: int = SAMPLES) -> np.ndarray:
-    """At least `count` / 2 and at most `count` frames spread over a whole video, or all it has."""
+    """Read `count` / 2 to `count` frames spread over a whole video; all frames of a short one."""
     kept, stride = [], 1
     for number, (_, pixels) in enumerate(iter_video(video)):
         if number % stride:
@@ -68,7 +68,7 @@ def sample_frames(video: Path, count: int = SAMPLES) -> np.ndarray:
 
 
 def border(height: int, width: int) -> np.ndarray:
-    """Where a picture of a person shows the background: its top and the upper part of its sides."""
+    """The part of a frame, bool (h, w), that shows the background: the top and the upper sides."""
     mask = np.zeros((height, width), bool)
     side = max(1, width // 16)
     mask[: max(1, height // 16)] = True
@@ -77,16 +77,16 @@ def border(height: int, width: int) -> np.ndarray:
 
 
 def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The matte, float32 (h, w) in [0, 1], whose edge runs where `inside` ends.
+    """Compute a matte, float32 (h, w) in [0, 1], with a soft edge along the edge of `inside`.
 
-    Deep inside it is 1 and far outside 0. Between, a pixel is a mix of the background's colour B
-    and the person's F, taken from the nearest pixels deep inside: (I - B)(F - B) / |F - B|^2. Where
-    the two are hardly different it is a smooth step instead.
+    It is 1 deep inside and 0 far outside. In between, the pixel I is a mix of the background's
+    colour B and the person's colour F, that of the nearest pixels deep inside, and the matte is
+    (I - B)(F - B) / |F - B|^2. Where B and F are nearly equal it is a smooth step instead.
 
     Args:
         frame: float32 (h, w, 3), 0-255.
-        background: the same of the scene without the person.
-        inside: bool (h, w).
+        background: the scene without the person, like `frame`.
+        inside: bool (h, w), the person.
     """
     from scipy import ndimage
 
@@ -106,9 +106,9 @@ def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.
 
 
 def unmix(frame: np.ndarray, background: np.ndarray, matte: np.ndarray) -> np.ndarray:
-    """The person's own colours, float32 (h, w, 3): what a known background adds is taken out.
+    """Subtract the background from mixed pixels: the person's colours, float32 (h, w, 3).
 
-    Where hardly anything is the person's, the frame stays as it is.
+    Where the matte is at most 0.1, the frame is kept.
     """
     alpha = matte[..., None]
     person = (frame - (1 - alpha) * background) / np.maximum(alpha, 0.1)
@@ -116,18 +116,17 @@ def unmix(frame: np.ndarray, background: np.ndarray, matte: np.ndarray) -> np.nd
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Rounded to uint8."""
+    """Round to uint8."""
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
 def spread(picture: np.ndarray, where: np.ndarray, sigma: int) -> np.ndarray:
-    """A smooth picture, float32 (h, w, c), that carries the colours `where` into all the rest.
+    """Blur the known pixels of a picture into all others: float32 (h, w, c).
 
     Args:
         picture: float32 (h, w, c).
-        where: bool (h, w).
-        sigma: of the Gaussian that weighs the nearest ones, pixels; far from all of them a wider
-            one counts.
+        where: bool (h, w), the known pixels.
+        sigma: of the Gaussian weights, pixels; far from all known pixels a wider one is used.
     """
     from PIL import Image
     from scipy import ndimage
@@ -150,7 +149,7 @@ def spread(picture: np.ndarray, where: np.ndarray, sigma: int) -> np.ndarray:
 
 
 def find_places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected places of a mask, int (h, w), 0 outside, and the pixels in each and outside."""
+    """Label the connected regions of a mask, int (h, w), 0 outside, and count their pixels."""
     from scipy import ndimage
 
     labels = np.empty(mask.shape, np.int32)
@@ -159,11 +158,12 @@ def find_places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edge_reach(height: int, width: int) -> int:
-    """How many pixels a soft edge reaches to each side in frames of this size."""
+    """Half the width of a soft edge in frames of this size, pixels."""
     return max(2, round(EDGE * min(height, width)))
 
 
 def _sum_blocks(picture: np.ndarray, step: int) -> np.ndarray:
+    """The sums over blocks of `step` x `step` pixels."""
     height, width = picture.shape[:2]
     rows = np.add.reduceat(picture, np.arange(0, height, step), axis=0)
     return np.add.reduceat(rows, np.arange(0, width, step), axis=1)

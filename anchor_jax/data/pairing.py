@@ -1,4 +1,4 @@
-"""A video and its pose images, frame by frame: what a data set is made of."""
+"""A video paired with its pose images frame by frame, as a source of a data set."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,20 +10,22 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from anchor_jax.data.clips import MIN_LENGTH, Box, Clip, read_clips, resample
-from anchor_jax.data.dataset import FACE, Pictures, Size
+from anchor_jax.data.clips import MIN_LENGTH, Box, VideoClip, read_clips, resample
+from anchor_jax.data.dataset import FACE, Pictures
 from anchor_jax.data.mattes import Matting
-from anchor_jax.data.video import iter_sizes, iter_video, list_images, read_frames, resize
+from anchor_jax.data.pictures import list_images, resize
+from anchor_jax.data.video import iter_sizes, iter_video, read_frames
 from anchor_jax.errors import AnchorError
+from anchor_jax.shapes import Size, show_size
 
-Maker = Literal["green screen", "still background"]  # how mattes are made of the video itself
-Numbered = tuple[int, np.ndarray]  # a pose image and its number in its folder or video, from 0
+MatteMaker = Literal["green screen", "still background"]  # how mattes are made of the video itself
+_Numbered = tuple[int, np.ndarray]  # number of a pose image in its folder or video, and the image
 
 
 @runtime_checkable  # the tests check types as they run
 class Faces(Protocol):
-    """Where the face is in each pose image. Given by who calls, as data knows nothing of faces;
-    it goes to other processes through pickle."""
+    """Cuts faces out of frames. The caller provides it, as this package knows nothing of faces. It
+    is pickled for worker processes."""
 
     @property
     def size(self) -> int:
@@ -32,55 +34,56 @@ class Faces(Protocol):
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders that it reads."""
+        """The files and folders that are read."""
         ...
 
     def check(self, poses: Path, num_poses: int, pose_size: Size) -> None:
-        """Raise an `AnchorError` unless it belongs to these pose images."""
+        """Raise an `AnchorError` unless the faces are of these pose images."""
         ...
 
     def cut(self, number: int, target: np.ndarray, pose: np.ndarray, window: Box) -> Pictures:
-        """`face`, `face_pose` and `face_mask`, uint8 (size, size, 3) and (size, size).
+        """Cut out "face" and "face_pose", uint8 (size, size, 3), and "face_mask", (size, size).
 
         Args:
-            number: of the pose image.
-            target, pose: uint8 (h, h, 3), as stored.
-            window: the square of the pose image that `pose` shows.
+            number: number of the pose image, from 0.
+            target: the frame, uint8 (h, h, 3), as stored.
+            pose: the pose image, the same.
+            window: the square of the whole pose image that `pose` shows.
         """
         ...
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """One video with its poses; each worker process opens it for itself."""
+    """A video with its pose images. Each worker process opens it for itself."""
 
     path: Path
-    poses: Path  # a folder with an image a frame of the data set, or a video
+    poses: Path  # a video, or a folder with one image a frame of the data set
     name: str
     identity: str
-    mattes: Path | Maker | None = None
+    mattes: Path | MatteMaker | None = None
     plate: Path | None = None  # the still background without the person
     faces: Faces | None = None
-    audio: bool = True  # whether the video's sound is kept
-    loop_poses: bool = False  # poses of another motion: cut or repeated to the video's length
+    audio: bool = True  # keep the video's sound
+    loop_poses: bool = False  # repeat or cut poses of another motion to the video's length
     fps: Fraction = Fraction(30)
     length: int = 300  # frames of a clip
     size: int = 512
     crop: Box | None = None
-    num_frames: int = 0  # at `fps`; this and the two below are found by `examine`
+    num_frames: int = 0  # at `fps`; `examine` fills in this and the two fields below
     num_poses: int = 0
     frame_size: Size = (0, 0)
 
     @property
     def sound(self) -> tuple[str, Path] | None:
-        """The name of the sound to keep, and the video that has it."""
+        """The name of the sound to keep, and the video that it is taken from."""
         return (self.name, self.path) if self.audio else None
 
     def examine(self) -> "VideoSource":
-        """The source with its numbers of frames; reads the video once, to its end.
+        """Fill in the numbers of frames; this reads the whole video once.
 
         Raises:
-            AnchorError: not readable, too short, or poses that do not fit it.
+            AnchorError: the video cannot be read or is too short, or the poses do not fit it.
         """
         num_frames, _, frame_size = _count(self.path, self.fps)
         if self.poses.is_dir():
@@ -102,15 +105,15 @@ class VideoSource:
             )
         if pose_size != frame_size and pose_size[0] != pose_size[1]:
             raise AnchorError(
-                f"the pose images in {self.poses} are {pose_size[0]}x{pose_size[1]}; expected"
-                f" squares, or the size of {self.path}, {frame_size[0]}x{frame_size[1]}"
+                f"the pose images in {self.poses} are {show_size(pose_size)}; expected"
+                f" squares, or the size of {self.path}, {show_size(frame_size)}"
             )
         if self.faces is not None:
             self.faces.check(self.poses, num_drawn, pose_size)
         return replace(self, num_frames=num_frames, num_poses=num_poses, frame_size=frame_size)
 
     def lengths(self) -> list[tuple[str, int]]:
-        """Name and number of frames of each clip; a short rest is left out, as by `read_clips`."""
+        """Name and number of frames of each clip; as in `read_clips`, a short rest is left out."""
         starts = range(0, self.num_frames, self.length)
         counts = [min(self.length, self.num_frames - start) for start in starts]
         return [
@@ -120,7 +123,7 @@ class VideoSource:
         ]
 
     def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
-        """The frames of the clips `wanted`, one clip after the other."""
+        """Read the frames of the clips with the numbers `wanted`, clip by clip."""
         clips = read_clips(
             self.path,
             fps=self.fps,
@@ -134,7 +137,7 @@ class VideoSource:
             if clip.index >= wanted.start:
                 own = islice(poses, len(clip.frames))
                 yield clip.index, self._pair(clip, own)
-                deque(own, maxlen=0)  # of a clip that was left out
+                deque(own, maxlen=0)  # skip what the caller did not read
 
     def pictures(self) -> dict[str, Size]:
         """The pictures of each frame and their sizes."""
@@ -145,7 +148,7 @@ class VideoSource:
             pictures |= dict.fromkeys(FACE, (self.faces.size, self.faces.size))
         return pictures
 
-    def _pair(self, clip: Clip, poses: Iterator[Numbered]) -> Iterator[Pictures]:
+    def _pair(self, clip: VideoClip, poses: Iterator[_Numbered]) -> Iterator[Pictures]:
         for number, (pose_number, image) in enumerate(poses):
             window = self._window(image, clip.crop)
             left, top, side = window
@@ -161,7 +164,8 @@ class VideoSource:
             yield frame
 
     def _window(self, pose: np.ndarray, crop: Box) -> Box:
-        """A pose image of the video's own size is cut as its frames are; others are squares."""
+        """The square of a pose image to keep: the crop of the frames where it has their size, else
+        the whole image, which must be square."""
         if _size_of(pose) == self.frame_size:
             return crop
         if pose.shape[0] != pose.shape[1]:
@@ -179,13 +183,13 @@ class VideoSource:
             return still_camera(self.path, self.plate)
         return self.mattes if isinstance(self.mattes, Path) else None
 
-    def _iter_poses(self, start: int) -> Iterator[Numbered]:
+    def _iter_poses(self, start: int) -> Iterator[_Numbered]:
         if not self.loop_poses:
             return self._poses_from(start)
         rounds = chain([start % self.num_poses], repeat(0))
         return chain.from_iterable(map(self._poses_from, rounds))
 
-    def _poses_from(self, start: int) -> Iterator[Numbered]:
+    def _poses_from(self, start: int) -> Iterator[_Numbered]:
         if self.poses.is_dir():
             images = islice(enumerate(list_images(self.poses)), start, None)
             yield from ((number, read_frames(path)[0][0]) for number, path in images)
@@ -196,7 +200,7 @@ class VideoSource:
 
 
 def _count(path: Path, fps: Fraction) -> tuple[int, int, Size]:
-    """How many frames a video has at `fps`, how many it has itself, and their size."""
+    """Count the frames of a video at `fps` and at its own rate; and their size."""
     size, own = (0, 0), 0
 
     def timed() -> Iterator[tuple[Fraction, None]]:

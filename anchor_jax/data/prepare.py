@@ -1,8 +1,9 @@
-"""Making a data set: many clips at a time, and going on where a killed run was.
+"""Make a data set with several processes, and go on where a killed run stopped.
 
-The work lies in a hidden folder beside the data set's place: each clip is one file that appears
-when it is complete, next to a small JSON with its hash; then the files of the whole, and then the
-folder is renamed. Every step may be cut off anywhere and done again, with the same bytes.
+The work is in a hidden folder beside the data set's place. Each clip becomes one file, which
+appears when it is complete, with a small JSON file that has its hash. Then the files of the whole
+data set are written and the folder is renamed. After an interruption at any moment the same command
+goes on and makes the same bytes.
 """
 
 import hashlib
@@ -22,7 +23,6 @@ from anchor_jax.data.dataset import (
     ClipRecord,
     Dataset,
     Pictures,
-    Size,
     load,
     write_metadata,
     write_shard,
@@ -31,11 +31,12 @@ from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import check_parent, parent_made, write_text
 from anchor_jax.processes import run_all
 from anchor_jax.progress import Advance, Progress, silent
+from anchor_jax.shapes import Size, show_size
 
 
 @runtime_checkable  # the tests check types as they run
 class Source(Protocol):
-    """Clips to store; `pairing.VideoSource` and `lists.ListSource` are two."""
+    """Provides clips: `pairing.VideoSource` and `lists.ListSource` do."""
 
     @property
     def identity(self) -> str: ...
@@ -48,12 +49,12 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one worker does at a time: some clips of one source."""
+class _Share:
+    """A task of one worker: some clips of one source."""
 
     source: Source
-    first: int  # the number in the data set of the source's first clip
-    clips: dict[int, ClipRecord]  # by their number in the source
+    first: int  # number of the source's first clip in the data set
+    clips: dict[int, ClipRecord]  # keys: numbers in the source
     dataset: Dataset
     folder: Path
 
@@ -68,21 +69,21 @@ def prepare(
     processes: int = 1,
     progress: Progress = silent,
 ) -> Dataset:
-    """Make the data set `out`, or go on with it; one that is complete is left as it is.
+    """Make the data set `out`, or go on with it. A complete one is left as it is.
 
     Args:
-        sources: what to store, in this order.
+        sources: the clips to store, in this order.
         out: a new or empty folder.
-        inputs: the files and folders that are read, so that changed ones are noticed.
-        options: all else that decides the content.
-        fps: told in the data set.
-        processes: that work side by side; the bytes are the same whatever their number.
+        inputs: the files and folders that are read, to notice changes.
+        options: everything else that the content depends on.
+        fps: frames per second, stored in the data set.
+        processes: number of worker processes, which does not change the content.
         progress: shows the progress, see `anchor_jax.progress`.
 
     Raises:
-        AnchorError: inputs that cannot be read or do not fit each other, a place that cannot be
-            written or is taken, a full disk. Clips that are complete by then stay in the hidden
-            folder, and the message says so.
+        AnchorError: inputs cannot be read or do not fit each other; `out` cannot be written or
+            exists; the disk is full. Complete clips are kept in the hidden folder, and the
+            message says so.
     """
     digest, stamp = _digest(inputs, options)
     folder = hidden_folder(out)
@@ -106,12 +107,16 @@ def prepare(
 
 
 def hidden_folder(out: Path) -> Path:
-    """Where the work on `out` lies until it is complete."""
+    """The folder that has the data set `out` until it is complete."""
     return out.absolute().with_name(f".{out.absolute().name}.partial")
 
 
 def _finished(out: Path, digest: str) -> Dataset | None:
-    """The data set at `out` if these inputs made it; nothing else may be there."""
+    """The complete data set at `out`, if there is one, made of these inputs.
+
+    Raises:
+        AnchorError: something else is at `out`.
+    """
     if not os.path.lexists(out) or (out.is_dir() and not os.listdir(out)):
         return None
     try:
@@ -127,7 +132,7 @@ def _finished(out: Path, digest: str) -> Dataset | None:
 
 @contextmanager
 def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
-    """The hidden folder, for this process alone. At a failure it goes when no clip is complete."""
+    """Make and lock the hidden folder. It is removed at the end unless a clip in it is complete."""
     from filelock import FileLock, Timeout
 
     written = folder / "job.json"
@@ -156,7 +161,7 @@ def _locked(folder: Path, job: dict[str, str]) -> Iterator[None]:
 
 
 def _examine(sources: Sequence[Source], processes: int, progress: Progress) -> list[Source]:
-    """All sources examined; what is wrong with any of them is told together."""
+    """Examine all sources, and report the problems of all of them together."""
     with progress("checking", len(sources), "input") as advance:
         results = run_all(_examine_one, sources, processes, advance)
     problems = [result for result in results if isinstance(result, str)]
@@ -182,7 +187,7 @@ def _make(
     processes: int,
     progress: Progress,
 ) -> Dataset:
-    """Write what is missing of the data set in the hidden folder."""
+    """Write the clips that are missing in the hidden folder, then the metadata."""
     pictures = sources[0].pictures()
     for source in sources:
         if source.pictures() != pictures:
@@ -201,14 +206,14 @@ def _make(
     _keep_sounds(sources, dataset.path / "audio", progress)
     done = {number: record for number in range(len(clips)) if (record := _record(dataset, number))}
     shares, first = [], 0
-    pieces = -(-processes // len(sources))  # a source is split only where processes have no other
+    pieces = -(-processes // len(sources))  # more than 1 where there are fewer sources than workers
     for source, of_source in zip(sources, records, strict=True):
         missing = [index for index in range(len(of_source)) if first + index not in done]
         for piece in range(pieces):
             part = missing[piece * len(missing) // pieces : (piece + 1) * len(missing) // pieces]
             if part:
                 wanted = {index: of_source[index] for index in part}
-                shares.append(Share(source, first, wanted, dataset, folder))
+                shares.append(_Share(source, first, wanted, dataset, folder))
         first += len(of_source)
     with progress("preparing", len(dataset), "frame") as advance:
         advance(sum(record.frames for record in done.values()))
@@ -220,8 +225,8 @@ def _make(
 
 
 def _keep_sounds(sources: Sequence[Source], folder: Path, progress: Progress) -> None:
-    """Write the sound of each video that has any, unless an earlier run did; before the frames, as
-    a sound that cannot be read should not be found after hours."""
+    """Write the sound of each video that has any, unless an earlier run did. This comes before the
+    frames, so that a sound that cannot be read is found at once."""
     sounds = [source.sound for source in sources if source.sound is not None]
     if not sounds:
         return
@@ -236,8 +241,8 @@ def _keep_sounds(sources: Sequence[Source], folder: Path, progress: Progress) ->
         folder.rmdir()
 
 
-def _write_share(share: Share, advance: Advance) -> dict[int, ClipRecord]:
-    """Write the clips of one share; the records, by their numbers in the data set."""
+def _write_share(share: _Share, advance: Advance) -> dict[int, ClipRecord]:
+    """Write the clips of one share; returns their records by number in the data set."""
     made = {}
     for index, frames in share.source.read(range(min(share.clips), max(share.clips) + 1)):
         if index in share.clips:
@@ -253,12 +258,12 @@ def _write_share(share: Share, advance: Advance) -> dict[int, ClipRecord]:
             path = share.folder / "clips" / f"{number}.json"
             write_text(path, json.dumps(asdict(made[number])), share.folder / "scratch")
     if len(made) != len(share.clips):
-        raise AnchorError("a video has become shorter while it was read; run the command again")
+        raise AnchorError("a video became shorter while it was read; run the command again")
     return made
 
 
 def _record(dataset: Dataset, number: int) -> ClipRecord | None:
-    """The record of a clip that an earlier run completed."""
+    """The record of a clip, if an earlier run completed it."""
     path, shard = dataset.path.parent / "clips" / f"{number}.json", dataset.shard(number)
     try:
         record = ClipRecord(**json.loads(path.read_text()))
@@ -275,7 +280,7 @@ def _complete(folder: Path) -> bool:
 
 
 def _digest(inputs: Sequence[Path], options: dict[str, object]) -> tuple[str, str]:
-    """Two hashes: of the names and sizes of all files and the options; of the files' times."""
+    """Two hashes: of the options and the names and sizes of all files; and of the files' times."""
     names, times = hashlib.sha256(), hashlib.sha256()
     names.update(json.dumps([FORMAT, options], sort_keys=True, default=str).encode())
     for path in inputs:
@@ -291,4 +296,4 @@ def _digest(inputs: Sequence[Path], options: dict[str, object]) -> tuple[str, st
 
 
 def _show(pictures: dict[str, Size]) -> str:
-    return ", ".join(f"{name} {width}x{height}" for name, (width, height) in pictures.items())
+    return ", ".join(f"{name} {show_size(size)}" for name, size in pictures.items())

@@ -1,4 +1,4 @@
-"""Contact sheets: one picture a clip that shows whether its poses and frames line up."""
+"""Contact sheets: a picture for each clip that shows whether poses and frames are aligned."""
 
 import re
 from pathlib import Path
@@ -6,27 +6,30 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.data.dataset import Dataset, decode
-from anchor_jax.data.video import resize
+from anchor_jax.data.pictures import resize
 from anchor_jax.files import placed
 from anchor_jax.progress import Advance, no_advance
 
 COLUMNS = 8
 SIDE = 192  # pixels of the longer side of a thumbnail
 GAP, LABELS, HEADER, TEXT = 6, 84, 40, 15  # pixels
-PAPER, INK, FAINT = (24, 26, 30), (236, 238, 242), (150, 156, 166)
-POSE_SHARE = 0.6  # of the overlay, where there is a body
+PAPER, INK, FAINT = (24, 26, 30), (236, 238, 242), (150, 156, 166)  # RGB
+POSE_SHARE = 0.6  # weight of the pose in the overlay, where it shows the body
 
 
 def moments(count: int, most: int = COLUMNS) -> np.ndarray:
-    """Numbers of at most `most` of `count` frames, spread evenly from the first to the last."""
+    """Choose at most `most` of `count` frames, spread evenly from the first to the last."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def write_sheets(dataset: Dataset, folder: Path, advance: Advance = no_advance) -> list[Path]:
-    """Write a sheet of every clip into `folder`, which then holds only these; their paths.
+    """Write a sheet of every clip into `folder`, whose older content is removed.
 
-    The rows are the frame, its pose, the pose over the frame, and the matte or mask if there is
-    one, at evenly spaced moments from the first frame to the last.
+    The columns are frames spread evenly over the clip. The rows are the frame, its pose, the pose
+    over the frame, and the matte or mask if there is one.
+
+    Returns:
+        the paths of the sheets.
     """
     source = dataset.source()
     names = []
@@ -51,7 +54,7 @@ def write_sheets(dataset: Dataset, folder: Path, advance: Advance = no_advance) 
 
 
 def draw_sheet(title: str, labels: list[str], frames: list[dict[str, np.ndarray]]):
-    """The sheet of some frames, as a `PIL.Image`: a column each, its label above."""
+    """Draw a `PIL.Image` with a column for each frame, its label above."""
     from PIL import Image, ImageDraw, ImageFont
 
     columns = [_rows(frame) for frame in frames]
@@ -73,7 +76,7 @@ def draw_sheet(title: str, labels: list[str], frames: list[dict[str, np.ndarray]
 
 
 def _rows(frame: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """What a column shows from top to bottom, uint8 (h, w, 3), with its names."""
+    """The names and pictures, uint8 (h, w, 3), of a column from top to bottom."""
     small = {name: _thumbnail(pixels) for name, pixels in frame.items()}
     rows = []
     for picture, pose, extra in (("target", "pose", "matte"), ("face", "face_pose", "face_mask")):
@@ -86,6 +89,7 @@ def _rows(frame: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Resize a picture or mask to uint8 (h, w, 3) with a longer side of 192 pixels."""
     height, width = pixels.shape[:2]
     scale = SIDE / max(height, width)
     small = resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
@@ -93,7 +97,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def _overlay(picture: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """The pose over the frame, the rest of it darker."""
+    """Blend the pose over the frame, and darken the rest."""
     body = pose.max(axis=2, keepdims=True) > 8
     shown = np.where(body, (1 - POSE_SHARE) * picture + POSE_SHARE * pose, 0.7 * picture)
     return shown.astype(np.uint8)

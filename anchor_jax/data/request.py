@@ -1,4 +1,4 @@
-"""What a user asks to be prepared, checked before the work begins."""
+"""The options of `anchor-jax prepare`, checked before the work begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from anchor_jax.data.clips import LENGTH, Box
-from anchor_jax.data.dataset import Dataset, Size
+from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.lists import read_list
-from anchor_jax.data.pairing import Faces, Maker, VideoSource
+from anchor_jax.data.pairing import Faces, MatteMaker, VideoSource
 from anchor_jax.data.prepare import prepare
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import AnchorError, require
 from anchor_jax.progress import Progress
+from anchor_jax.shapes import Size, show_size
 
 SIZE = 512, 512
-# Files and folders: they count with their names and sizes, wherever they lie.
+# Options that are files and folders. Of these, names and sizes are hashed, not where they are.
 PLACES = "videos", "poses", "faces", "mattes", "plates", "json_list"
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `anchor-jax prepare` that decide what is in the data set.
+    """The options that the content of the data set depends on.
 
     Raises:
-        AnchorError: options that contradict each other.
+        AnchorError: options are out of range or contradict each other.
     """
 
     videos: tuple[Path, ...] = ()
     poses: tuple[Path, ...] = ()
-    faces: tuple[Faces, ...] = ()  # one for each of `poses`, or none
+    faces: tuple[Faces, ...] = ()  # one for each of `poses`, or empty
     identity: str | None = None
     mattes: tuple[Path, ...] = ()
     green_screen: bool = False
@@ -43,12 +44,17 @@ class Request:
     fps: Fraction = Fraction(30)
 
     def __post_init__(self):
-        if self.identity is not None and not (self.identity.isprintable() and self.identity):
-            raise AnchorError("--identity: expected a name")
-        if self.size is not None and not all(8 <= side <= 8192 for side in self.size):
-            raise AnchorError(
-                f"--size {self.size[0]}x{self.size[1]}: expected 8 to 8192 pixels a side"
-            )
+        identity, size = self.identity, self.size or SIZE
+        require(
+            (
+                identity is None or (identity and identity.isprintable()),
+                "--identity: expected a name",
+            ),
+            (
+                all(8 <= side <= 8192 for side in size),
+                f"--size {show_size(size)}: expected 8 to 8192 pixels a side",
+            ),
+        )
         if self.json_list is None:
             self._check_videos()
             return
@@ -102,8 +108,8 @@ class Request:
         makers = [bool(self.mattes), self.green_screen, self.still_background or bool(self.plates)]
         if sum(makers) > 1:
             raise AnchorError(
-                "--mattes, --green-screen and --still-background (--plate) are three ways to one"
-                " thing: give one of them"
+                "--mattes, --green-screen and --still-background (--plate) exclude each other: give"
+                " one of them"
             )
         named = {"--poses": self.poses, "--mattes": self.mattes, "--plate": self.plates}
         for name, paths in named.items():
@@ -117,15 +123,15 @@ class Request:
                 )
         if self.size is not None and self.size[0] != self.size[1]:
             raise AnchorError(
-                f"--size {self.size[0]}x{self.size[1]}: frames of videos are cut to squares;"
+                f"--size {show_size(self.size)}: frames of videos are cut to squares;"
                 " expected one number, such as 512"
             )
 
     def _video_sources(self) -> list[VideoSource]:
         count = len(self.videos)
-        made: Maker | None = "green screen" if self.green_screen else None
+        made: MatteMaker | None = "green screen" if self.green_screen else None
         made = "still background" if self.still_background or self.plates else made
-        mattes: Sequence[Path | Maker | None] = self.mattes or (made,)
+        mattes: Sequence[Path | MatteMaker | None] = self.mattes or (made,)
         columns = zip(
             self.videos,
             _names(self.videos),
@@ -156,12 +162,12 @@ class Request:
 
 
 def _for_each(values: Sequence[Any], count: int) -> Sequence[Any]:
-    """One value for each of `count` videos, where a single one is for all."""
+    """Repeat a single value for each of `count` videos."""
     return values if len(values) == count else tuple(values) * count
 
 
 def _names(videos: tuple[Path, ...]) -> list[str]:
-    """The videos' names without suffix; a second one of the same name is `name.2`."""
+    """The videos' names without suffix; a second video of the same name is `name.2`."""
     names: list[str] = []
     for video in videos:
         name, number = video.stem, 1

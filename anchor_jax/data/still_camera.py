@@ -1,4 +1,4 @@
-"""Mattes from a camera that does not move: what differs from the scene without the person."""
+"""Mattes from a still camera, by the difference to the scene without the person."""
 
 from pathlib import Path
 
@@ -15,26 +15,29 @@ from anchor_jax.data.mattes import (
     to_bytes,
     unmix,
 )
-from anchor_jax.data.video import IMAGE_SUFFIXES, read_image
+from anchor_jax.data.pictures import IMAGE_SUFFIXES, read_image
 from anchor_jax.errors import AnchorError
 
-MOVED = 12  # grey levels that the scene's border may vary by
-MOVING = 0.3  # of the border's pixels that vary more: then the camera moves
-SHADOW = 0.75  # of the light that is left in the darkest shadow, which belongs to the background
-SURE, LIKELY = 12.0, 6.0  # differences in units of the noise: a person has some of the first
-QUIET = 3.0  # grey levels: the least noise that is believed, compression adds to it
+MOVED = 12  # grey levels by which a pixel of the border may vary
+MOVING = 0.3  # of the border: where more pixels vary, the camera moves
+SHADOW = 0.75  # of the light: a darker pixel is no shadow, it belongs to the person
+SURE, LIKELY = 12.0, 6.0  # differences in units of the noise; a person has some above the first
+QUIET = 3.0  # grey levels: the least noise assumed; compression adds to what is measured
 SMALL = 1 / 500  # of the frame: smaller islands are removed and smaller holes filled
-PRESENT = 0.12  # of the frame that a person in it fills
+PRESENT = 0.12  # of the frame: a person fills at least so much
 
 
 def still_camera(video: Path, plate: Path | None = None) -> Matting:
-    """What makes mattes of a video from a camera that does not move.
+    """Make a function that computes mattes of a video from a camera that does not move.
+
+    Changes of the light of the whole picture are compensated, and a pixel that is darker than the
+    background but has its colour is taken for a shadow.
 
     Args:
-        video: the frames to find the background in.
-        plate: a picture or video of the scene without the person, which is much better; by
-            default the median of the video, right only where the person leaves a place for most
-            of the time.
+        video: the video.
+        plate: a picture or video of the scene without the person. Default: the median of the video,
+            which is much worse and is the background only where the person is absent for most of
+            the time.
 
     Raises:
         AnchorError: the camera moves, the plate has another size, or the median shows the person.
@@ -66,10 +69,10 @@ def still_background(frames: np.ndarray, plate: np.ndarray) -> np.ndarray:
 
 
 def median_plate(path: Path) -> np.ndarray:
-    """The median of a sample of a video's frames, or a picture: uint8 (h, w, 3).
+    """Read a picture, or compute the median of sampled frames of a video: uint8 (h, w, 3).
 
     Raises:
-        AnchorError: not readable.
+        AnchorError: it cannot be read.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return read_image(path)
@@ -79,6 +82,7 @@ def median_plate(path: Path) -> np.ndarray:
 
 
 def _check_still(samples: np.ndarray, scene: np.ndarray, video: Path, plate: Path | None) -> None:
+    """Refuse a camera that moves: then the border of the frames differs from the background."""
     edge = border(*scene.shape[:2])
     away = np.stack(
         [
@@ -89,14 +93,14 @@ def _check_still(samples: np.ndarray, scene: np.ndarray, video: Path, plate: Pat
     moving = float((np.median(away, axis=0) > MOVED).mean())
     if moving > MOVING:
         raise AnchorError(
-            f"the background of {video} does not hold still: {moving:.0%} of the border differs "
+            f"the background of {video} moves: {moving:.0%} of the border differs "
             f"from {plate or 'its median'}, expected at most {MOVING:.0%}; a camera that moves "
             "needs mattes made by another tool (--mattes)"
         )
 
 
 def _check_empty(samples: np.ndarray, scene: np.ndarray, video: Path) -> None:
-    """Refuse a background that shows the person, who differs from it only where they move."""
+    """Refuse a background that shows the person: then little of each frame differs from it."""
     shares = np.array([(matte > 127).mean() for matte in still_background(samples, scene)])
     share = float(np.median(shares[shares > 0])) if shares.any() else 0.0
     if share < PRESENT:
@@ -109,7 +113,7 @@ def _check_empty(samples: np.ndarray, scene: np.ndarray, video: Path) -> None:
 
 
 def _relit(scene: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The background under the light of one frame: each channel scaled by what its border says."""
+    """The background under the light of one frame: each channel is scaled so that borders match."""
     edge = border(*scene.shape[:2])
     ratio = np.maximum(pixels[edge], 1) / np.maximum(scene[edge], 1)
     gain = np.median(ratio, axis=0)
@@ -119,7 +123,8 @@ def _relit(scene: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _differences(pixels: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each pixel is from the background, in units of noise, shadows forgiven and not."""
+    """The difference of each pixel to the background in units of the noise: with shadows ignored,
+    and without."""
     from scipy import ndimage
 
     sigma = edge_reach(*scene.shape[:2]) / 3
@@ -135,6 +140,7 @@ def _differences(pixels: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _cut_out(frame: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame."""
     pixels = frame.astype(np.float32)
     scene = _relit(plate.astype(np.float32), pixels)
     matte = soften(pixels, scene, _person(*_differences(pixels, scene)))
@@ -142,8 +148,8 @@ def _cut_out(frame: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
-    """Where the person is: large connected places with a sure core, and the holes in them, but
-    not those that show the background in full light: between the arms."""
+    """The person, bool (h, w): large connected regions that are surely different somewhere, with
+    their holes, but without holes that show the background in full light, as between the arms."""
     from scipy import ndimage
 
     reach = edge_reach(*difference.shape)
@@ -165,7 +171,8 @@ def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, size: int) -> np.ndarray:
-    """The mask without what is thinner than twice `size`, as if it went on outside the frame."""
+    """Remove parts of a mask that are thinner than twice `size`; the mask is taken to go on outside
+    the frame."""
     from scipy import ndimage
 
     kept = ndimage.binary_erosion(mask, iterations=size, border_value=1)

@@ -13,13 +13,12 @@ from scipy import ndimage
 
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.face.align import SIZE, estimate_transforms, scales
+from anchor_jax.shapes import Size
 
 _MAX_GAP = 5  # frames: in a sixth of a second, a face moves almost linearly
 _MAX_LOST = 0.5  # fraction of all frames
 _MIN_SIDE = 1 / 8  # of the frame's shorter side; erosion removes almost all of a smaller crop
 _MIN_EYES = 0.35  # distance between the eyes over distance from eyes to mouth; 0.95 from the front
-
-Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)

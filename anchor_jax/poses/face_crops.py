@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.data.dataset import Pictures
-from anchor_jax.data.video import resize
+from anchor_jax.data.pictures import resize
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import align, mask
 from anchor_jax.poses.pose_images import TABLE, Conditions, conditions_beside, read_conditions
+from anchor_jax.shapes import Size
 
-Size = tuple[int, int]  # width, height
 _SIDE = 256  # pixels, as published
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anchor_jax.data import video
+from anchor_jax.data.pictures import IMAGE_SUFFIXES, list_images, open_picture
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face import detect, mask
-from anchor_jax.face.landmarks import Size, Track, follow
+from anchor_jax.face.landmarks import Track, follow
 from anchor_jax.poses.pose_images import (
     EXPECTED_LANDMARKS,
     MAX_ARRAY_BYTES,
@@ -24,7 +25,7 @@ from anchor_jax.poses.pose_images import (
     read_table,
 )
 from anchor_jax.progress import bars
-from anchor_jax.shapes import Images
+from anchor_jax.shapes import Images, Size
 
 
 def read_face(
@@ -133,7 +134,7 @@ def _read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "
     """
     if not folder.is_dir():
         raise AnchorError(f"{folder} does not exist; expected a folder of face masks")
-    paths = video.list_images(folder)
+    paths = list_images(folder)
     if len(paths) != shape[0]:
         raise AnchorError(
             f"{folder} holds {len(paths)} face masks; expected {shape[0]}, the number of pose "
@@ -147,8 +148,8 @@ def _read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "
 
 def _own_size(poses: Path) -> Size:
     """Width and height of the pose images as stored."""
-    if poses.is_dir() or poses.suffix.lower() in video.IMAGE_SUFFIXES:
-        with video.open_picture(video.list_images(poses)[0] if poses.is_dir() else poses) as image:
+    if poses.is_dir() or poses.suffix.lower() in IMAGE_SUFFIXES:
+        with open_picture(list_images(poses)[0] if poses.is_dir() else poses) as image:
             return image.size
     height, width, _ = next(video.iter_video(poses))[1].shape
     return width, height
@@ -195,7 +196,7 @@ def _numbers(path: Path, values: Any) -> np.ndarray:
 def _read_mask(path: Path, size: Size) -> np.ndarray:
     from PIL import Image
 
-    with video.open_picture(path) as image:
+    with open_picture(path) as image:
         if image.mode not in (
             "L",
             "P",

@@ -18,8 +18,10 @@ from anchor_jax.body.arrays import Archive
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data import video
+from anchor_jax.data.pictures import open_picture
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent, placed
+from anchor_jax.shapes import Size
 
 _MASKS = "face", "foreground"
 TABLE = "conditions.npz"
@@ -130,7 +132,7 @@ class Conditions:
 
     folder: Path
     landmarks: np.ndarray  # float32 (n, 5, 2), continuous pixels
-    size: video.Size  # of the pose images
+    size: Size  # of the pose images
 
     def face(self, number: int) -> np.ndarray:
         """Read the face mask of frame `number`, from 0: uint8 (h, w), 255 on the face, else 0.
@@ -139,7 +141,7 @@ class Conditions:
             AnchorError: the mask is missing, unreadable or of another size.
         """
         path = self.folder / "face" / f"{number + 1:06d}.png"
-        with video.open_picture(path) as image:
+        with open_picture(path) as image:
             mask = np.asarray(image.convert("L"))
         if mask.shape[::-1] != self.size:
             raise AnchorError(

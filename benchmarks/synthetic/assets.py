@@ -32,6 +32,7 @@ from anchor_jax.body.formats import read_motion, save_motion
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.data.clips import MIN_LENGTH
+from anchor_jax.data.pictures import list_images
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
@@ -159,7 +160,7 @@ def _write_test(folder: Path, out: Path, count: int) -> None:
         kept[name] = kept[name][:count]
     (out / "poses-conditions" / "face").mkdir(parents=True)
     np.savez_compressed(out / "poses-conditions" / TABLE, allow_pickle=False, **kept)
-    for path in video.list_images(beside / "face")[:count]:
+    for path in list_images(beside / "face")[:count]:
         with Image.open(path) as image:
             bits = Image.fromarray(np.asarray(image.convert("L")) > 127)
         bits.save(out / "poses-conditions" / "face" / path.name, optimize=True)

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from anchor_jax.data.dataset import decode, load
+from anchor_jax.data.pictures import resize
 from anchor_jax.data.preview import moments
-from anchor_jax.data.video import resize
 
 _MOMENTS = 6
 _ROWS = "target", "pose", "matte", "face", "face_pose", "face_mask"

@@ -11,9 +11,10 @@ import numpy as np
 from anchor_jax.body import render
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
-from anchor_jax.data.dataset import FACE, Pictures, Size
+from anchor_jax.data.dataset import FACE, Pictures
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import Conditions
+from anchor_jax.shapes import Size
 from benchmarks.synthetic.body import Anny, make_view
 from benchmarks.synthetic.motion import perturb, talk
 from benchmarks.synthetic.painter import Painter

@@ -239,7 +239,7 @@ def test_bad_input_is_refused_with_one_line(inputs, tmp_path, capsys):
     refuse(capsys, tmp_path, tmp_path / "broken.mp4", "--poses", poses, *to)
     (tmp_path / "empty").mkdir()
     refuse(capsys, tmp_path, a, "--poses", tmp_path / "empty", *to)
-    refuse(capsys, tmp_path, a, "--poses", poses, "--out", tmp_path / "none" / "data")
+    refuse(capsys, tmp_path, a, "--poses", poses, "--out", tmp_path / "broken.mp4" / "data")
 
 
 def test_what_lies_at_the_place_is_left_alone(inputs, made, tmp_path, capsys):

@@ -133,8 +133,8 @@ def test_the_foreground_that_render_wrote_serves_as_mattes(prepare, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "options", "told"),
     [
-        (["--green-screen"], {"plate": "plate.png"}, "three ways"),
-        (["--green-screen", "--still-background"], {}, "three ways"),
+        (["--green-screen"], {"plate": "plate.png"}, "exclude each other"),
+        (["--green-screen", "--still-background"], {}, "exclude each other"),
         ([], {"plate": "gone.png"}, "gone.png"),
         ([], {"plate": "v.txt"}, "v.txt"),
         ([], {"mattes": "poses"}, "32x32"),

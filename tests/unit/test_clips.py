@@ -46,7 +46,7 @@ def grey_video(path: Path, levels: list[int], times=None, rate=30, size=(64, 48)
     return path
 
 
-def one_clip(path: Path, **options) -> clips.Clip:
+def one_clip(path: Path, **options) -> clips.VideoClip:
     (clip,) = read_clips(path, **{"size": 16, **options})
     return clip
 
@@ -330,7 +330,7 @@ def test_a_video_too_short_for_a_clip_is_refused(tmp_path, count):
 def test_impossible_clips_are_refused(tmp_path, wrong):
     """Catches a division by zero or an endless loop far from the argument."""
     path = grey_video(tmp_path / "v.mkv", [0] * 16)
-    with pytest.raises(AnchorError, match="cannot be made"):
+    with pytest.raises(AnchorError, match=r"expected (at least|more)"):
         one_clip(path, **wrong)
 
 

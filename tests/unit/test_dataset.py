@@ -14,6 +14,7 @@ from anchor_jax.data.clips import read_clips
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches
 from anchor_jax.data.pairing import VideoSource
+from anchor_jax.data.pictures import resize
 from anchor_jax.data.prepare import prepare
 from anchor_jax.errors import AnchorError
 
@@ -76,7 +77,7 @@ def test_every_frame_comes_back_as_it_went_in(made, sources):
             cut = poses[number, top : top + side, left : left + side]
             expected = {
                 "target": frames[number],
-                "pose": video.resize(np.ascontiguousarray(cut), (SIDE, SIDE)),
+                "pose": resize(np.ascontiguousarray(cut), (SIDE, SIDE)),
                 "matte": mattes[number],
             }
             for name, pixels in expected.items():

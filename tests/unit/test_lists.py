@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from anchor_jax.data import dataset as datasets
-from anchor_jax.data import video
 from anchor_jax.data.lists import read_list
+from anchor_jax.data.pictures import resize
 from anchor_jax.data.request import Request
 from anchor_jax.errors import AnchorError
 from anchor_jax.progress import silent
@@ -76,7 +76,7 @@ def test_size_and_identity_are_the_users(tmp_path):
     assert {clip.identity for clip in made.clips} == {"seth"}
     pixels = np.asarray(Image.open(tmp_path / lines[0]["target"]))
     stored = datasets.decode("target", made.source()[0]["target"])
-    np.testing.assert_array_equal(stored, video.resize(pixels, (8, 12)))
+    np.testing.assert_array_equal(stored, resize(pixels, (8, 12)))
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_size_and_identity_are_the_users(tmp_path):
         ('{"source": 1, "target": 2, "reference": 3}', "line 3: its source is not a path"),
         (
             '{"source": "gone.png", "target": "clip0/0.png", "reference": "clip0/0.png"}',
-            "line 3: its source gone.png is not there",
+            "line 3: its source gone.png is not a file",
         ),
         (
             '{"source": "poses/0.png", "target": "clip0/0.png", "reference": "gone.png"}',
-            "line 3: its reference gone.png is not there",
+            "line 3: its reference gone.png is not a file",
         ),
         (
             '{"source": "poses/0.png", "target": "poses", "reference": "clip0/0.png"}',
-            "line 3: its target poses is not there",
+            "line 3: its target poses is not a file",
         ),
         (
             '{"source": "poses/0.png", "target": "poses/0.png", "reference": "poses/0.png"}',

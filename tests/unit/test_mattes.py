@@ -63,11 +63,23 @@ def error(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(found / 255 - truth).mean())
 
 
+def keyed(frames: np.ndarray, key: tuple[int, int, int] | None = None) -> list[np.ndarray]:
+    """Mattes and foregrounds of frames, as `green_screen` makes them of a video's."""
+    if key is None:
+        channel = green_screen._find_screen(frames, "the frames")
+    else:
+        channel = green_screen._screen_channel(key)
+    return [
+        np.stack(part)
+        for part in zip(*(green_screen._key_out(frame, channel) for frame in frames), strict=True)
+    ]
+
+
 @pytest.mark.parametrize("colour", [GREEN, (30, 60, 190)])
 def test_an_unevenly_lit_screen_is_keyed_out_softly(colour):
     """Catches one key colour for the whole frame, hard edges, and blue screens left alone."""
     frames, truth = composite(screen(colour))
-    found, foreground = green_screen.chroma_key(frames)
+    found, foreground = keyed(frames)
     assert found.dtype == foreground.dtype == np.uint8
     assert found.shape == truth.shape and foreground.shape == frames.shape
     assert error(found, truth) < 0.005
@@ -79,7 +91,7 @@ def test_an_unevenly_lit_screen_is_keyed_out_softly(colour):
 def test_spill_is_removed_and_the_person_stays():
     """Catches a green rim around the person, and skin or clothes that change with it."""
     frames, truth = composite(screen(), noise=0)
-    _, foreground = green_screen.chroma_key(frames)
+    _, foreground = keyed(frames)
     values = foreground.astype(int)
     assert (values[..., 1] <= values[..., [0, 2]].max(-1)).all()
     inside = truth == 1
@@ -94,12 +106,12 @@ def test_a_given_key_tells_the_screen():
     frames, truth = composite(screen())
     frames[:, :12] = frames[:, :, :12] = frames[:, :, -12:] = 128
     with pytest.raises(AnchorError, match="no green or blue screen"):
-        green_screen.chroma_key(frames)
-    found, _ = green_screen.chroma_key(frames, key=(0, 177, 64))
+        keyed(frames)
+    found, _ = keyed(frames, key=(0, 177, 64))
     middle = np.s_[:, 14:, 14:-14]
     assert error(found[middle], truth[middle]) < 0.02
     with pytest.raises(AnchorError, match="neither green nor blue"):
-        green_screen.chroma_key(frames, key=(200, 60, 60))
+        keyed(frames, key=(200, 60, 60))
 
 
 def test_a_screen_that_is_not_there_is_refused(tmp_path):
@@ -118,9 +130,9 @@ def test_frames_of_one_colour_are_a_matte(level):
     """Catches a division by zero or an empty list of places, warnings included."""
     grey = np.full((1, HEIGHT, WIDTH, 3), level, np.uint8)
     only_green = np.broadcast_to(np.array(GREEN, np.uint8), grey.shape)
-    found, _ = green_screen.chroma_key(only_green)
+    found, _ = keyed(only_green)
     assert not found.any()
-    assert green_screen.chroma_key(grey, key=GREEN)[0].all()
+    assert keyed(grey, key=GREEN)[0].all()
     assert not still_camera.still_background(grey, grey[0]).any()
     assert still_camera.still_background(255 - grey, grey[0]).shape == grey.shape[:3]
 
@@ -129,7 +141,7 @@ def test_frames_of_one_colour_are_a_matte(level):
 def test_small_and_odd_frames_are_matted(shape):
     """Catches blocks that do not divide the frame, and a border wider than it."""
     green = np.broadcast_to(np.array(GREEN, np.uint8), (2, *shape, 3))
-    assert green_screen.chroma_key(green)[0].shape == (2, *shape)
+    assert keyed(green)[0].shape == (2, *shape)
     assert still_camera.still_background(green, green[0]).shape == (2, *shape)
 
 
@@ -217,7 +229,7 @@ def test_a_moving_camera_is_refused(tmp_path, plated):
     frames = np.concatenate([composite(view, 1)[0] for view in views])
     video.write_video(tmp_path / "v.mp4", frames, Fraction(30))
     Image.fromarray(mattes.to_bytes(views[0])).save(tmp_path / "plate.png")
-    with pytest.raises(AnchorError, match="does not hold still") as caught:
+    with pytest.raises(AnchorError, match=r"the background of .* moves") as caught:
         still_camera.still_camera(tmp_path / "v.mp4", tmp_path / "plate.png" if plated else None)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax.data import video
+from anchor_jax.data import video, video_writer
+from anchor_jax.data.pictures import round_size
 from anchor_jax.errors import AnchorError
 from tests.unit.test_mattes import composite, room
 
@@ -187,7 +188,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video, "_encode", interrupt)
+    monkeypatch.setattr(video_writer, "_encode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         video.write_video(tmp_path / "v.mp4", noise(2, 16), Fraction(30), tmp_path / "frames")
     assert os.listdir(tmp_path) == []
@@ -296,14 +297,14 @@ def test_a_damaged_picture_is_one_error(tmp_path):
 )
 def test_sizes_are_rounded_down(size, expected):
     """Catches rounding to the nearest multiple."""
-    assert video.round_size(size) == expected
+    assert round_size(size) == expected
 
 
 @pytest.mark.parametrize("size", [(7, 64), (64, 0), (-8, 64)])
 def test_a_size_without_pixels_is_an_error(size):
     """Catches a size of 0 that fails much later."""
     with pytest.raises(AnchorError, match="too small"):
-        video.round_size(size)
+        round_size(size)
 
 
 def test_places_that_cannot_be_written(tmp_path):

@@ -1,0 +1,7 @@
+"""`python -m anchor_jax.cli` is `anchor-jax`."""
+
+import sys
+
+from anchor_jax.cli import main
+
+sys.exit(main())
