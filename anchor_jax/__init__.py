@@ -1,9 +1,9 @@
-"""Make-Your-Anchor in JAX: a body motion and one picture of a person in, their video out.
+"""Make-Your-Anchor in JAX: generate a video of a person from body motion and one picture.
 
     anchor = anchor_jax.load("anchors/seth")                 # configs and parameters
     frames = anchor_jax.generate(anchor, poses, appearance)  # uint8 (n,h,w,3)
 
-Importing the package loads neither jax nor numpy: each name arrives when it is first used.
+Importing the package loads neither JAX nor NumPy: a name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Anchor", "AnchorError", "Face", "__version__", "generate", "load", "read_face"]
 
-_HOME = {
+_MODULES = {
     "Anchor": "anchor_jax.checkpoint",
     "AnchorError": "anchor_jax.errors",
     "Face": "anchor_jax.generation.face",
@@ -35,8 +35,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value = version("anchor-jax")
-    elif name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module 'anchor_jax' has no attribute {name!r}")
     globals()[name] = value

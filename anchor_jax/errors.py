@@ -1,14 +1,18 @@
-"""The error type whose messages users read, and helpers for its messages."""
+"""The error type for users, and helpers that word its messages."""
 
+import math
 from collections.abc import Sequence
+
+LARGEST_SCALE = 100.0  # of guidance and control: far beyond it latents are no longer finite
+LARGEST_SEED = (1 << 32) - 1
 
 LONGEST = 400  # characters of another library's message: room for two long paths and a reason
 
 
 class AnchorError(Exception):
-    """Bad input, described in one line: what is wrong, where, what was expected and what to do.
+    """Bad input. The message is one line: what is wrong, where, what is expected, what to do.
 
-    The command line prints the message and exits with 2; library users may catch it.
+    The command line prints the message and exits with code 2.
     """
 
 
@@ -27,16 +31,31 @@ def require(*conditions: tuple[object, str]) -> None:
 
 
 def shorten(items: Sequence[str], limit: int = 4, separator: str = ", ") -> str:
-    """Join the first few items, and say how many more there are."""
+    """Join the first `limit` items, and say how many more there are.
+
+    >>> shorten(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
     more = len(items) - limit
     return separator.join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:
-    """Put another library's error on one line: its type and the beginning of its message."""
+    """Format the error of another library as one line: its type and the start of its message."""
     text = " ".join(str(error).split())
     if isinstance(error, AnchorError):
         return text
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}"
+
+
+def scale_problem(name: str, value: float) -> list[str]:
+    """Check a scale of guidance or control, which is 0 to 100.
+
+    Returns:
+        One line that names the problem, or nothing.
+    """
+    if math.isfinite(value) and 0 <= value <= LARGEST_SCALE:
+        return []
+    return [f"{name} is {value}: expected 0 to {LARGEST_SCALE:g}"]

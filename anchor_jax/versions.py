@@ -1,11 +1,11 @@
-"""Versions of what a result was made with."""
+"""Look up package versions, which results record."""
 
 from collections.abc import Iterable
 from importlib.metadata import version
 
-COMPUTING = ("anchor-jax", "jax", "jaxlib", "flax", "numpy")
+_COMPUTING = ("anchor-jax", "jax", "jaxlib", "flax", "numpy")
 
 
-def versions(packages: Iterable[str] = COMPUTING) -> dict[str, str]:
-    """Of the installed packages of these names."""
+def versions(packages: Iterable[str] = _COMPUTING) -> dict[str, str]:
+    """Return the version of each installed package."""
     return {name: version(name) for name in packages}

@@ -35,7 +35,7 @@ HAND_WRITTEN = {  # gradients written by hand: module of `anchor_jax.models`, fu
 
 
 def inputs(case: Case, context_dim: int) -> dict[str, np.ndarray]:
-    """Draw what one step trains on, under the field names of `training.loss.Draw`."""
+    """Draw what one step trains on, under the field names of `DenoisingBatch`."""
     rng = np.random.default_rng(7)
     shape = (case.frames, case.side, case.side, 4)
     pixels = 8 * case.side
@@ -80,12 +80,12 @@ def build_ours(case: Case, dtype: str = "float32", remat: bool = False):
     import jax.numpy as jnp
 
     from anchor_jax.compiling import compile_ahead
-    from anchor_jax.training.loss import Draw
+    from anchor_jax.training.loss import DenoisingBatch
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     configs = SIZES[case.size]
-    drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
+    drawn = DenoisingBatch(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
     jitted, begin = make_jitted(case, dtype, remat)
     params = {
         name: random_params(getattr(configs, name), SEEDS[name]) for name in ("unet", "control")
@@ -172,13 +172,13 @@ def plan(case: Case, dtype: str, remat: bool) -> dict[str, float]:
     import jax.numpy as jnp
 
     from anchor_jax.models import abstract_params
-    from anchor_jax.training.loss import Draw
+    from anchor_jax.training.loss import DenoisingBatch
     from benchmarks.random_checkpoint import SIZES
 
     configs = SIZES[case.size]
     step, begin = make_jitted(case, dtype, remat)
     params = {name: abstract_params(getattr(configs, name)) for name in ("unet", "control")}
-    drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
+    drawn = DenoisingBatch(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
     compiled = step.lower(jax.eval_shape(begin, params), {"drawn": drawn}).compile()
     sizes = compiled.memory_analysis()
     assert sizes is not None
@@ -192,11 +192,11 @@ def without(case: Case, names: list[str], pairs: int) -> dict[str, dict[str, flo
     import jax
     import jax.numpy as jnp
 
-    from anchor_jax.training.loss import Draw
+    from anchor_jax.training.loss import DenoisingBatch
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
     configs = SIZES[case.size]
-    drawn = Draw(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
+    drawn = DenoisingBatch(**jax.tree.map(jnp.asarray, inputs(case, configs.unet.context_dim)))
     params = {
         name: random_params(getattr(configs, name), SEEDS[name]) for name in ("unet", "control")
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.checkpoint.config_json import impossible
+from anchor_jax.checkpoint.config_json import invalid_configs
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -220,7 +220,7 @@ def cross_check(anchor: Anchor) -> list[str]:
     facts: list[tuple[str, Any, str, Any]] = [
         ("the image encoder's width", image.width, "the text encoder's", text.width)
     ]
-    problems = impossible({name: item.config for name, item in anchor.networks().items()})
+    problems = invalid_configs({name: item.config for name, item in anchor.networks().items()})
     latents = vae.latent_channels
     for part, networks in (("body", anchor.body), ("face", anchor.face)):
         if networks is None:

@@ -1,4 +1,4 @@
-"""`anchor-jax export`: an ANCHOR back to the published folders."""
+"""Convert an ANCHOR back to the published folders (`anchor-jax export`)."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from anchor_jax.shapes import Params
 from . import names
 from .published import network_json, preprocessor_json, scheduler_json
 
-FILES = {
+_FILES = {
     "body/unet": "body/unet/diffusion_pytorch_model.safetensors",
     "body/control": "body/controlnet/diffusion_pytorch_model.safetensors",
     "face/unet": "head/unet/diffusion_pytorch_model.safetensors",
@@ -31,16 +31,20 @@ FILES = {
     "text_encoder": "sd/text_encoder/model.safetensors",
     "image_encoder": "clip-vision/model.safetensors",
 }
-TYPE_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "int64": "I64"}
+_TYPE_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "int64": "I64"}
 
 
 def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
-    """Write an ANCHOR as published folders: `out/body`, `out/head` (if it has a face), `out/sd`,
-    `out/clip-vision`. Every tensor is what it was when it was converted, bit for bit; diffusers
-    and transformers load them with `from_pretrained`.
+    """Write an ANCHOR in the published layout, with every tensor bit for bit as it was converted.
+
+    Args:
+        anchor: the ANCHOR.
+        out: the new folder, with `body`, `head` (if the anchor has a face), `sd` and `clip-vision`.
+            Diffusers and transformers load them with `from_pretrained`.
+        progress: show a progress bar.
 
     Raises:
-        AnchorError: `anchor` is none or is damaged, `out` exists, or the disk is full.
+        AnchorError: `anchor` is not an ANCHOR or is damaged, `out` exists, or the disk is full.
     """
     anchor, out = Path(anchor), Path(out)
     header, sizes = read_header(anchor)
@@ -53,7 +57,7 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     with new_folder(out, needed) as partial:
         with bars(None if progress else False, delay=2)("export", needed, BYTES) as advance:
             for name, network in networks.items():
-                path = partial / FILES[name]
+                path = partial / _FILES[name]
                 _write_json(path.parent / "config.json", network_json(network.config))
                 folder = anchor / "params" / name
                 _write_weights(path, folder, stored[name], _position_ids(header, name), advance)
@@ -68,6 +72,7 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
@@ -75,9 +80,17 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _write_weights(
     path: Path, folder: Path, stored: Params, buffers: dict[str, np.ndarray], advance: Advance
 ) -> None:
-    """One safetensors file from the parameters in `folder`, read and written in groups."""
+    """Write a safetensors file, one group of tensors at a time.
+
+    Args:
+        path: the new file.
+        folder: the parameter folder of the network.
+        stored: shapes and types of its parameters.
+        buffers: further tensors.
+        advance: called with the number of bytes written.
+    """
     leaves = {names.torch_key(key): (key, leaf) for key, leaf in flatten(stored).items()}
-    # Widest types first, as the format's own library does: every tensor is then aligned.
+    # Types with more bytes come first, as in the safetensors library: all tensors are then aligned.
     order = sorted(leaves, key=lambda name: (-leaves[name][1].dtype.itemsize, name))
     shapes: dict[str, Any] = dict(buffers)
     for name in order:
@@ -87,7 +100,7 @@ def _write_weights(
     end = 0
     for name, leaf in shapes.items():
         start, end = end, end + _nbytes(leaf)
-        code = TYPE_CODES[np.dtype(leaf.dtype).name]
+        code = _TYPE_CODES[np.dtype(leaf.dtype).name]
         header[name] = {"dtype": code, "shape": leaf.shape, "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -104,14 +117,15 @@ def _write_weights(
 
 
 def _nbytes(leaf: Any) -> int:
+    """Return the size in bytes of an array or `jax.ShapeDtypeStruct`."""
     return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
 
 
 def _position_ids(header: Anchor, name: str) -> dict[str, np.ndarray]:
-    """The buffer that the source's encoder had beside its weights."""
+    """Return the position ids of a CLIP encoder, if the source stored them as a buffer."""
     buffers = header.provenance.get("buffers")
     dtype = buffers.get(name) if isinstance(buffers, dict) else None
-    if name not in names.POSITION_IDS or dtype not in TYPE_CODES:
+    if name not in names.POSITION_IDS or dtype not in _TYPE_CODES:
         return {}
     count = names.num_positions(header.networks()[name].config)
     return {names.POSITION_IDS[name]: np.arange(count, dtype=dtype)[None]}

@@ -1,7 +1,7 @@
-"""`anchor-jax convert`: published torch weights to an ANCHOR."""
+"""Convert published PyTorch weights to an ANCHOR (`anchor-jax convert`)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from anchor_jax.checkpoint import (
     FRESH_NOTE,
     TOKENIZER_FILES,
+    Anchor,
     Network,
     assemble,
     save,
@@ -32,13 +33,20 @@ from . import configs, ldm, names
 from .sources import Weights, find_weights, open_weights, sha256
 from .text import begin_and_end, empty_text
 
-DTYPES = ("keep", "float32", "float16", "bfloat16")
-DIFFUSERS, TEXT_ENCODER = "diffusion_pytorch_model", ("model", "pytorch_model")
+_DTYPES = ("keep", "float32", "float16", "bfloat16")
+_DIFFUSERS, _TEXT_ENCODER = "diffusion_pytorch_model", ("model", "pytorch_model")
 
 
 @dataclass
-class Source:
-    """One network to read: its config, its file, and how the file calls what is in it."""
+class _Source:
+    """The source of one network.
+
+    Attributes:
+        config: config of the network.
+        weights: the weight file, opened.
+        key_of: converts diffusers' or transformers' name of a tensor to its name in the file.
+        ignored: descriptions of tensors that are left out, with regular expressions of their names.
+    """
 
     config: NetworkConfig
     weights: Weights
@@ -57,56 +65,38 @@ def convert(
     seed: int = 0,
     progress: bool = True,
 ) -> list[str]:
-    """Convert published weights to the new folder `out`, tensor by tensor.
+    """Convert published weights to an ANCHOR, one tensor at a time.
 
     Args:
         base: Stable Diffusion 1.5: a folder in diffusers layout or one `.safetensors`/`.ckpt` file.
-        image_encoder: folder of CLIP's vision encoder.
-        out: the ANCHOR to make; must not exist.
-        body: folder with `unet/` and `controlnet/`. Without it the anchor is a fresh one: the
-            base's UNet, and a control branch with a copy of its encoder and zero convolutions.
-        face: the same for the head, whose UNet has 9 input channels.
-        dtype: "keep" (every tensor in its own type), "float32", "float16" or "bfloat16".
-        seed: of a fresh control branch's pose embedding.
-        progress: show a bar on stderr.
+        image_encoder: folder of the CLIP vision encoder.
+        out: the new folder.
+        body: folder with `unet/` and `controlnet/`. None makes a fresh anchor: the base's UNet, and
+            a control branch with a copy of its encoder and zero convolutions.
+        face: the same for the head, whose UNet has 9 input channels, or None.
+        dtype: "keep" (each tensor in its own type), "float32", "float16" or "bfloat16".
+        seed: seed of the pose embedding of a fresh control branch.
+        progress: show a progress bar.
 
     Returns:
-        What was left out of the files on purpose, and what was assumed, one line each.
+        Notes, one line each: tensors that were left out, and values that were assumed.
 
     Raises:
-        AnchorError: anything missing, unsupported, unused, wrong-shaped or not finite; nothing is
-            written then.
+        AnchorError: tensors are missing, unsupported, unused, not finite or have wrong shapes;
+            nothing is written then.
     """
-    if dtype not in DTYPES:
-        raise AnchorError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if dtype not in _DTYPES:
+        raise AnchorError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
     base, out = Path(base), Path(out)
     check_new(out)
-    problems: list[str] = []
     notes: list[str] = []
-    sources, schedule, tokenizer = _open_base(base, body is None, problems, notes)
-    sources["image_encoder"] = _open_image_encoder(Path(image_encoder), problems)
-    for part, folder, channels in (("body", body, 4), ("face", face, 9)):
-        if folder is not None:
-            sources |= _open_part(part, Path(folder), channels, problems)
-    networks = {name: Network[Any](source.config) for name, source in sources.items()}
-    if body is None:
-        control = fresh_control_config(networks["body/unet"].config)
-        networks["body/control"] = Network(control)
-        notes.append(f"{FRESH_NOTE}: a copy of the UNet's encoder, pose embedding seed {seed}")
-    trained = {"body": body is not None, "face": face is not None}
-    # The embedding of the empty text is computed once the text encoder is known to fit.
-    fields = {"schedule": schedule, "empty_text": np.zeros(0), "tokenizer": tokenizer}
-    anchor = assemble(networks, trained, **fields)
-    problems += [] if problems else configs.cross_check(anchor)
-    if problems:
-        raise AnchorError(f"not a supported checkpoint: {shorten(problems, 8, '; ')}")
-
+    sources, anchor = _open_sources(base, Path(image_encoder), body, face, seed, notes)
     params, buffers = _match(sources, dtype, notes)
     if body is None:
         config = anchor.body.control.config
         params["body/control"] = fresh_control(config, params["body/unet"], seed)
     text, num_tokens = anchor.text_encoder.config, anchor.image_encoder.config.num_tokens
-    ends = begin_and_end(tokenizer, text)
+    ends = begin_and_end(anchor.tokenizer, text)
     empty = empty_text(text, params["text_encoder"], num_tokens, ends)
     files = {source.weights.path: name for name, source in sources.items()}
     size = sum(path.stat().st_size for path in files)
@@ -116,15 +106,7 @@ def convert(
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC by anchor-jax convert",
             "versions": versions(("anchor-jax", "jax", "flax", "numpy")),
             "dtype": dtype,
-            "sources": [
-                {
-                    "network": name,
-                    "file": path.name,
-                    "bytes": path.stat().st_size,
-                    "sha256": sha256(path, advance),
-                }
-                for path, name in files.items()
-            ],
+            "sources": _describe_files(files, advance),
             "notes": notes,
             "buffers": buffers,
         }
@@ -138,10 +120,61 @@ def convert(
     return notes
 
 
+def _open_sources(
+    base: Path,
+    image_encoder: Path,
+    body: str | Path | None,
+    face: str | Path | None,
+    seed: int,
+    notes: list[str],
+) -> tuple[dict[str, _Source], Anchor]:
+    """Open the files of `convert`, and make the anchor without parameters and empty text.
+
+    Raises:
+        AnchorError: a config is not supported, or configs do not fit each other.
+    """
+    problems: list[str] = []
+    sources, schedule, tokenizer = _open_base(base, body is None, problems, notes)
+    sources["image_encoder"] = _open_image_encoder(image_encoder, problems)
+    for part, folder, channels in (("body", body, 4), ("face", face, 9)):
+        if folder is not None:
+            sources |= _open_part(part, Path(folder), channels, problems)
+    networks = {name: Network[Any](source.config) for name, source in sources.items()}
+    if body is None:
+        control = fresh_control_config(networks["body/unet"].config)
+        networks["body/control"] = Network(control)
+        notes.append(f"{FRESH_NOTE}: a copy of the UNet's encoder, pose embedding seed {seed}")
+    trained = {"body": body is not None, "face": face is not None}
+    # The text encoder is not checked yet, so the embedding of the empty text is computed later.
+    fields = {"schedule": schedule, "empty_text": np.zeros(0), "tokenizer": tokenizer}
+    anchor = assemble(networks, trained, **fields)
+    problems += [] if problems else configs.cross_check(anchor)
+    if problems:
+        raise AnchorError(f"not a supported checkpoint: {shorten(problems, 8, '; ')}")
+    return sources, anchor
+
+
+def _describe_files(files: Mapping[Path, str], advance: Advance) -> list[dict[str, Any]]:
+    """Describe the weight files of networks, with their hashes, for the provenance."""
+    return [
+        {
+            "network": name,
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path, advance),
+        }
+        for path, name in files.items()
+    ]
+
+
 def _open_base(
     base: Path, fresh: bool, problems: list[str], notes: list[str]
-) -> tuple[dict[str, Source], ScheduleConfig, dict[str, bytes]]:
-    """VAE and text encoder, for a fresh anchor the UNet too, the schedule and the tokenizer."""
+) -> tuple[dict[str, _Source], ScheduleConfig, dict[str, bytes]]:
+    """Open the base: VAE and text encoder, for a fresh anchor also the UNet.
+
+    Returns:
+        The sources, the noise schedule, and the files of the tokenizer.
+    """
     if not base.exists():
         raise AnchorError(f"{base}: no such file or folder")
     if base.is_file():
@@ -154,21 +187,21 @@ def _open_base(
             f"{base}: expected vae/ and text_encoder/ inside (a Stable Diffusion 1.5 base in"
             " diffusers layout)"
         )
-    vae = Source(
+    vae = _Source(
         configs.read_vae(base / "vae" / "config.json", problems),
-        open_weights(find_weights(base / "vae", DIFFUSERS, DIFFUSERS)),
+        open_weights(find_weights(base / "vae", _DIFFUSERS, _DIFFUSERS)),
     )
     if any(key.endswith(".query.weight") for key in vae.weights.tensors):
         vae.key_of = names.old_vae_key
-    text = Source(
+    text = _Source(
         configs.read_text_encoder(base / "text_encoder" / "config.json", problems),
-        open_weights(find_weights(base / "text_encoder", *TEXT_ENCODER)),
+        open_weights(find_weights(base / "text_encoder", *_TEXT_ENCODER)),
     )
     sources = {"vae": vae, "text_encoder": text}
     if fresh:
-        sources["body/unet"] = Source(
+        sources["body/unet"] = _Source(
             configs.read_unet(base / "unet" / "config.json", 4, problems),
-            open_weights(find_weights(base / "unet", DIFFUSERS, DIFFUSERS)),
+            open_weights(find_weights(base / "unet", _DIFFUSERS, _DIFFUSERS)),
         )
     schedule = ScheduleConfig()
     if (base / "scheduler").exists():
@@ -184,7 +217,8 @@ def _open_base(
     return sources, schedule, tokenizer
 
 
-def _open_single_file(base: Path, fresh: bool) -> dict[str, Source]:
+def _open_single_file(base: Path, fresh: bool) -> dict[str, _Source]:
+    """Open a base that is one file in the layout of the original Stable Diffusion."""
     weights = open_weights(base)
     ldm.refuse_other_families(weights)
     vae = ldm.infer_vae(weights)
@@ -193,56 +227,62 @@ def _open_single_file(base: Path, fresh: bool) -> dict[str, Source]:
         ignored["the base's UNet, which the body replaces"] = re.escape(names.LDM_UNET) + ".*"
     text = ldm.infer_text_encoder(weights)
     sources = {
-        "vae": Source(vae, weights, lambda key: names.ldm_vae_key(key, vae), ignored),
-        "text_encoder": Source(text, weights, lambda key: names.LDM_TEXT + key),
+        "vae": _Source(vae, weights, lambda key: names.ldm_vae_key(key, vae), ignored),
+        "text_encoder": _Source(text, weights, lambda key: names.LDM_TEXT + key),
     }
     if fresh:
         unet = ldm.infer_unet(weights)
         key_of = lambda key: names.ldm_unet_key(key, unet)
-        sources["body/unet"] = Source(unet, weights, key_of)
+        sources["body/unet"] = _Source(unet, weights, key_of)
     return sources
 
 
-def _open_image_encoder(folder: Path, problems: list[str]) -> Source:
-    weights = open_weights(find_weights(folder, *TEXT_ENCODER))
+def _open_image_encoder(folder: Path, problems: list[str]) -> _Source:
+    """Open the CLIP vision encoder."""
+    weights = open_weights(find_weights(folder, *_TEXT_ENCODER))
     config = configs.read_image_encoder(folder / "config.json", problems)
     if (folder / "preprocessor_config.json").exists():
         configs.check_preprocessor(folder / "preprocessor_config.json", config.image_size, problems)
-    return Source(config, weights, ignored=names.CLIP_IGNORED)
+    return _Source(config, weights, ignored=names.CLIP_IGNORED)
 
 
-def _open_part(part: str, folder: Path, channels: int, problems: list[str]) -> dict[str, Source]:
+def _open_part(part: str, folder: Path, channels: int, problems: list[str]) -> dict[str, _Source]:
+    """Open UNet and control branch of the body or the face."""
     if not (folder / "unet").is_dir() or not (folder / "controlnet").is_dir():
         raise AnchorError(f"{folder}: expected unet/ and controlnet/ inside (--{part})")
     unet, control = folder / "unet", folder / "controlnet"
     return {
-        f"{part}/unet": Source(
+        f"{part}/unet": _Source(
             configs.read_unet(unet / "config.json", channels, problems),
-            open_weights(find_weights(unet, DIFFUSERS, DIFFUSERS)),
+            open_weights(find_weights(unet, _DIFFUSERS, _DIFFUSERS)),
         ),
-        f"{part}/control": Source(
+        f"{part}/control": _Source(
             configs.read_control(control / "config.json", problems),
-            open_weights(find_weights(control, DIFFUSERS, DIFFUSERS)),
+            open_weights(find_weights(control, _DIFFUSERS, _DIFFUSERS)),
         ),
     }
 
 
 def _match(
-    sources: dict[str, Source], dtype: str, notes: list[str]
+    sources: dict[str, _Source], dtype: str, notes: list[str]
 ) -> tuple[dict[str, Params], dict[str, str]]:
-    """The tree of every network, and the types of the position ids that are worth keeping.
+    """Find the tensors of all networks. Each tensor of a file must be used, or left out by name.
 
-    Every tensor of every file must have found its place or be left out by name.
+    Returns:
+        The parameters of each network, and the types of position ids, which export writes again.
+
+    Raises:
+        AnchorError: tensors are missing, unused or have wrong shapes.
     """
     params, buffers, problems = {}, {}, []
     leftover = {s.weights.path: dict(s.weights.tensors) for s in sources.values()}
     ignored: dict[Path, dict[str, str]] = {path: {} for path in leftover}
     for name, source in sources.items():
         path = source.weights.path
-        found = names.match(source.config, source.weights, dtype, source.key_of)
-        params[name] = found.tree
-        problems += [f"{name} ({path}): {problem}" for problem in found.problems]
-        for key in found.used:
+        matched = names.match(source.config, source.weights, dtype, source.key_of)
+        params[name] = matched.tree
+        problems += [f"{name} ({path}): {problem}" for problem in matched.problems]
+        for key in matched.used:
             del leftover[path][key]
         ids = source.key_of(names.POSITION_IDS.get(name, ""))
         if ids in leftover[path]:
@@ -264,6 +304,8 @@ def _match(
 
 
 def _reporting(leaf: Any, advance: Advance) -> Lazy:
+    """Make a parameter that advances the progress when it is read."""
+
     def read() -> np.ndarray:
         advance(leaf.nbytes)
         return leaf.read() if isinstance(leaf, Lazy) else leaf

@@ -1,4 +1,4 @@
-"""Anchors for tests, put together from configs and parameters by their names on disk."""
+"""Make anchors for tests from configs and parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,14 @@ def make_anchor(
     empty_text: np.ndarray,
     **rest: Any,
 ) -> Anchor:
-    """An anchor with trained parts; networks that are not given have default configs."""
+    """Make an anchor whose parts are trained.
+
+    Args:
+        configs: configs of networks by their names on disk; the others have default configs.
+        params: parameters of networks; the others have none.
+        empty_text: float32 (tokens, width), the embedding of the empty text.
+        rest: other fields of the anchor.
+    """
     face = "face/unet" in configs
     names = [name for name in NETWORKS if face or not name.startswith("face/")]
     networks = {

@@ -1,1 +1,1 @@
-"""Programs that train: `autoencoder`, `pretrain`, `finetune` and `face` (`anchor_jax.train`)."""
+"""Training programs: `autoencoder`, `pretrain`, `finetune` and `face` (`anchor_jax.train`)."""

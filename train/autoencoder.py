@@ -1,9 +1,9 @@
-"""A KL autoencoder in our VAE architecture, and around it a small anchor to train.
+"""Train a KL autoencoder (https://arxiv.org/abs/1312.6114), and make a small anchor with it.
 
     python -m train.autoencoder --data seth --out runs/autoencoder
 
-For those who have no Stable Diffusion, or want a model that a laptop can train. The other networks
-of the anchor are fresh: drawn at random, the control branch adding nothing yet.
+The anchor needs no Stable Diffusion weights and is small enough to train on a laptop. Its other
+networks have random parameters, and its control branch does not change the UNet's output yet.
 """
 
 import sys
@@ -30,68 +30,67 @@ from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
-from .configs import FREE, note, parse, settings
+from .configs import FREE, parse, settings
 from .frozen import StagePictures
 from .inputs import check_factor, contents, history, validation_numbers
-from .loop import fit, open_devices
+from .loop import Task, fit, is_complete, open_devices
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
 
-TEXT = """Train a small autoencoder, and make the anchor that the other stages start from.
+_HELP = """Train a small autoencoder, and make the anchor that the other stages start from.
 
     anchor-jax train autoencoder --data data/seth --out runs/autoencoder
     anchor-jax train finetune --preset small --anchor runs/autoencoder/anchor \\
         --data data/seth --out runs/seth
 
-It learns the frames of the data set and, where there are mattes, also people whose background is
-cut away, as pretraining sees them. With --anchor a trained autoencoder learns further.
+It is trained on the frames of the data set and, if there are mattes, also on frames with the
+background removed, as in pretraining. With --anchor, the training of its autoencoder continues.
 
-Killed or interrupted, the same command goes on where the last checkpoint is.
+If the run is stopped, repeat the command to continue from the last checkpoint.
 """
 
-CUT = StagePictures(matte="matte")  # people as pretraining sees them
-MEASURED = 64  # batches over which the latents' standard deviation is taken
+_CUT = StagePictures(matte="matte")  # frames without background, as in pretraining
+_STD_BATCHES = 64  # batches that the standard deviation of the latents is computed from
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Train, or go on with a run that is there.
+    """Train the autoencoder, starting or continuing a run, and make the anchor.
+
+    Args:
+        args: words of the command line; None takes those of the process.
 
     Raises:
-        AnchorError: bad input, told in one line; nothing that was there is lost.
+        AnchorError: bad input; existing files are kept.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
     words = sys.argv[1:] if args is None else args
-    job = parse(AutoencoderJob, AutoencoderPlaces, PRESETS, "autoencoder", TEXT, words)
+    job = parse(AutoencoderJob, AutoencoderPlaces, PRESETS, "autoencoder", _HELP, words)
     mesh = open_devices(job)
     dataset = datasets.load(job.data)
     config = make_configs(job).vae
     pictures = [name for name in ("target", "face") if name in dataset.pictures]
     check_factor(dataset, pictures, config.factor)
     cut = job.cut if {"target", "matte"} <= set(dataset.pictures) else 0.0
-    start = None if job.anchor is None else load_start(job.anchor, config)
-    inputs_of_run = contents(dataset, start, ["vae"])
-    run = Run(job.out, {"stage": "autoencoder", **settings(job), **inputs_of_run}, FREE)
+    start = None if job.anchor is None else _load_start(job.anchor, config)
+    run_settings = {"stage": "autoencoder", **settings(job), **contents(dataset, start, ["vae"])}
+    run = Run(job.out, run_settings, FREE)
     try:
-        if (job.out / "anchor").exists():
-            note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
+        if is_complete(job.out):
             return
         inputs = [*pictures, "matte"] if cut else pictures
-        with make_batches(job, dataset, inputs) as batches:
-            truth = validation_frames(job, dataset, cut > 0)
-            params = fit(
+        with _make_batches(job, dataset, inputs) as batches:
+            truth = _validation_frames(job, dataset, cut > 0)
+            task = Task(
                 "autoencoder",
-                job,
-                run,
-                mesh,
                 shapes={"vae": abstract_params(config)},
-                initial=partial(initial_params, job, config),
+                initial=partial(_initial_params, job, config),
                 optimizer=make_optimizer(job.optimizer, job.steps),
                 loss=partial(loss, config, job.kl_weight, cut, pictures),
-                batches=batches,
                 inputs_of=lambda batch: {n: batch[n] for n in (*inputs, "position")},
                 validate=partial(validate, config, truth),
             )
+            params = fit(task, job, run, mesh, batches)
             if run.is_main:
-                std = latent_std(config, params["vae"], dataset, batches)
+                std = _latent_std(config, params["vae"], dataset, batches)
                 before = {} if start is None else start.provenance
                 anchor = make_anchor(
                     job, params["vae"], 1 / std, history(before, "autoencoder", job, dataset)
@@ -102,9 +101,12 @@ def main(args: Sequence[str] | None = None) -> None:
         run.close()
 
 
-def load_start(path: Path, config: VAEConfig) -> Anchor:
-    """The header of the ANCHOR whose autoencoder learns further. Raises AnchorError for another
-    architecture."""
+def _load_start(path: Path, config: VAEConfig) -> Anchor:
+    """Load the anchor whose autoencoder is trained further, without parameters.
+
+    Raises:
+        AnchorError: the autoencoder has another config.
+    """
     anchor = checkpoint.load(path, networks=())
     vae = anchor.vae.config
     if replace(vae, scaling_factor=config.scaling_factor) != config:
@@ -115,8 +117,8 @@ def load_start(path: Path, config: VAEConfig) -> Anchor:
     return anchor
 
 
-def initial_params(job: AutoencoderJob, config: VAEConfig) -> dict[str, Params]:
-    """Of the autoencoder: an anchor's, or random ones."""
+def _initial_params(job: AutoencoderJob, config: VAEConfig) -> dict[str, Params]:
+    """Load the initial parameters from an anchor, or make random ones."""
     if job.anchor is None:
         return {"vae": init_params(config, jax.random.key(job.seed))}
     return {"vae": checkpoint.load(job.anchor, networks=["vae"]).vae.params}
@@ -131,10 +133,24 @@ def loss(
     key: jax.Array,
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean squared error of the reconstruction plus the weighted divergence, over all pictures; a
-    share `cut` of the targets is without background."""
+    """Compute the loss: mean squared error of the reconstruction plus weighted KL divergence
+    (https://arxiv.org/abs/1312.6114, equation 10), averaged over all pictures.
+
+    Args:
+        config: config of the autoencoder.
+        kl_weight: weight of the divergence per pixel.
+        cut: fraction of the targets whose background is removed.
+        pictures: names of the pictures in the batch.
+        params: {"vae": parameters}.
+        key: PRNG key of the step.
+        batch: pictures uint8 (b, h, w, 3), "matte" uint8 (b, h, w) and "position" int (b,).
+
+    Returns:
+        The mean, and {"losses": (b,)}.
+    """
     if cut:
-        batch = batch | {"target": cut_some(cut, jax.random.fold_in(key, len(pictures)), batch)}
+        cut_key = jax.random.fold_in(key, len(pictures))
+        batch = batch | {"target": _remove_backgrounds(cut, cut_key, batch)}
     total = jnp.zeros(len(batch["position"]))
     for i, name in enumerate(pictures):
         images = batch[name] / 127.5 - 1
@@ -153,10 +169,10 @@ def loss(
     return total.mean() / len(pictures), {"losses": total / len(pictures)}
 
 
-def cut_some(share: float, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """The targets; a share of them people alone, on black."""
-    draw = jax.vmap(lambda position: jax.random.uniform(jax.random.fold_in(key, position)))
-    chosen = draw(batch["position"]) < share
+def _remove_backgrounds(share: float, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """Return the targets, with a fraction of them on a black background."""
+    uniform = jax.vmap(lambda position: jax.random.uniform(jax.random.fold_in(key, position)))
+    chosen = uniform(batch["position"]) < share
     alone = batch["target"] * (batch["matte"][..., None] / 255)
     return jnp.where(chosen[:, None, None, None], alone, batch["target"])
 
@@ -164,20 +180,29 @@ def cut_some(share: float, key: jax.Array, batch: dict[str, jax.Array]) -> jax.A
 def validate(
     config: VAEConfig, truth: Mapping[str, np.ndarray], params: Params
 ) -> tuple[dict[str, float], np.ndarray, float]:
-    """How well frames are reconstructed: scalars of each kind of frames, pairs of reconstruction
-    and truth, and the score, PSNR over all of them."""
-    found, columns = {}, []
+    """Measure how well frames are reconstructed.
+
+    Args:
+        config: config of the autoencoder.
+        truth: for each kind of frames its suffix and the frames, uint8 (n, h, w, 3).
+        params: {"vae": parameters}.
+
+    Returns:
+        Scalars for each kind, a picture of reconstructions beside the truth, and the score: mean
+        PSNR.
+    """
+    scalars, columns = {}, []
     for kind, frames in truth.items():
         images = np.concatenate([reconstruct(config, params["vae"], x[None]) for x in frames])
-        found[f"validation/psnr{kind}"] = float(psnr(images, frames).mean())
-        found[f"validation/ssim{kind}"] = float(ssim(images, frames).mean())
+        scalars[f"validation/psnr{kind}"] = float(psnr(images, frames).mean())
+        scalars[f"validation/ssim{kind}"] = float(ssim(images, frames).mean())
         columns += [np.concatenate(images), np.concatenate(frames)]
-    score = float(np.mean([found[f"validation/psnr{kind}"] for kind in truth]))
-    return found, np.concatenate(columns, 1), score
+    score = float(np.mean([scalars[f"validation/psnr{kind}"] for kind in truth]))
+    return scalars, np.concatenate(columns, 1), score
 
 
 def reconstruct(config: VAEConfig, params: Params, images: np.ndarray) -> np.ndarray:
-    """Through the posterior's mean: uint8 to uint8 (b, h, w, 3)."""
+    """Encode and decode images, uint8 (b, h, w, 3), with the mean of the posterior."""
     return (np.asarray(_reconstruct(config, params, images)) * 255).round().astype(np.uint8)
 
 
@@ -187,14 +212,14 @@ def _reconstruct(config: VAEConfig, params: Params, images: jax.Array) -> jax.Ar
     return jnp.clip(out / 2 + 0.5, 0, 1)
 
 
-def latent_std(config: VAEConfig, params: Params, dataset: Dataset, batches: Batches) -> float:
-    """Standard deviation of the latents about zero, over some batches."""
+def _latent_std(config: VAEConfig, params: Params, dataset: Dataset, batches: Batches) -> float:
+    """Compute the root mean square of the latents over some batches."""
     total = 0.0
-    for _ in range(MEASURED):
+    for _ in range(_STD_BATCHES):
         batch = next(batches)
         name = next(name for name in ("target", "face") if name in batch)
         total += float(_mean_square(config, params, batch[name]))
-    return (total / MEASURED) ** 0.5
+    return (total / _STD_BATCHES) ** 0.5
 
 
 @partial(jit, static_argnums=0)
@@ -203,8 +228,8 @@ def _mean_square(config: VAEConfig, params: Params, images: jax.Array) -> jax.Ar
     return (mean**2 + jnp.exp(log_variance)).mean()
 
 
-def make_batches(job: AutoencoderJob, dataset: Dataset, pictures: Sequence[str]) -> Batches:
-    """Pictures alone."""
+def _make_batches(job: AutoencoderJob, dataset: Dataset, pictures: Sequence[str]) -> Batches:
+    """Open the batches of pictures."""
     return Batches(
         dataset,
         job.batch_size,
@@ -215,15 +240,15 @@ def make_batches(job: AutoencoderJob, dataset: Dataset, pictures: Sequence[str])
     )
 
 
-def validation_frames(job: AutoencoderJob, dataset: Dataset, cut: bool) -> dict[str, np.ndarray]:
-    """The frames that grids show: whole, and without background."""
+def _validation_frames(job: AutoencoderJob, dataset: Dataset, cut: bool) -> dict[str, np.ndarray]:
+    """Load the frames of the validation grids: whole, and with `cut` also without background."""
     numbers = validation_numbers(dataset, job.held_out, job.validation_frames)
     name = next(name for name in ("target", "face") if name in dataset.pictures)
     load = Load(dataset, [name, "matte"] if cut else [name])
     examples = [load((i, i, False)) for i in numbers]
     frames = {"": np.stack([example[name] for example in examples])}
     if cut:
-        frames["_cut"] = np.stack([CUT.composed(x["target"], x["matte"]) for x in examples])
+        frames["_cut"] = np.stack([_CUT.composed(x["target"], x["matte"]) for x in examples])
     return frames
 
 

@@ -1,4 +1,4 @@
-"""Settings of the programs, and named presets of them. `sd15` has the paper's numbers."""
+"""Define the settings of the training programs and their presets. `sd15` has the paper's values."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
-from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.errors import LARGEST_SEED, AnchorError, shorten
 from anchor_jax.training.optimizer import OptimizerConfig
 
-C = TypeVar("C", bound="LoopConfig")
-J = TypeVar("J", bound="LoopConfig")
-T = TypeVar("T")
-OfAnchor = Annotated[T, arg(help_behavior_hint="(default: the anchor's)")]
+_C = TypeVar("_C", bound="LoopConfig")
+_J = TypeVar("_J", bound="LoopConfig")
+_T = TypeVar("_T")
+_OfAnchor = Annotated[_T, arg(help_behavior_hint="(default: the anchor's)")]
 
-# May be others when a run goes on: they do not change what is computed.
+# Settings that may change when a run continues: they do not change what is computed.
 FREE = frozenset(
     {
         *("workers", "log_every", "save_every", "keep_last", "keep_best"),
@@ -29,24 +29,24 @@ FREE = frozenset(
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Settings of every program that trains.
+    """Settings of every training program.
 
     Attributes:
         steps: optimizer steps.
-        batch_size: examples a step, over all devices.
-        accumulate: parts that a batch is computed in, one after another, to save memory.
-        optimizer: AdamW, its rate and its clipping.
-        ema: decay of the parameters' moving average, which is then what the anchor gets; 0: none.
-        seed: of noise, order and references.
-        workers: processes that read the data; 0: threads of this one.
-        held_out: share of every clip's frames, its last ones, that is kept for validation.
-        fsdp: also spread parameters and optimizer over the devices.
+        batch_size: examples in a step, over all devices.
+        accumulate: number of parts that a batch is split into, to save memory.
+        optimizer: AdamW, its learning rate and its clipping.
+        ema: decay of the moving average of the parameters, which the anchor then gets; 0: none.
+        seed: seed of noise, order and references.
+        workers: processes that read the data; 0: threads of this process.
+        held_out: fraction of each clip, its last frames, that is kept for validation.
+        fsdp: distribute parameters and optimizer state over the devices, too.
         log_every: steps between logged scalars.
         save_every: steps between checkpoints.
-        keep_last: newest checkpoints that stay.
-        keep_best: checkpoints with the best validation that stay, of those of a validated step.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: number of checkpoints with the best validation scores to keep.
         validate_every: steps between validation grids; 0: only at the end.
-        validation_frames: frames of a grid.
+        validation_frames: number of frames in a validation grid.
 
     Raises:
         AnchorError: settings that contradict each other.
@@ -69,16 +69,16 @@ class LoopConfig:
     validation_frames: int = 6
 
     def __post_init__(self):
-        if wrong := [told for told, good in self._checks().items() if not good]:
+        if wrong := [problem for problem, valid in self._checks().items() if not valid]:
             raise AnchorError(shorten(wrong, separator="; "))
 
     def _checks(self) -> dict[str, bool]:
-        """What would be wrong, and whether it is right."""
+        """Return the message of each possible problem, and whether the setting is valid."""
         checks = {
             f"accumulate is {self.accumulate}: expected a divisor of batch_size, which is"
             f" {self.batch_size}": self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
             f"ema is {self.ema}: expected 0 to below 1": 0 <= self.ema < 1,
-            f"seed is {self.seed}: expected 0 to {(1 << 32) - 1}": 0 <= self.seed < 1 << 32,
+            f"seed is {self.seed}: expected 0 to {LARGEST_SEED}": 0 <= self.seed <= LARGEST_SEED,
             f"held_out is {self.held_out}: expected 0 to 0.9": 0 <= self.held_out <= 0.9,
             f"warmup is {self.optimizer.warmup} of {self.steps} steps: expected fewer": (
                 self.optimizer.warmup < self.steps
@@ -87,28 +87,28 @@ class LoopConfig:
         least = dict.fromkeys(("workers", "keep_best", "validate_every"), 0) | dict.fromkeys(
             ("steps", "batch_size", "log_every", "save_every", "keep_last", "validation_frames"), 1
         )
-        for name, most in least.items():
+        for name, smallest in least.items():
             value = getattr(self, name)
-            checks[f"{name} is {value}: expected at least {most}"] = value >= most
+            checks[f"{name} is {value}: expected at least {smallest}"] = value >= smallest
         return checks
 
 
 @dataclass(frozen=True)
 class Config(LoopConfig):
-    """Settings of both diffusion stages and of the face. Defaults are the paper's.
+    """Settings of pretraining, finetuning and the face. The defaults are the paper's.
 
     Attributes:
-        min_snr: gamma of min-SNR weighting of the loss; 0: none, as published.
-        drop_condition: how often the appearance is dropped, so that guidance has a true
-            unconditional half; published: 0.
-        dtype: what the networks compute in; parameters are float32.
-        remat: compute each block's activations again in the backward pass, to save memory.
-        flip: how often an example is mirrored; published: 0.
-        cached: compute what the frozen networks make of every frame once, before the first step.
-        background: grey level behind the person where mattes cut the background away.
-        validation_steps: denoising steps of a grid.
-        guidance: guidance of a grid; the anchor that the run makes recommends it.
-        control_scale: control scale of a grid; the same.
+        min_snr: gamma of min-SNR weighting of the loss (arXiv:2303.09556); 0: none, as published.
+        drop_condition: probability of dropping the appearance, which trains the unconditional
+            prediction of guidance (arXiv:2207.12598); published: 0.
+        dtype: type that the networks compute in; parameters are float32.
+        remat: compute the activations of each block again in the backward pass, to save memory.
+        flip: probability of mirroring an example; published: 0.
+        cached: encode every frame with the frozen networks once, before the first step.
+        background: grey level behind the person if mattes remove the background.
+        validation_steps: denoising steps of a validation grid.
+        guidance: guidance of a validation grid, which the resulting anchor then recommends.
+        control_scale: control scale of a validation grid, which the anchor then recommends.
 
     Raises:
         AnchorError: settings that contradict each other.
@@ -121,11 +121,12 @@ class Config(LoopConfig):
     flip: float = 0.0
     cached: bool = True
     background: int = 0
-    validation_steps: OfAnchor[int | None] = None
-    guidance: OfAnchor[float | None] = None
-    control_scale: OfAnchor[float | None] = None
+    validation_steps: _OfAnchor[int | None] = None
+    guidance: _OfAnchor[float | None] = None
+    control_scale: _OfAnchor[float | None] = None
 
     def _checks(self) -> dict[str, bool]:
+        """Add the problems of these settings."""
         return super()._checks() | {
             f"min_snr is {self.min_snr}: expected at least 0": self.min_snr >= 0,
             f"drop_condition is {self.drop_condition}: expected 0 to below 1": (
@@ -136,18 +137,18 @@ class Config(LoopConfig):
             f"validation_steps is {self.validation_steps}: expected 1 to 1000": (
                 self.validation_steps is None or 1 <= self.validation_steps <= 1000
             ),
-            "flip mirrors pictures, and what is cached of them cannot be mirrored: add --no-cached"
-            " or leave out --flip": not (self.flip and self.cached),
+            "flip mirrors pictures, but cached encodings cannot be mirrored: add --no-cached or"
+            " leave out --flip": not (self.flip and self.cached),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where a run's things are.
+    """The files and folders of a run.
 
     Attributes:
         data: the data set, from `anchor-jax prepare`.
-        out: the run's folder; a run that is there goes on.
+        out: folder of the run; an existing run continues.
     """
 
     data: Annotated[Path, arg(metavar="DATASET")]
@@ -156,25 +157,30 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlaces(Places):
-    """Where the things of a stage are.
+    """The files and folders of a stage, its preset and its processes.
 
     Attributes:
         anchor: the ANCHOR to start from.
-        preset: the settings that the others change.
-        encodings: folder for what is cached of the frames; default: in the data set.
-        coordinator: where several processes train together: of the first one, how many there
-            are, and which one this is.
+        preset: named settings, which the other options change.
+        encodings: folder for the cached encodings of the frames.
+        coordinator: for training with several processes: address of the first one, number of
+            processes, and index of this one.
     """
 
     anchor: Annotated[Path, arg(metavar="ANCHOR")]
     preset: Literal["sd15", "small", "debug"] = "sd15"
-    encodings: Annotated[Path | None, arg(metavar="DIR")] = None
-    coordinator: Annotated[str | None, arg(metavar="HOST:PORT,COUNT,INDEX")] = None
+    encodings: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: in the data set)")
+    ] = None
+    coordinator: Annotated[
+        str | None,
+        arg(metavar="HOST:PORT,COUNT,INDEX", help_behavior_hint="(default: one process)"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Config, StagePlaces):
-    """A run of a stage: its settings, and where things are."""
+    """A run of a stage: its settings, files and folders."""
 
 
 _SMALL = Config(
@@ -208,24 +214,29 @@ PRESETS: dict[str, dict[str, Config]] = {
 
 
 def parse(
-    job: type[J],
+    job: type[_J],
     places: type[Places],
-    presets: Mapping[str, C],
+    presets: Mapping[str, _C],
     stage: str,
     text: str,
     args: Sequence[str],
-) -> J:
-    """The job that a command line describes; `--help` and mistakes end the program.
+) -> _J:
+    """Parse the command line of a training program; `--help` and mistakes end the program.
+
+    The defaults of the options, and those that `--help` shows, are the values of the preset that
+    the command line names.
 
     Args:
-        job: takes the fields of `places` and of a preset.
-        places: what is not a setting. Its `preset` names one of `presets`.
-        presets: by their names, the first one where none is named.
+        job: the class of the result, with the fields of `places` and of a preset.
+        places: the class of options that are not settings. Its `preset` names one of `presets`.
+        presets: settings by their names; the first one is the default.
         stage: the command after `anchor-jax train`.
-        text: what `--help` says first.
+        text: the first part of the help.
         args: the words after the command.
     """
-    chosen = _preset(args, presets)
+    name = _preset_name(args, presets)
+    chosen = presets[name]
+    text = f"{text}\nThe defaults below are those of --preset {name}.\n"
 
     def read(
         *,
@@ -237,19 +248,19 @@ def parse(
     return tyro.cli(read, prog=f"anchor-jax train {stage}", description=text, args=list(args))
 
 
-def _preset(args: Sequence[str], presets: Mapping[str, C]) -> C:
-    """The preset that the command line names; its other words are read later."""
-    name = next(iter(presets))
+def _preset_name(args: Sequence[str], presets: Mapping[str, _C]) -> str:
+    """Find the preset in a command line. Tyro reports an unknown name later."""
+    name = first = next(iter(presets))
     for word, following in zip(args, [*args[1:], ""], strict=True):
         if word == "--preset":
             name = following
         elif word.startswith("--preset="):
             name = word.removeprefix("--preset=")
-    return presets.get(name, next(iter(presets.values())))
+    return name if name in presets else first
 
 
 def settings(job: Any) -> dict[str, Any]:
-    """What decides a run, flat, as JSON has it."""
+    """Make a flat dict of JSON values from the settings of a run."""
     flat: dict[str, Any] = {}
     for name, value in asdict(job).items():
         if isinstance(value, dict):
@@ -260,5 +271,5 @@ def settings(job: Any) -> dict[str, Any]:
 
 
 def note(message: str) -> None:
-    """A word to the user beside the progress."""
+    """Print a note on standard error."""
     print(f"anchor-jax: note: {message}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What the frozen networks make of frames: posteriors of the autoencoder and appearance tokens.
+"""Encode frames with the frozen networks: posteriors of the autoencoder and appearance tokens.
 
-Computed once for a whole data set and kept beside it, or batch by batch.
+They are computed once for a whole data set and cached beside it, or for each batch.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ NETWORKS = ("vae", "image_encoder")  # their names on disk
 
 @dataclass(frozen=True)
 class StagePictures:
-    """Which pictures of a data set a stage trains on.
+    """The pictures of a data set that a stage is trained on, by their names.
 
     Attributes:
         target: the picture to generate.
         pose: its pose image.
-        matte: cuts the background away, from targets and references, where it is named.
-        mask: of the face: 255 keeps, 0 is repainted.
-        background: grey level behind the person.
+        matte: the matte that removes the background of target and reference, or None.
+        mask: the mask of the face (255 keeps, 0 is repainted), or None.
+        background: grey level behind the person, 0 to 255.
     """
 
     target: str = "target"
@@ -50,10 +50,16 @@ class StagePictures:
 
     @property
     def reference(self) -> str:
+        """The picture that gives the appearance."""
         return {"target": "reference", "face": "face_reference"}[self.target]
 
     def composed(self, picture: np.ndarray, matte: np.ndarray | None) -> np.ndarray:
-        """The picture as it is trained on, uint8 (h, w, 3)."""
+        """Replace the background of a picture.
+
+        Args:
+            picture: uint8 (h, w, 3).
+            matte: uint8 (h, w), 255 on the person; None keeps the picture.
+        """
         if matte is None:
             return picture
         share = matte[..., None].astype(np.float32) / 255
@@ -61,36 +67,41 @@ class StagePictures:
 
 
 class Encoder:
-    """The frozen networks of an anchor."""
+    """Encodes pictures with the frozen networks of an anchor.
+
+    Args:
+        anchor: the anchor, with the parameters of autoencoder and image encoder.
+        pictures: the pictures of the stage.
+    """
 
     def __init__(self, anchor: Anchor, pictures: StagePictures):
         self.vae, self.image_encoder = anchor.vae, anchor.image_encoder
         self.pictures = pictures
 
     def posterior(self, images: np.ndarray) -> jax.Array:
-        """Mean and log-variance (b, h, w, 2c) of images uint8 (b, H, W, 3)."""
+        """Compute mean and log-variance (b, h, w, 2c) of images uint8 (b, H, W, 3)."""
         return _posterior(self.vae.config, self.vae.params, images / np.float32(127.5) - 1)
 
     def masked_posterior(self, images: np.ndarray, masks: np.ndarray) -> jax.Array:
-        """The same with everything to be repainted at mid-grey."""
+        """Compute the posterior of images whose region to repaint is mid-grey; masks (b, H, W)."""
         masked = mask.masked_images(images, keep_mask(masks))
         return _posterior(self.vae.config, self.vae.params, masked)
 
     def tokens(self, images: np.ndarray) -> jax.Array:
-        """Appearance tokens (b, s, d) of images uint8 (b, H, W, 3)."""
+        """Compute appearance tokens (b, s, d) of images uint8 (b, H, W, 3)."""
         config = self.image_encoder.config
         pixels = np.concatenate([clip_pixels(x, config.image_size) for x in images])
         return encode_pixels(config, self.image_encoder.params, pixels)
 
     def encode(self, target, reference, mask=None) -> dict[str, jax.Array]:
-        """All that a step needs of these pictures."""
+        """Encode targets, references and, for the face, masks: the inputs of a training step."""
         arrays = {"posterior": self.posterior(target), "tokens": self.tokens(reference)}
         if mask is not None:
             arrays["masked_posterior"] = self.masked_posterior(target, mask)
         return arrays
 
     def key(self, dataset: Dataset) -> str:
-        """Of everything that decides what is cached of a data set."""
+        """Compute a SHA-256 hash of everything that determines the encodings of a data set."""
         digest = hashlib.sha256()
         digest.update(repr((dataset.inputs, asdict(self.pictures))).encode())
         for clip in dataset.clips:
@@ -105,12 +116,12 @@ class Encoder:
 
 
 def keep_mask(masks: np.ndarray) -> np.ndarray:
-    """Stored masks uint8 (b, H, W) as `face.mask` has them: float32 (b, H, W, 1), 1 keeps."""
+    """Convert stored masks uint8 (b, H, W) to float32 (b, H, W, 1), 1 keeps, as in `face.mask`."""
     return (masks > 127).astype(np.float32)[..., None]
 
 
 class Cached:
-    """What is cached for an example: of its frame, and of its reference the tokens."""
+    """Reads the cached encodings of an example: its frame, and the tokens of its reference."""
 
     def __init__(self, encodings: Encodings):
         self.encodings = encodings
@@ -125,8 +136,16 @@ class Cached:
 def cache(
     encoder: Encoder, dataset: Dataset, folder: Path | None, *, progress: bool = True
 ) -> Encodings:
-    """Encode every frame that is not encoded yet; a killed pass goes on where it was. Several
-    processes share the clips.
+    """Encode all frames that have no cached encodings. Several processes share the clips.
+
+    Args:
+        encoder: the frozen networks.
+        dataset: the data set.
+        folder: folder of the cache; None takes one in the data set.
+        progress: show a progress bar.
+
+    Returns:
+        The encodings of all frames.
 
     Raises:
         AnchorError: the folder cannot be written, or the disk is full.
@@ -145,16 +164,16 @@ def cache(
     if any_process(bool(missing)):
         encodings.make_folder()
         _encode(encoder, dataset, encodings, missing[jax.process_index() :: count], progress)
-        any_process(False)  # they wait for each other
-        _encode(
-            encoder, dataset, encodings, encodings.missing(), progress
-        )  # in folders of their own
+        any_process(False)  # wait for the other processes
+        # Processes without a common folder encode the rest themselves.
+        _encode(encoder, dataset, encodings, encodings.missing(), progress)
     return encodings
 
 
 def _encode(
     encoder: Encoder, dataset: Dataset, encodings: Encodings, missing: list[int], progress: bool
 ) -> None:
+    """Encode the clips with indices `missing`."""
     total = sum(dataset.clips[clip].frames for clip in missing)
     with bars(progress and total > 0)("encoding", total, "frame") as advance:
         source = dataset.source()
@@ -170,7 +189,7 @@ def _encode(
 
 
 def _encode_frames(encoder: Encoder, frames: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Of a few frames, always computed as `BATCH` of them."""
+    """Encode up to `BATCH` frames, padded to `BATCH`, so that one compiled program serves all."""
     pictures, count = encoder.pictures, len(frames)
     frames = [*frames, *[frames[-1]] * (BATCH - count)]
 
@@ -186,4 +205,5 @@ def _encode_frames(encoder: Encoder, frames: list[Mapping[str, Any]]) -> dict[st
 
 @partial(jit, static_argnums=0)
 def _posterior(config: VAEConfig, params: Params, images: jax.Array) -> jax.Array:
+    """Compute mean and log-variance (b, h, w, 2c) of images (b, H, W, 3), -1 to 1."""
     return jnp.concatenate(apply(config, params, images, method="encode"), -1)

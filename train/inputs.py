@@ -1,5 +1,4 @@
-"""What the programs look up in data set and anchor before they begin, and what the anchor that they
-make tells of it."""
+"""Check the inputs of training programs, and record them in the resulting anchor."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from .configs import FREE, LoopConfig, settings
 
 
 def check_factor(dataset: Dataset, pictures: Sequence[str], factor: int) -> None:
-    """Raise AnchorError for pictures whose sides the autoencoder's factor does not divide."""
+    """Raise AnchorError for pictures whose sides are not multiples of the autoencoder's factor."""
     bad = [
         f"{name} is {width}x{height}"
         for name in pictures
@@ -36,23 +35,40 @@ def check_factor(dataset: Dataset, pictures: Sequence[str], factor: int) -> None
 def contents(
     dataset: Dataset, anchor: Anchor | None = None, networks: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What must be the same when a run goes on, wherever data set and anchor lie by then: flat, as
-    JSON has it."""
+    """Describe data set and anchor by their contents, which must be the same when a run continues.
+
+    Args:
+        dataset: the data set.
+        anchor: the start anchor, or None.
+        networks: names of its networks whose configs are included.
+
+    Returns:
+        A flat dict of JSON values. The folders may have moved, so paths are not included.
+    """
     digest = hashlib.sha256("".join(clip.sha256 for clip in dataset.clips).encode())
-    found: dict[str, Any] = {"data.sha256": digest.hexdigest()}
+    values: dict[str, Any] = {"data.sha256": digest.hexdigest()}
     if anchor is not None:
         present = anchor.networks()
         configs: dict[str, Any] = {name: present[name].config for name in networks}
         for name, config in (configs | {"schedule": anchor.schedule}).items():
-            found |= {f"{name}.{key}": value for key, value in asdict(config).items()}
-    return found
+            values |= {f"{name}.{key}": value for key, value in asdict(config).items()}
+    return values
 
 
 def history(
     before: Mapping[str, Any], stage: str, job: LoopConfig, dataset: Dataset
 ) -> dict[str, Any]:
-    """Provenance of an anchor that a run has made of one with the provenance `before`: the same,
-    with the run as the last entry of "training"."""
+    """Append a run to the entry "training" of an anchor's provenance.
+
+    Args:
+        before: provenance of the start anchor.
+        stage: name of the stage.
+        job: settings of the run.
+        dataset: its data set.
+
+    Returns:
+        The provenance of the resulting anchor.
+    """
     run = {"stage": stage, "data": dataset.path.name, **contents(dataset)}
     run |= {name: value for name, value in settings(job).items() if name not in FREE}
     run["versions"] = versions(PACKAGES)
@@ -60,8 +76,17 @@ def history(
 
 
 def validation_numbers(dataset: Dataset, share: float, count: int) -> list[int]:
-    """The numbers of `count` frames, spread evenly over what is held out for validation: the last
-    share of every clip or, where that is nothing, all frames."""
+    """Choose frames for validation, evenly spaced.
+
+    Args:
+        dataset: the data set.
+        share: fraction of each clip, its last frames, to choose from. If that is no frame, all
+            frames are used.
+        count: number of frames.
+
+    Returns:
+        Their indices in the data set.
+    """
     spans = clip_spans(dataset, 1 - share if share else 0.0, 1.0)
     spans = [span for span in spans if span[1] > span[0]] or clip_spans(dataset)
     frames = np.concatenate([np.arange(start, end) for start, end in spans])

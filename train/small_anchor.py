@@ -1,4 +1,4 @@
-"""A small anchor: sizes of all its networks, and fresh ones around a trained autoencoder."""
+"""Make a small anchor: configs of all networks, and random parameters beside the autoencoder."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,22 +35,22 @@ class AutoencoderConfig(LoopConfig):
     """Settings of the autoencoder and sizes of all networks of the anchor.
 
     Attributes:
-        kl_weight: of the posterior's divergence from a standard normal distribution, per pixel
-            of the image, beside the mean squared error.
-        cut: how often a frame's background is cut away, where the data set has mattes.
-        channels: of the autoencoder's levels, finest first; its factor is 2^(levels - 1).
-        latent_channels: of the latents.
-        layers: residual blocks a level.
-        unet_channels: of the UNet's levels, finest first.
-        unet_attention: for each of those, whether it has transformers.
-        unet_layers: residual blocks a level.
+        kl_weight: weight of the posterior's KL divergence from a standard normal distribution, per
+            pixel of the image, relative to the mean squared error.
+        cut: probability that the background of a frame is removed, if the data set has mattes.
+        channels: channels of the autoencoder's levels, finest first; its factor is 2^(levels - 1).
+        latent_channels: channels of the latents.
+        layers: residual blocks in each level of the autoencoder.
+        unet_channels: channels of the UNet's levels, finest first.
+        unet_attention: for each level of the UNet, whether it has transformers.
+        unet_layers: residual blocks in each level of the UNet.
         heads: attention heads.
-        groups: of every group normalisation.
-        image_size: pixels of the appearance picture that the image encoder sees.
-        patch_size: pixels a token.
+        groups: groups of each group normalisation.
+        image_size: side of the appearance picture in the image encoder, pixels.
+        patch_size: side of the square that becomes a token, pixels.
         image_width: width of the tokens.
         image_layers: layers of the image encoder.
-        prediction_type: what the UNet predicts; small models learn v sooner.
+        prediction_type: what the UNet predicts; small models learn velocity faster than noise.
     """
 
     kl_weight: float = 2.5e-7
@@ -70,6 +70,7 @@ class AutoencoderConfig(LoopConfig):
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
 
     def _checks(self) -> dict[str, bool]:
+        """Add the problems of these settings."""
         widths = (*self.channels, *self.unet_channels)
         return super()._checks() | {
             f"cut is {self.cut}: expected 0 to 1": 0 <= self.cut <= 1,
@@ -92,20 +93,22 @@ class AutoencoderConfig(LoopConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderPlaces(Places):
-    """Where the autoencoder's things are.
+    """The files and folders of a run of the autoencoder, and its preset.
 
     Attributes:
-        anchor: an ANCHOR whose autoencoder learns further; default: a fresh one.
-        preset: the settings that the others change.
+        anchor: an ANCHOR whose autoencoder is trained further.
+        preset: named settings, which the other options change.
     """
 
-    anchor: Annotated[Path | None, arg(metavar="ANCHOR")] = None
+    anchor: Annotated[
+        Path | None, arg(metavar="ANCHOR", help_behavior_hint="(default: a new autoencoder)")
+    ] = None
     preset: Literal["small", "debug"] = "small"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderJob(AutoencoderConfig, AutoencoderPlaces):
-    """A run of the autoencoder: its settings, and where things are."""
+    """A run of the autoencoder: its settings, files and folders."""
 
 
 _RATES = OptimizerConfig(
@@ -143,7 +146,7 @@ PRESETS: dict[str, AutoencoderConfig] = {
 
 @dataclass(frozen=True)
 class Configs:
-    """Of every network of a small anchor; body and face have the same control branch."""
+    """The configs of a small anchor; the control branches of body and face have the same one."""
 
     unet: UNetConfig
     face_unet: UNetConfig
@@ -154,7 +157,7 @@ class Configs:
 
 
 def make_configs(job: AutoencoderConfig) -> Configs:
-    """The configs that a run's settings describe."""
+    """Make the configs of all networks from the settings of a run."""
     vae = VAEConfig(
         channels=job.channels,
         latent_channels=job.latent_channels,
@@ -202,14 +205,21 @@ def make_configs(job: AutoencoderConfig) -> Configs:
 def make_anchor(
     job: AutoencoderJob, vae: Params, scaling_factor: float, provenance: dict[str, Any]
 ) -> Anchor:
-    """The trained autoencoder, and around it networks that nobody has trained."""
+    """Make an anchor from a trained autoencoder and untrained other networks.
+
+    Args:
+        job: the settings.
+        vae: parameters of the autoencoder.
+        scaling_factor: multiplies its latents, so that they have unit scale.
+        provenance: the provenance of the anchor.
+    """
     configs = make_configs(job)
 
     def fresh(config: Config, number: int) -> Network[Config]:
         return Network(config, init_params(config, jax.random.key(job.seed + number)))
 
     def fresh_part(unet: Network[UNetConfig]) -> Part:
-        # The control branch reads the latents alone, the face's UNet the masked ones too.
+        # The control branch reads the latents only, and the face's UNet more channels.
         kernel = unet.params["conv_in"]["kernel"][:, :, : job.latent_channels]
         copied = {**unet.params, "conv_in": {**unet.params["conv_in"], "kernel": kernel}}
         control = fresh_control(configs.control, copied, job.seed, zero_embedding=False)

@@ -1,5 +1,7 @@
-"""The program that the three stages are: settings, devices, data, state, steps, anchor."""
+"""Run a stage of training: settings, devices, data, state, steps and the resulting anchor."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,62 +22,83 @@ from anchor_jax.face import mask
 from anchor_jax.generation.face import face_sampling
 from anchor_jax.models import PER_FRAME, Denoiser, abstract_params
 from anchor_jax.shapes import Params
-from anchor_jax.training.loss import Model, by_quarter, draw, losses
+from anchor_jax.training.loss import Model, by_quarter, losses, sample_batch
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
 from . import validation
-from .configs import FREE, Job, note, settings
+from .configs import FREE, PRESETS, Job, StagePlaces, parse, settings
 from .frozen import NETWORKS, Cached, Encoder, StagePictures, cache, keep_mask
 from .inputs import check_factor, contents, history, validation_numbers
-from .loop import fit, open_devices
+from .loop import Task, fit, is_complete, open_devices
 
-STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_posterior")
+_HELP = """If the run is stopped, repeat the command to continue from the last checkpoint.
+The result is RUN/anchor; RUN/report.html shows curves and pictures, and TensorBoard reads
+RUN/events.
+"""
+_STEP_INPUTS = ("posterior", "tokens", "pose", "position", "mask", "masked_posterior")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is particular to a stage of training: the anchor's part and the pictures it sees."""
+    """A stage of training.
+
+    Attributes:
+        name: the command after `anchor-jax train`.
+        part: the part of the anchor that is trained.
+        pictures: the pictures of a data set that it is trained on.
+    """
 
     name: str
     part: Literal["body", "face"]
     pictures: StagePictures
 
 
-def train(stage: Stage, job: Job) -> None:
-    """Train until the last step, or go on with a run that is there.
+def run_stage(stage: Stage, text: str, args: Sequence[str] | None) -> None:
+    """Train a stage to its last step, starting or continuing a run.
+
+    Args:
+        stage: the stage.
+        text: the first part of its help.
+        args: words of the command line; None takes those of the process.
 
     Raises:
-        AnchorError: bad input, told in one line; nothing that was there is lost.
+        AnchorError: bad input; existing files are kept.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
-    join_processes(job.coordinator)
+    words = sys.argv[1:] if args is None else args
+    text = f"{text}\n{_HELP}"
+    _train(stage, parse(Job, StagePlaces, PRESETS[stage.name], stage.name, text, words))
+
+
+def _train(stage: Stage, job: Job) -> None:
+    """Train to the last step, see `run_stage`."""
+    _join_processes(job.coordinator)
     mesh = open_devices(job)
     dataset = datasets.load(job.data)
     header = checkpoint.load(job.anchor, networks=())
-    check_data(stage, job.anchor, dataset, header)
+    _check_data(stage, job.anchor, dataset, header)
     check_spans(dataset, clip_spans(dataset, 0.0, 1 - job.held_out))
-    job = with_anchor_settings(stage, job, header)
+    job = _with_anchor_settings(stage, job, header)
     names = [f"{stage.part}/unet", f"{stage.part}/control", *NETWORKS]
-    decisive = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
-    run = Run(job.out, decisive, FREE)
+    run_settings = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
+    run = Run(job.out, run_settings, FREE)
     try:
-        if (job.out / "anchor").exists():
-            note(f"{job.out} is complete: its result is {job.out / 'anchor'}")
+        if is_complete(job.out):
             return
         check_stored(job.anchor, names)
         anchor = checkpoint.load(job.anchor, networks=NETWORKS)
         pictures = replace(stage.pictures, background=job.background)
         encoder = Encoder(anchor, pictures)
         encodings = cache(encoder, dataset, job.encodings) if job.cached else None
-        more = None if encodings is None else Cached(encodings)
-        with make_batches(job, dataset, encoder, more) as batches:
-            _train(stage, job, run, mesh, dataset, anchor, encoder, batches)
+        cached = None if encodings is None else Cached(encodings)
+        with _make_batches(job, dataset, encoder, cached) as batches:
+            _fit_stage(stage, job, run, mesh, dataset, anchor, encoder, batches)
     finally:
         run.close()
 
 
-def _train(
+def _fit_stage(
     stage: Stage,
     job: Job,
     run: Run,
@@ -85,48 +108,46 @@ def _train(
     encoder: Encoder,
     batches: Batches,
 ) -> None:
-    model = make_model(stage, job, anchor)
-    frames = validation_frames(job, dataset, encoder)
-    recommended = new_settings(stage, job, dataset, anchor.settings)
-    sampling = sampling_of(stage, recommended).updated(steps=job.validation_steps)
+    """Train the networks and save the anchor."""
+    model = _make_model(stage, job, anchor)
+    frames = _validation_frames(job, dataset, encoder)
+    recommended = _new_settings(stage, job, dataset, anchor.settings)
+    sampling = _sampling(stage, recommended).updated(steps=job.validation_steps)
 
     def loss(params, key, batch):
-        drawn = draw(model, key, batch, jnp.asarray(anchor.empty_text))
-        each = losses(model, params, drawn)
-        return each.mean(), {"losses": each, "timesteps": drawn.timesteps}
+        sampled = sample_batch(model, key, batch, jnp.asarray(anchor.empty_text))
+        each = losses(model, params, sampled)
+        return each.mean(), {"losses": each, "timesteps": sampled.timesteps}
 
     def validate(params):
         generated = validation.generate(
             model, params, encoder.vae, frames, anchor.empty_text, sampling
         )
-        found = validation.scores(frames, generated)
-        return found, validation.grid(frames, generated), found["validation/psnr"]
+        scores = validation.scores(frames, generated)
+        return scores, validation.grid(frames, generated), scores["validation/psnr"]
 
-    params = fit(
+    task = Task(
         stage.name,
-        job,
-        run,
-        mesh,
         shapes={
             "unet": abstract_params(model.denoiser.unet),
             "control": abstract_params(model.denoiser.control),
         },
-        initial=lambda: load_part(stage, job.anchor),
+        initial=lambda: _load_part(stage, job.anchor),
         optimizer=make_optimizer(job.optimizer, job.steps),
         loss=loss,
-        batches=batches,
-        inputs_of=lambda batch: step_inputs(encoder, batch),
+        inputs_of=lambda batch: _step_inputs(encoder, batch),
         validate=validate,
-        scalars_of=lambda step: by_quarter(
-            model, np.asarray(step["losses"]), np.asarray(step["timesteps"])
+        scalars_of=lambda metrics: by_quarter(
+            model, np.asarray(metrics["losses"]), np.asarray(metrics["timesteps"])
         ),
     )
-    save_anchor(stage, job, run, dataset, recommended, params)
+    params = fit(task, job, run, mesh, batches)
+    _save_anchor(stage, job, run, dataset, recommended, params)
 
 
-def with_anchor_settings(stage: Stage, job: Job, anchor: Anchor) -> Job:
-    """The job with the anchor's guidance, control scale and steps where it has none."""
-    sampling = sampling_of(stage, anchor.settings)
+def _with_anchor_settings(stage: Stage, job: Job, anchor: Anchor) -> Job:
+    """Fill in guidance, control scale and validation steps from the anchor if they are None."""
+    sampling = _sampling(stage, anchor.settings)
     sampling = sampling.updated(guidance=job.guidance, control_scale=job.control_scale)
     steps = sampling.steps if job.validation_steps is None else job.validation_steps
     return replace(
@@ -137,14 +158,17 @@ def with_anchor_settings(stage: Stage, job: Job, anchor: Anchor) -> Job:
     )
 
 
-def sampling_of(stage: Stage, recommended: Settings) -> Sampling:
-    """The sampling of the stage's part."""
+def _sampling(stage: Stage, recommended: Settings) -> Sampling:
+    """Return the recommended sampling settings of the stage's part."""
     return recommended.sampling if stage.part == "body" else face_sampling(recommended)
 
 
-def new_settings(stage: Stage, job: Job, dataset: Dataset, before: Settings) -> Settings:
-    """What the trained anchor recommends: the settings of the one before, with the scales of this
-    run's grids and, for the face, crops of the data set's size that are not squashed."""
+def _new_settings(stage: Stage, job: Job, dataset: Dataset, before: Settings) -> Settings:
+    """Make the settings that the trained anchor recommends.
+
+    They are those of the start anchor with the scales of this run's validation grids. For the face
+    also the size is that of the data set, and pictures are cropped, not squashed.
+    """
     scales = {"guidance": job.guidance, "control_scale": job.control_scale}
     if stage.part == "body":
         return replace(before, sampling=before.sampling.updated(**scales))
@@ -152,16 +176,24 @@ def new_settings(stage: Stage, job: Job, dataset: Dataset, before: Settings) -> 
     return replace(before, face=before.face.updated(**scales, size=size, fit="crop"))
 
 
-def load_part(stage: Stage, path: Path) -> dict[str, Params]:
-    """The parameters that are trained, from the ANCHOR at `path`."""
+def _load_part(stage: Stage, path: Path) -> dict[str, Params]:
+    """Load the parameters that the stage trains from the ANCHOR at `path`."""
     anchor = checkpoint.load(path, networks=[f"{stage.part}/unet", f"{stage.part}/control"])
     part = anchor.part(stage.part)
-    assert part is not None, "check_data has seen it"
+    assert part is not None, "_check_data checks this"
     return {"unet": part.unet.params, "control": part.control.params}
 
 
-def join_processes(coordinator: str | None) -> None:
-    """Meet the other processes at HOST:PORT,COUNT,INDEX."""
+def _join_processes(coordinator: str | None) -> None:
+    """Connect to the other processes of a distributed run.
+
+    Args:
+        coordinator: HOST:PORT,COUNT,INDEX of the first process, the number of processes and the
+            index of this one; None trains in one process.
+
+    Raises:
+        AnchorError: the text has another form.
+    """
     if coordinator is None:
         return
     try:
@@ -175,9 +207,12 @@ def join_processes(coordinator: str | None) -> None:
     jax.distributed.initialize(address, *numbers)
 
 
-def check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> None:
-    """Raise AnchorError unless the ANCHOR at `path` has the networks and the data set the pictures
-    that the stage needs, in sizes that fit."""
+def _check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> None:
+    """Check that the anchor has the networks, and the data set the pictures, that the stage needs.
+
+    Raises:
+        AnchorError: a part or a picture is missing, or sizes do not fit.
+    """
     pictures = stage.pictures
     if anchor.part(stage.part) is None:
         raise AnchorError(
@@ -194,15 +229,15 @@ def check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> No
     sizes = {name: dataset.pictures[name] for name in wanted if name}
     first = sizes[pictures.target]
     if any(size != first for size in sizes.values()):
-        found = ", ".join(f"{name} {w}x{h}" for name, (w, h) in sizes.items())
-        raise AnchorError(f"{dataset.path} has pictures of different sizes: {found}")
+        listing = ", ".join(f"{name} {w}x{h}" for name, (w, h) in sizes.items())
+        raise AnchorError(f"{dataset.path} has pictures of different sizes: {listing}")
     check_factor(dataset, list(sizes), anchor.vae.config.factor)
 
 
-def make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
-    """The trained networks of the anchor and how they are computed."""
+def _make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
+    """Make the model: the networks that are trained, and the options of the loss."""
     part = anchor.part(stage.part)
-    assert part is not None, "check_data has seen it"
+    assert part is not None, "_check_data checks this"
     unet, control = part.unet.config, part.control.config
     return Model(
         Denoiser(unet, control, job.dtype, PER_FRAME, job.remat),
@@ -213,11 +248,18 @@ def make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
     )
 
 
-def make_batches(job: Job, dataset: Dataset, encoder: Encoder, more: Cached | None) -> Batches:
-    """This process's share of the batches, with what is cached where anything is."""
+def _make_batches(job: Job, dataset: Dataset, encoder: Encoder, cached: Cached | None) -> Batches:
+    """Open the batches of this process.
+
+    Args:
+        job: the settings.
+        dataset: the data set.
+        encoder: its pictures are read unless their encodings are cached.
+        cached: the cached encodings, or None.
+    """
     pictures = encoder.pictures
     names = [pictures.pose, pictures.mask]
-    if more is None:
+    if cached is None:
         names += [pictures.target, pictures.reference, pictures.matte]
         names += [pictures.matte and "reference_matte"]
     return Batches(
@@ -229,12 +271,12 @@ def make_batches(job: Job, dataset: Dataset, encoder: Encoder, more: Cached | No
         process=(jax.process_index(), jax.process_count()),
         spans=clip_spans(dataset, 0.0, 1 - job.held_out),
         pictures=[name for name in names if name],
-        more=more,
+        more=cached,
     )
 
 
-def step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A batch as the step takes it; what is not cached is encoded now."""
+def _step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Make the inputs of a training step from a batch; what is not cached is encoded now."""
     pictures = encoder.pictures
     inputs: dict[str, Any] = dict(batch)
     inputs["pose"] = batch[pictures.pose]
@@ -244,18 +286,18 @@ def step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.
         inputs |= encoder.encode(*validation.compose(encoder, examples))
     if pictures.mask is not None:
         inputs["mask"] = mask.to_latents(keep_mask(batch[pictures.mask]), encoder.vae.config.factor)
-    return {name: np.asarray(inputs[name]) for name in STEP_INPUTS if name in inputs}
+    return {name: np.asarray(inputs[name]) for name in _STEP_INPUTS if name in inputs}
 
 
-def validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validation.GridFrames:
-    """The frames that grids show, and of each one's clip the first as its reference."""
+def _validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validation.GridFrames:
+    """Load the frames of the validation grids; the reference is the first frame of the clip."""
     numbers = validation_numbers(dataset, job.held_out, job.validation_frames)
     starts = np.asarray(dataset.starts)
     firsts = [int(starts[np.searchsorted(starts, number, "right") - 1]) for number in numbers]
     return validation.load_frames(Load(dataset), encoder, numbers, firsts, job.seed)
 
 
-def save_anchor(
+def _save_anchor(
     stage: Stage,
     job: Job,
     run: Run,
@@ -263,24 +305,24 @@ def save_anchor(
     recommended: Settings,
     trained: dict[str, Params],
 ) -> None:
-    """Write RUN/anchor: the anchor that the run began with, with the trained networks."""
+    """Write RUN/anchor: the start anchor with the trained networks and the recommended settings."""
     if not run.is_main:
         return
     names = checkpoint.load(job.anchor, networks=()).networks()
     others = [name for name in names if not name.startswith(f"{stage.part}/")]
     anchor = checkpoint.load(job.anchor, networks=others, dtype=None)
     before = anchor.part(stage.part)
-    assert before is not None, "check_data has seen it"
+    assert before is not None, "_check_data checks this"
     part = Part(
         replace(before.unet, params=trained["unet"]),
         replace(before.control, params=trained["control"]),
     )
-    made = replace(
+    result = replace(
         anchor,
         body=part if stage.part == "body" else anchor.body,
         face=part if stage.part == "face" else anchor.face,
         settings=recommended,
         provenance=history(anchor.provenance, stage.name, job, dataset),
     )
-    checkpoint.save(run.folder / "anchor", made)
+    checkpoint.save(run.folder / "anchor", result)
     print(f"{run.folder / 'anchor'}: complete; {run.folder / 'report.html'} shows the run")

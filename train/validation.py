@@ -1,4 +1,4 @@
-"""GridFrames generated in the course of training, beside the truth."""
+"""Generate frames during training, and compare them with the ground truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,14 +27,23 @@ from .frozen import Encoder, keep_mask
 
 @dataclass(frozen=True)
 class GridFrames:
-    """The frames that a grid shows, always the same ones with the same noise."""
+    """The frames of a validation grid, the same ones with the same noise in the whole run.
 
-    truth: np.ndarray  # uint8 (n, h, w, 3)
-    poses: np.ndarray  # uint8 (n, h, w, 3)
+    Attributes:
+        truth: ground truth, uint8 (n, h, w, 3).
+        poses: pose images, uint8 (n, h, w, 3).
+        tokens: appearance tokens (n, s, d).
+        inpainting: for the face, mask and masked latents (n, h/8, w/8, c + 1); else None.
+        noise: initial latents (n, h/8, w/8, c).
+        ceiling: the ground truth after the autoencoder alone, uint8 (n, h, w, 3).
+    """
+
+    truth: np.ndarray
+    poses: np.ndarray
     tokens: Array
     inpainting: Array | None
     noise: Array
-    ceiling: np.ndarray  # uint8 (n, h, w, 3): the truth through the autoencoder
+    ceiling: np.ndarray
 
 
 def load_frames(
@@ -44,14 +53,14 @@ def load_frames(
     references: Sequence[int],
     seed: int,
 ) -> GridFrames:
-    """Read the frames and encode what they are conditioned on.
+    """Read frames and encode their conditions.
 
     Args:
         load: reads all pictures of an example.
         encoder: the frozen networks.
-        numbers: of the frames in the data set.
-        references: of a frame of the same clip for each.
-        seed: of the noise, which all frames share.
+        numbers: indices of the frames in the data set.
+        references: for each, the index of another frame of its clip.
+        seed: seed of the noise, which is the same for all frames.
     """
     pictures, vae = encoder.pictures, encoder.vae
     examples = [load((i, j, False)) for i, j in zip(numbers, references, strict=True)]
@@ -77,7 +86,7 @@ def load_frames(
 def compose(
     encoder: Encoder, examples: Sequence[dict[str, Any]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Targets, references and masks of examples as the frozen networks take them."""
+    """Stack targets, references and masks of examples as inputs of the frozen networks, uint8."""
     pictures = encoder.pictures
 
     def stack(name: str, matte: str | None) -> np.ndarray:
@@ -103,7 +112,19 @@ def generate(
     empty_text: np.ndarray,
     sampling: Sampling,
 ) -> np.ndarray:
-    """The frames, each for itself as in training: uint8 (n, h, w, 3)."""
+    """Generate each frame alone, as in training.
+
+    Args:
+        model: the networks.
+        params: their parameters.
+        vae: the autoencoder, loaded.
+        frames: the conditions and the initial noise.
+        empty_text: unconditional tokens (s, d).
+        sampling: steps, guidance and control scale.
+
+    Returns:
+        uint8 (n, h, w, 3).
+    """
     latents = _denoise(
         model,
         params,
@@ -118,13 +139,13 @@ def generate(
 
 
 def grid(frames: GridFrames, generated: np.ndarray) -> np.ndarray:
-    """A row a frame: pose, generated, truth. uint8 (n h, 3 w, 3)."""
+    """Make a picture with a row for each frame: pose, generated, truth. uint8 (n h, 3 w, 3)."""
     rows = zip(frames.poses, generated, frames.truth, strict=True)
     return np.concatenate([np.concatenate(row, 1) for row in rows], 0)
 
 
 def scores(frames: GridFrames, generated: np.ndarray) -> dict[str, float]:
-    """Means over the frames, and what the autoencoder alone reaches."""
+    """Compute mean PSNR (dB) and SSIM over the frames, and the PSNR of the autoencoder alone."""
     return {
         "validation/psnr": float(psnr(generated, frames.truth).mean()),
         "validation/ssim": float(ssim(generated, frames.truth).mean()),
@@ -144,6 +165,7 @@ def _denoise(
     *,
     sampling: Sampling,
 ) -> Array:
+    """Sample latents (n, h, w, c) with DDIM (https://arxiv.org/abs/2010.02502) and guidance."""
     halves = num_halves(sampling.guidance)
     tokens = tokens if halves == 1 else jnp.concatenate([empty_text, tokens])
 
@@ -164,5 +186,6 @@ def _denoise(
 
 
 def _pixels(vae: Network[VAEConfig], latents: Array) -> np.ndarray:
+    """Decode scaled latents to uint8 (n, h, w, 3), rounded."""
     images = decode_images(vae.config, vae.params, latents, "float32")
     return (np.asarray(images) * 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Our own format of a person's model: an ANCHOR, a folder."""
+"""Read and write an ANCHOR, the folder that stores the model of one person."""
 
 from anchor_jax.checkpoint.anchor import (
     NETWORKS,

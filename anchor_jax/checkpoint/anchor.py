@@ -1,4 +1,4 @@
-"""One person's model in memory: its networks, by name and with their types, and its settings."""
+"""The model of one person in memory: its networks, their configs and its settings."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,7 @@ from anchor_jax.models import (
 )
 from anchor_jax.shapes import Params
 
-# Every network by the name that it has on disk.
+# The config class of each network, by the network's name on disk.
 NETWORKS: dict[str, type[NetworkConfig]] = {
     "body/unet": UNetConfig,
     "body/control": ControlConfig,
@@ -36,7 +36,7 @@ Config = TypeVar("Config", bound=NetworkConfig)
 
 @dataclass(frozen=True)
 class Network(Generic[Config]):
-    """A network: its config and, where they were loaded, its parameters (else an empty dict)."""
+    """A network: its config and its parameters, an empty dict if they are not loaded."""
 
     config: Config
     params: Params = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Network(Generic[Config]):
 
 @dataclass(frozen=True)
 class Part:
-    """What is trained of an anchor: the two networks that denoise the body, or the face.
+    """The two trainable networks that denoise the body, or the face.
 
     Attributes:
         unet: the denoising UNet.
         control: the control branch.
-        trained: False for networks that no training has seen yet; these are never used.
+        trained: False for networks at their initial values; generation never uses these.
     """
 
     unet: Network[UNetConfig]
@@ -59,18 +59,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """How an anchor's videos are made where a user asks for nothing else.
+    """The settings of generation that an anchor recommends, or that a user chose.
 
     Attributes:
-        sampling: of the whole frame.
-        face: of the repainted face.
+        sampling: settings for the whole frame.
+        face: settings for the repainted face.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     face: FaceSampling = field(default_factory=FaceSampling)
 
     def describe(self, face: bool = True) -> str:
-        """All of them on one line, as a result records them; with or without the face's."""
+        """Format all settings as one line; `face` includes those of the face."""
         values = asdict(self.sampling)
         if face:
             values |= {f"face_{name}": value for name, value in asdict(self.face).items()}
@@ -79,20 +79,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Anchor:
-    """One person's model: what `generate` needs, and what a checkpoint holds.
+    """The model of one person: everything that `generate` needs and an ANCHOR stores.
 
     Attributes:
-        body: denoises the whole frame.
+        body: the networks that denoise the whole frame.
         vae: the autoencoder.
-        image_encoder: makes tokens of the appearance picture.
-        text_encoder: for export alone; `load` leaves its parameters out.
-        schedule: the noise schedule that the weights were trained with.
+        image_encoder: the encoder of the appearance picture.
+        text_encoder: used by export only; `load` leaves its parameters out.
+        schedule: the noise schedule of the training.
         empty_text: float32 (tokens, width), the text encoder's last hidden state for the empty
-            text, of as many tokens as one image has: guidance's unconditional half.
-        face: repaints faces, or None.
-        settings: the recommended ones.
-        provenance: where it came from, free-form JSON.
-        tokenizer: file name to content, for export alone; empty where the base had none.
+            text, with as many tokens as one image has. It is the unconditional input of guidance.
+        face: the networks that repaint faces, or None.
+        settings: the recommended settings.
+        provenance: the origin of the weights, free-form JSON.
+        tokenizer: file name to content, used by export only; empty if the base had no tokenizer.
     """
 
     body: Part
@@ -108,33 +108,33 @@ class Anchor:
 
     @property
     def trained_face(self) -> Part | None:
-        """The face part, unless nobody has trained it."""
+        """The face part if it exists and is trained, else None."""
         return self.face if self.face is not None and self.face.trained else None
 
     def part(self, name: str) -> Part | None:
-        """The part "body" or "face"."""
+        """Return the part called "body" or "face"; an anchor may have no face: None."""
         return {"body": self.body, "face": self.face}[name]
 
     def networks(self) -> dict[str, Network[Any]]:
-        """Every network by its name on disk, in the order of `NETWORKS`."""
-        found: dict[str, Network[Any]] = {
+        """Return all networks by their names on disk, in the order of `NETWORKS`."""
+        present: dict[str, Network[Any]] = {
             "vae": self.vae,
             "image_encoder": self.image_encoder,
             "text_encoder": self.text_encoder,
         }
         for name, part in (("body", self.body), ("face", self.face)):
             if part is not None:
-                found |= {f"{name}/unet": part.unet, f"{name}/control": part.control}
-        return {name: found[name] for name in NETWORKS if name in found}
+                present |= {f"{name}/unet": part.unet, f"{name}/control": part.control}
+        return {name: present[name] for name in NETWORKS if name in present}
 
 
 def assemble(networks: Mapping[str, Network[Any]], trained: Mapping[str, bool], **rest) -> Anchor:
-    """An anchor of networks by their names on disk.
+    """Make an anchor from networks by their names on disk.
 
     Args:
-        networks: all of `NETWORKS`, the face's two or neither.
-        trained: whether "body" and "face" are trained.
-        rest: the anchor's other fields.
+        networks: all of `NETWORKS`; the two face networks may be left out together.
+        trained: for "body" and "face", whether they are trained.
+        rest: the other fields of the anchor.
     """
 
     def part(name: str) -> Part:
@@ -152,7 +152,7 @@ def assemble(networks: Mapping[str, Network[Any]], trained: Mapping[str, bool], 
 
 
 def with_networks(anchor: Anchor, networks: Mapping[str, Network[Any]]) -> Anchor:
-    """The anchor with these networks, by their names on disk, in place of its own."""
+    """Return the anchor with its networks replaced by `networks`, by their names on disk."""
     trained = {"body": anchor.body.trained, "face": anchor.face is None or anchor.face.trained}
     others = ("schedule", "empty_text", "settings", "provenance", "tokenizer")
     return assemble(networks, trained, **{name: getattr(anchor, name) for name in others})

@@ -1,4 +1,4 @@
-"""Configs from JSON that a stranger may have written: every value is held against its type."""
+"""Read configs from untrusted JSON: the type and range of every value are checked."""
 
 import json
 from collections.abc import Mapping
@@ -10,20 +10,30 @@ from anchor_jax.models import NetworkConfig
 
 
 def parse_config(cls: type, values: Any, where: str, problems: list[str]) -> Any:
-    """Build a config dataclass from JSON, holding every value against the type of its default."""
+    """Make a config dataclass from JSON; each value must have the type of the field's default.
+
+    Args:
+        cls: the dataclass, whose fields all have defaults.
+        values: the JSON value.
+        where: how `problems` name the value.
+        problems: receives one line for each mistake.
+
+    Returns:
+        The config. A wrong value has its default.
+    """
     if not isinstance(values, dict):
         problems.append(f"{where} is not an object")
         return cls()
-    known = {item.name: item.default for item in fields(cls)}
+    defaults = {item.name: item.default for item in fields(cls)}
     problems += [
-        f"{where} has an unknown entry {key!r}" for key in sorted(set(values) - set(known))
+        f"{where} has an unknown entry {key!r}" for key in sorted(set(values) - set(defaults))
     ]
     arguments = {}
-    for key, default in known.items():
+    for key, default in defaults.items():
         value = values.get(key)
         if isinstance(default, tuple) and isinstance(value, list) and 1 <= len(value) <= 8:
             value = tuple(value)
-        # Tracing a network takes time for every layer: a damaged file must not ask for a million.
+        # Tracing takes time for each layer, so a damaged file must not ask for a million layers.
         few = not key.startswith(("num_layers", "layers_")) or value in range(257)
         if few and _alike(value, default):
             arguments[key] = value
@@ -48,9 +58,9 @@ def _alike(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
-def impossible(networks: Mapping[str, NetworkConfig]) -> list[str]:
-    """What is wrong with configs that no network can have: counts of zero, widths that do not
-    split into heads or groups."""
+def invalid_configs(networks: Mapping[str, NetworkConfig]) -> list[str]:
+    """List values that no network can have: zeros, and widths that heads or norm groups do not
+    divide."""
     problems = []
     for name, config in networks.items():
         zero = [key for key, value in asdict(config).items() if _has_zero(value)]
@@ -64,12 +74,13 @@ def impossible(networks: Mapping[str, NetworkConfig]) -> list[str]:
 
 
 def brief(value: Any) -> str:
+    """Format a value for a message, in at most 60 printable characters."""
     text = "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return plain(text)[:60]
+    return printable(text)[:60]
 
 
-def plain(value: Any) -> str:
-    """Text from a file without anything that a terminal would obey."""
+def printable(value: Any) -> str:
+    """Format a value from a file, with `?` for characters that could control the terminal."""
     text = value if isinstance(value, str) else json.dumps(value)
     return "".join(c if c.isprintable() else "?" for c in text)
 

@@ -1,4 +1,4 @@
-"""What is in an ANCHOR, as text for `anchor-jax inspect`."""
+"""Describe an ANCHOR as text for `anchor-jax inspect`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,16 +9,19 @@ import jax
 import numpy as np
 
 from anchor_jax.checkpoint.anchor import Anchor
-from anchor_jax.checkpoint.config_json import brief, plain
+from anchor_jax.checkpoint.config_json import brief, printable
 from anchor_jax.checkpoint.folder import file_sizes, megabytes, read_header, read_json
 from anchor_jax.checkpoint.parameters import abstract_params
 
 
 def describe(path: str | Path) -> str:
-    """What is in an ANCHOR, as aligned text: settings, sizes, types, configs, provenance.
+    """Describe an ANCHOR as aligned text: settings, sizes, types, configs and provenance.
+
+    Args:
+        path: the folder. Its parameters are not read.
 
     Raises:
-        AnchorError: as `load`; but the parameters' data are not read.
+        AnchorError: as `read_header`.
     """
     path = Path(path)
     anchor, stored = read_header(path)
@@ -30,7 +33,7 @@ def describe(path: str | Path) -> str:
         count = sum(int(np.prod(leaf.shape)) for leaf in shapes)
         size = sum(file_sizes(path / "params" / name).values())
         total = [total[0] + count, total[1] + size]
-        types = ", ".join(sorted(plain(key) for key in stored[name]["types"]))
+        types = ", ".join(sorted(printable(key) for key in stored[name]["types"]))
         rows.append((name, f"{count:,}", megabytes(size), types))
     rows.append(("total", f"{total[0]:,}", megabytes(total[1]), ""))
     version = read_json(path)["version"]
@@ -43,14 +46,14 @@ def describe(path: str | Path) -> str:
     lines += [f"{'tokenizer':<15}{', '.join(anchor.tokenizer) or 'none'}", ""]
     for key, value in anchor.provenance.items():
         if isinstance(value, list) and value:
-            lines += [f"{plain(key)}:", *(f"  {_entries(item)}" for item in value)]
+            lines += [f"{printable(key)}:", *(f"  {_items(item)}" for item in value)]
         elif value:
-            lines.append(f"{plain(key)}: {_entries(value)}")
+            lines.append(f"{printable(key)}: {_items(value)}")
     return "\n".join(lines).rstrip()
 
 
 def _settings(anchor: Anchor) -> list[str]:
-    """The recommended settings, and what is not trained."""
+    """List the recommended settings and the untrained parts."""
     lines = [f"{'sampling':<15}{_values(anchor.settings.sampling)}"]
     if anchor.face is not None:
         lines.append(f"{'face sampling':<15}{_values(anchor.settings.face)}")
@@ -65,10 +68,10 @@ def _values(config: Any) -> str:
     return " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
 
 
-def _entries(value: Any) -> str:
+def _items(value: Any) -> str:
     if not isinstance(value, dict):
-        return plain(value)
-    return ", ".join(f"{plain(key)} {plain(item)}" for key, item in value.items())
+        return printable(value)
+    return ", ".join(f"{printable(key)} {printable(item)}" for key, item in value.items())
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

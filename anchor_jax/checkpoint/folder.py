@@ -1,10 +1,10 @@
-"""The ANCHOR's format: a folder of everything that generation and training need.
+"""The format of an ANCHOR, a folder with everything that generation and training need.
 
-anchor.json        format version, configs, schedule, recommended settings, which parts are trained,
-                   stored types, provenance
+anchor.json        format version, configs, schedule, recommended settings, trained parts, stored
+                   types, provenance
 empty_text.npy     float32 (tokens, width): the embedding of the empty text
-tokenizer/         the text tokenizer's files, where the base had them
-params/<network>/  one Orbax tree per network, in the type that its source had
+tokenizer/         the files of the text tokenizer, if the base had them
+params/<network>/  one Orbax tree for each network, in the types of its source
 """
 
 import json
@@ -26,7 +26,7 @@ from anchor_jax.checkpoint.anchor import (
     assemble,
     with_networks,
 )
-from anchor_jax.checkpoint.config_json import impossible, parse_config, plain
+from anchor_jax.checkpoint.config_json import invalid_configs, parse_config, printable
 from anchor_jax.checkpoint.parameters import read_params, stored_params, write_params
 from anchor_jax.checkpoint.settings import (
     settings_from_json,
@@ -39,19 +39,19 @@ from anchor_jax.files import new_folder, write_text
 from anchor_jax.models import CLIPTextConfig, CLIPVisionConfig
 from anchor_jax.shapes import Params
 
-FORMAT_VERSION = 2  # version 1 had no settings
+FORMAT_VERSION = 2  # version 1 stored no settings
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
-# Of each network's parameters: under "types" the number of tensors of each type, under "files" the
-# size of each file.
+# For each network: "types" maps each type to its number of tensors, "files" each file to its size.
 Stored = dict[str, dict[str, dict[str, int]]]
 
 
 def save(path: str | Path, anchor: Anchor) -> None:
-    """Write `anchor`, with the parameters of every network in it, as the new folder `path`.
+    """Write an anchor with all its parameters as a new folder, which appears when complete.
 
-    Leaves of `anchor.params` are arrays or `Lazy`; they keep their types. The folder appears when
-    it is complete.
+    Args:
+        path: the new folder.
+        anchor: its parameters are arrays or `Lazy`; they are stored in their own types.
 
     Raises:
         AnchorError: `path` exists, the disk is full, or parameters are missing or not finite.
@@ -71,7 +71,7 @@ def save(path: str | Path, anchor: Anchor) -> None:
             raise AnchorError(f"{path}: NaN or infinite weights in {shorten(not_finite)}")
         for name, content in anchor.tokenizer.items():
             if name not in TOKENIZER_FILES:
-                raise AnchorError(f"{path}: {name!r} is no file of a tokenizer")
+                raise AnchorError(f"{path}: {name!r} is not a tokenizer file")
             (partial / "tokenizer").mkdir(exist_ok=True)
             (partial / "tokenizer" / name).write_bytes(content)
         np.save(partial / "empty_text.npy", np.asarray(anchor.empty_text, np.float32))
@@ -86,10 +86,10 @@ def save(path: str | Path, anchor: Anchor) -> None:
 
 
 def store_settings(path: str | Path, settings: Settings) -> None:
-    """Make `settings` the recommended ones of the ANCHOR at `path`.
+    """Store `settings` as the recommended settings of the ANCHOR at `path`.
 
     Raises:
-        AnchorError: as `load`; or it cannot be written.
+        AnchorError: as `read_header`, or the folder cannot be written.
     """
     path = Path(path)
     anchor, stored = read_header(path)
@@ -97,7 +97,7 @@ def store_settings(path: str | Path, settings: Settings) -> None:
 
 
 def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
-    """Write `anchor.json`, whole or not at all."""
+    """Write `anchor.json`; if that fails, an older file stays."""
     content = {
         "format": "anchor-jax",
         "version": FORMAT_VERSION,
@@ -118,12 +118,17 @@ def load(
     """Read an ANCHOR.
 
     Args:
-        path: its folder.
-        networks: whose parameters to load; default: all but the text encoder's.
-        dtype: of the parameters in memory; None keeps the types they are stored in.
+        path: the folder.
+        networks: names of the networks whose parameters are loaded; None: all but the text
+            encoder. The others have empty parameters.
+        dtype: type of the parameters in memory; None keeps the stored types.
+
+    Returns:
+        The anchor, with its parameters on the first device.
 
     Raises:
-        AnchorError: it is not an ANCHOR, of a newer format, incomplete or damaged.
+        AnchorError: the folder is not an ANCHOR, has a newer format, or is incomplete or damaged;
+            `networks` names one that it does not have.
     """
     path = Path(path)
     anchor, stored = read_header(path)
@@ -140,9 +145,12 @@ def load(
 
 
 def read_header(path: Path) -> tuple[Anchor, Stored]:
-    """Everything but the parameters, and what is stored of these.
+    """Read an ANCHOR without its parameters, and the types and file sizes of these.
 
-    Nothing in the files is trusted: types and names are checked, and no path comes from them.
+    The files are not trusted: types and names are checked, and no path is taken from them.
+
+    Raises:
+        AnchorError: as `load`; all mistakes in `anchor.json` are listed together.
     """
     content = read_json(path)
     problems: list[str] = []
@@ -158,7 +166,7 @@ def read_header(path: Path) -> tuple[Anchor, Stored]:
         settings, trained = settings_of_version_1(sections["provenance"])
     else:
         settings, trained = settings_from_json(content, problems)
-    problems += [] if problems else impossible(configs)
+    problems += [] if problems else invalid_configs(configs)
     for name in configs:
         entry = sections["stored"].get(name)
         if not isinstance(entry, dict) or not all(
@@ -184,7 +192,11 @@ def read_header(path: Path) -> tuple[Anchor, Stored]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of `anchor.json`, of a version that we read."""
+    """Read `anchor.json`, whose format must be of a supported version.
+
+    Raises:
+        AnchorError: it is missing, damaged, of another format or of a newer version.
+    """
     if not path.exists():
         raise AnchorError(f"{path}: no such folder")
     if not (path / "anchor.json").is_file():
@@ -207,7 +219,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_configs(section: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """The config of each network."""
+    """Read the config of each network."""
     names = set(section)
     problems += [f"unknown network {name!r}" for name in sorted(names - set(NETWORKS))]
     wanted = set(NETWORKS) - (set() if names & FACE_NETWORKS else FACE_NETWORKS)
@@ -220,25 +232,29 @@ def _read_configs(section: dict[str, Any], problems: list[str]) -> dict[str, Any
 
 
 def params_folder(path: Path, name: str, stored: Stored) -> Path:
-    """Where the parameters of network `name` are, all files there and of the size they had.
+    """Return the parameter folder of network `name`, after checking the size of every file.
 
     Raises:
-        AnchorError: some are not. (Orbax would say so too, in a thousand lines.)
+        AnchorError: a file is missing or has another size. Orbax would find this too, but its
+            message has a thousand lines.
     """
     folder = path / "params" / name
-    found = file_sizes(folder)
-    damaged = [file for file, size in stored[name]["files"].items() if found.get(file) != size]
-    if damaged or not found:
+    sizes = file_sizes(folder)
+    damaged = [file for file, size in stored[name]["files"].items() if sizes.get(file) != size]
+    if damaged or not sizes:
         raise AnchorError(
             f"{folder}: {len(damaged)} files are missing or of another size than was written"
-            f" ({plain(shorten(damaged))}); copy or convert the ANCHOR again"
+            f" ({printable(shorten(damaged))}); copy or convert the ANCHOR again"
         )
     return folder
 
 
 def check_stored(path: Path, networks: Collection[str]) -> None:
-    """Raise AnchorError where parameters of `networks` are not what was written, as far as their
-    names, shapes and sizes tell. Cheap: call it before long work."""
+    """Check the stored parameters of `networks` before long work, without reading the data.
+
+    Raises:
+        AnchorError: names, shapes or file sizes differ from what was written.
+    """
     anchor, stored = read_header(path)
     for name in networks:
         stored_params(params_folder(path, name, stored), anchor.networks()[name].config)
@@ -263,10 +279,15 @@ def _read_empty_text(path: Path, image: CLIPVisionConfig, text: CLIPTextConfig) 
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of every file below a folder, by its relative path."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def megabytes(size: int) -> str:
-    """A number of bytes for a reader: `1,234.5 MB`."""
+    """Format a number of bytes.
+
+    >>> megabytes(1_234_500_000)
+    '1,234.5 MB'
+    """
     return f"{size / 1e6:,.1f} MB"

@@ -1,4 +1,4 @@
-"""A control branch that nobody has trained yet."""
+"""Make the initial control branch of an untrained part."""
 
 from dataclasses import fields
 
@@ -14,7 +14,7 @@ from anchor_jax.shapes import Params
 
 
 def fresh_control_config(unet: UNetConfig) -> ControlConfig:
-    """Of a control branch that fits the UNet, with the published pose embedding."""
+    """Make the config of a control branch for a UNet, with the published pose embedding."""
     shared = {item.name: getattr(unet, item.name) for item in fields(EncoderConfig)}
     return ControlConfig(**shared)
 
@@ -22,9 +22,18 @@ def fresh_control_config(unet: UNetConfig) -> ControlConfig:
 def fresh_control(
     config: ControlConfig, unet: Params, seed: int, zero_embedding: bool = True
 ) -> Params:
-    """A control branch that changes nothing yet: the UNet's encoder, a new pose embedding and zero
-    convolutions, in the type of the UNet's first layer. The embedding's last convolution is zero,
-    as published; small models learn sooner with another (`zero_embedding`)."""
+    """Make the parameters of a control branch that does not change the UNet's output yet.
+
+    It has a copy of the UNet's encoder, a new pose embedding and zero convolutions (ControlNet,
+    https://arxiv.org/abs/2302.05543).
+
+    Args:
+        config: config of the control branch.
+        unet: parameters of the UNet; the type of its first layer is that of the result.
+        seed: seed of the pose embedding.
+        zero_embedding: start the last convolution of the pose embedding at zero, as published.
+            Small models learn faster from random values.
+    """
     dtype = unet["conv_in"]["kernel"].dtype
     pixels = jnp.zeros((1, *2 * [2 ** len(config.pose_embedding_channels)], config.pose_channels))
     embedding = PoseEmbedding(config.pose_embedding_channels, config.channels[0])
@@ -34,8 +43,8 @@ def fresh_control(
     for path, leaf in flatten(abstract_params(config)).items():
         if path[0] == "controlnet_cond_embedding":
             if path[1] == "conv_out" and path[2] == "kernel" and not zero_embedding:
-                draw = jax.nn.initializers.lecun_normal()
-                fresh[path[1:]] = draw(jax.random.key(seed + 1), leaf.shape)
+                initializer = jax.nn.initializers.lecun_normal()
+                fresh[path[1:]] = initializer(jax.random.key(seed + 1), leaf.shape)
             leaves[path] = np.asarray(fresh[path[1:]]).astype(dtype)
         elif path[0].startswith("controlnet_"):
             leaves[path] = np.zeros(leaf.shape, dtype)

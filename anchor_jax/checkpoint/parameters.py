@@ -1,4 +1,4 @@
-"""Parameter trees on disk: one Orbax tree a network, written and read without a second copy."""
+"""Write and read parameters, one Orbax tree for each network, without a second copy in memory."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +18,22 @@ from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.models import NetworkConfig
 from anchor_jax.shapes import Params
 
-GROUP_BYTES = 64 << 20  # tensors go to and from disk in groups of about this size
+_GROUP_BYTES = 64 << 20  # tensors go to and from disk in groups of about this size
 
-# Without this, Orbax logs every step of a save, and warns of damage that our errors tell.
+# Orbax logs every step of a save, and warnings about damage that our errors report already.
 logging.set_verbosity(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """A parameter that is read when it is written: a tree of them can be saved without ever being
-    in memory as a whole."""
+    """A parameter that is read only when it is saved, so that a tree of them need not fit into
+    memory.
+
+    Attributes:
+        shape: shape of the array.
+        dtype: type of the array.
+        read: returns the array.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -35,25 +41,30 @@ class Lazy:
 
     @property
     def nbytes(self) -> int:
+        """Size of the array in bytes."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-# Tracing a UNet takes a second, and nothing changes these trees.
+# Tracing a UNet takes a second. Nobody changes the returned trees, so one copy serves all.
 abstract_params = functools.cache(models.abstract_params)
 
 
 def write_params(folder: Path, params: Params) -> list[str]:
-    """Write one network's parameters, whose leaves are arrays or `Lazy`, in their own types.
+    """Write the parameters of one network in their own types.
+
+    Args:
+        folder: the new folder.
+        params: tree of arrays or `Lazy`.
 
     Returns:
-        The names of those that hold NaN or infinity.
+        The names of parameters with NaN or infinite values.
     """
     not_finite = []
 
     def checked(path: tuple[str, ...], leaf: Any) -> Lazy:
         def read() -> np.ndarray:
             array = leaf.read() if isinstance(leaf, Lazy) else np.asarray(leaf)
-            with np.errstate(invalid="ignore"):  # ml_dtypes warns of the NaN it is asked about
+            with np.errstate(invalid="ignore"):  # ml_dtypes warns about NaN
                 finite = bool(np.isfinite(array).all())
             if not finite:
                 not_finite.append("/".join(path))
@@ -65,17 +76,21 @@ def write_params(folder: Path, params: Params) -> list[str]:
     registry = ocp.type_handlers.create_type_handler_registry(
         (Lazy, _LazyHandler()), (jax.Array, ocp.type_handlers.ArrayHandler())
     )
-    # Compression would save a tenth of float weights, and loading would take longer.
+    # Compression would make the files a tenth smaller and loading slower.
     with _checkpointer(use_compression=False, type_handler_registry=registry) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
     return not_finite
 
 
 def stored_params(folder: Path, config: NetworkConfig) -> Params:
-    """The tree in `folder` as `jax.ShapeDtypeStruct`, in the stored types.
+    """Read the tree in `folder` as `jax.ShapeDtypeStruct`, in the stored types.
+
+    Args:
+        folder: the parameter folder of a network.
+        config: config of the network.
 
     Raises:
-        AnchorError: it is not there, damaged, or of other names or shapes than `config` wants.
+        AnchorError: the tree is missing or damaged, or its names or shapes do not fit `config`.
     """
     wanted = flatten(abstract_params(config))
     with _open(folder) as checkpointer:
@@ -97,11 +112,15 @@ def stored_params(folder: Path, config: NetworkConfig) -> Params:
 
 
 def read_params(folder: Path, wanted: Params, dtype: Any = None) -> Params:
-    """Read the leaves of `wanted`, which is what `stored_params` gave or a part of it, as `dtype`
-    or, with None, as stored. They are put on the first device.
+    """Read parameters onto the first device.
+
+    Args:
+        folder: the parameter folder of a network.
+        wanted: the result of `stored_params`, or a part of that tree.
+        dtype: type of the arrays; None keeps the stored types.
 
     Raises:
-        AnchorError: they are not there or damaged.
+        AnchorError: the parameters are missing or damaged.
     """
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     args = jax.tree.map(
@@ -114,7 +133,11 @@ def read_params(folder: Path, wanted: Params, dtype: Any = None) -> Params:
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-    """Nested dicts as one dict whose keys are paths."""
+    """Make one dict from nested dicts. The keys are paths.
+
+    >>> flatten({"conv": {"bias": 1, "kernel": 2}})
+    {('conv', 'bias'): 1, ('conv', 'kernel'): 2}
+    """
     return {
         tuple(str(key.key) if isinstance(key, DictKey) else str(key) for key in path): leaf
         for path, leaf in tree_leaves_with_path(tree)
@@ -122,7 +145,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def unflatten(leaves: Mapping[tuple[str, ...], Any]) -> Params:
-    """The inverse of `flatten`."""
+    """Make nested dicts from one dict whose keys are paths, the inverse of `flatten`."""
     tree: Params = {}
     for (*modules, name), leaf in leaves.items():
         node = tree
@@ -133,12 +156,12 @@ def unflatten(leaves: Mapping[tuple[str, ...], Any]) -> Params:
 
 
 def groups(items: Sequence[Any], nbytes: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Cut `items`, in order, into lists of about `GROUP_BYTES`."""
+    """Split `items`, in order, into lists of about 64 MiB. `nbytes` returns the size of an item."""
     group, size = [], 0
     for item in items:
         group.append(item)
         size += nbytes(item)
-        if size >= GROUP_BYTES:
+        if size >= _GROUP_BYTES:
             yield group
             group, size = [], 0
     if group:
@@ -146,7 +169,7 @@ def groups(items: Sequence[Any], nbytes: Callable[[Any], int]) -> Iterator[list[
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
-    """Writes `Lazy` leaves as Orbax writes numpy arrays, one group of them in memory at a time."""
+    """Writes `Lazy` leaves as Orbax writes NumPy arrays, with one group of them in memory."""
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
@@ -163,19 +186,20 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
 
 @contextmanager
 def _open(folder: Path) -> Iterator[ocp.Checkpointer]:
+    """Open a checkpointer; all errors while it reads `folder` become an AnchorError."""
     if not folder.is_dir():
         raise AnchorError(f"{folder}: the parameters are missing, copy the ANCHOR again")
     try:
         with _checkpointer() as checkpointer:
             yield checkpointer
-    except Exception as error:  # whatever Orbax and TensorStore make of damaged files
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise AnchorError(
             f"{folder}: cannot be read, convert or copy the ANCHOR again: {first_line(error)}"
         ) from None
 
 
 def _checkpointer(**options: Any) -> ocp.Checkpointer:
-    """Reads and writes for this process alone: Orbax else waits for all others to do so, too."""
+    """Make a checkpointer for this process only. By default Orbax waits for all processes."""
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)

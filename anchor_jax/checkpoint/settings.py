@@ -1,4 +1,4 @@
-"""The recommended settings of an ANCHOR, and which of its parts are trained, as JSON has them."""
+"""Convert the recommended settings of an ANCHOR, and which parts are trained, to and from JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,15 +10,16 @@ from anchor_jax.diffusion.settings import Sampling
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
 
-# Small models that are trained here from the start learn no difference of conditions to amplify.
+# Guidance amplifies the difference between conditional and unconditional predictions. Small models
+# that are trained here from random weights do not learn that difference.
 SMALL_SETTINGS = Settings(
     Sampling(guidance=1.0, control_scale=1.0), FaceSampling(guidance=1.0, fit="crop")
 )
-FRESH_NOTE = "fresh control branch"  # begins the note of a conversion without a trained body
+FRESH_NOTE = "fresh control branch"  # the note of a conversion without a trained body begins so
 
 
 def settings_to_json(anchor: Anchor) -> dict[str, Any]:
-    """The sections "sampling", "face_sampling" and "trained" of `anchor.json`."""
+    """Make the sections "sampling", "face_sampling" and "trained" of `anchor.json`."""
     trained = {"body": anchor.body.trained}
     if anchor.face is not None:
         trained["face"] = anchor.face.trained
@@ -32,7 +33,12 @@ def settings_to_json(anchor: Anchor) -> dict[str, Any]:
 def settings_from_json(
     content: Mapping[str, Any], problems: list[str]
 ) -> tuple[Settings, dict[str, bool]]:
-    """Settings, and whether "body" and "face" are trained. What is missing has its default."""
+    """Read the settings, and whether "body" and "face" are trained.
+
+    Args:
+        content: the content of `anchor.json`. Missing settings have their defaults.
+        problems: receives one line for each mistake.
+    """
 
     def read(cls: type, key: str) -> Any:
         values = content.get(key, {})
@@ -49,8 +55,10 @@ def settings_from_json(
 
 
 def settings_of_version_1(provenance: Mapping[str, Any]) -> tuple[Settings, dict[str, bool]]:
-    """The same of an ANCHOR of format version 1, which did not store them: the published settings,
-    or those of the trainings that its provenance lists."""
+    """Infer the result of `settings_from_json` for format version 1, which did not store settings.
+
+    They are the published settings, or those of the training runs that `provenance` lists.
+    """
     entries = provenance.get("training")
     runs = [run for run in entries if isinstance(run, dict)] if isinstance(entries, list) else []
     stages = {run.get("stage") for run in runs if isinstance(run.get("stage"), str)}
@@ -77,6 +85,6 @@ def settings_of_version_1(provenance: Mapping[str, Any]) -> tuple[Settings, dict
                 face = face.updated(**scales)
             elif run.get("stage") in ("pretrain", "finetune"):
                 sampling = sampling.updated(**scales)
-        except AnchorError:  # not what a training wrote
+        except AnchorError:  # no training run wrote such values
             continue
     return Settings(sampling, face), trained

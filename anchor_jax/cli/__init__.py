@@ -1,4 +1,4 @@
-"""The `anchor-jax` command: one file for each of its commands."""
+"""The `anchor-jax` command line, one file for each command."""
 
 from anchor_jax.cli.entry import main
 

@@ -1,4 +1,4 @@
-"""`anchor-jax bench`."""
+"""Implement `anchor-jax bench`."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,28 +11,28 @@ from anchor_jax.cli.options import Folder, SamplingOptions, need_extra
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure an anchor: sizes of windows and overlaps against the truth, time and memory.
+    """Measure an anchor: compare windows and overlaps by quality, time and memory.
 
         anchor-jax bench windows seth --clip test/ --out windows/
 
     Writes windows.json, windows.md (a table), windows.svg (a plot) and windows.png (frames of each
-    pair). Without an ANCHOR it measures the shipped one. Settings that are left out are the
-    anchor's own: `anchor-jax inspect` shows them.
+    pair). Without an ANCHOR it measures the shipped one. Settings that you leave out come from the
+    anchor: `anchor-jax inspect` shows them.
 
     Attributes:
-        study: what is varied; "windows" is the paper's table 2 and further pairs.
-        anchor: what to generate from.
+        study: what varies: "windows" (table 2 of the paper, and further pairs).
+        anchor: the anchor to generate from.
         out: folder for the results.
-        clip: folder with poses/, truth/, appearance.png and perhaps poses-conditions/.
-        pairs: window/overlap.
-        seeds: of the noise; intervals are over these.
-        frames: of the clip, its first ones.
-        face: repaint faces, where anchor and clip have them.
+        clip: folder with poses/, truth/, appearance.png and, for faces, poses-conditions/.
+        pairs: windows and overlaps in frames.
+        seeds: seeds of the noise; confidence intervals are over these.
+        frames: number of frames from the start of the clip.
+        face: repaint faces, if anchor and clip have them.
     """
 
     study: Positional[Literal["windows"]]
     anchor: Positional[
-        Annotated[Path | None, arg(metavar="ANCHOR", help_behavior_hint="(default: the shipped)")]
+        Annotated[Path | None, arg(metavar="ANCHOR", help_behavior_hint="(default: shipped)")]
     ] = None
     out: Folder
     clip: Annotated[
@@ -45,6 +45,7 @@ class Bench:
     face: bool = True
 
     def run(self) -> None:
+        """Run the study."""
         need_extra("train", "matplotlib")
         from anchor_jax import checkpoint
         from anchor_jax.assets import open_assets

@@ -1,4 +1,4 @@
-"""`anchor-jax convert`."""
+"""Implement `anchor-jax convert`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,14 @@ from anchor_jax.cli.options import AnchorFolder, Folder, check_seed, note, witho
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Turn published PyTorch weights into an anchor.
+    """Convert published PyTorch weights to an anchor.
 
     A person of the published system:
 
         anchor-jax convert --body mya/body --face mya/head --base sd15 \\
             --image-encoder clip-vit-base-patch32 --out anchors/seth
 
-    Without --body a fresh anchor to train: the base's UNet, and a control
+    Without --body, a fresh anchor to train: the base's UNet, and a control
     branch copied from its encoder.
 
         anchor-jax convert --base v1-5-pruned-emaonly.safetensors \\
@@ -28,12 +28,12 @@ class Convert:
 
     Attributes:
         base: Stable Diffusion 1.5: a diffusers folder, or one .safetensors or .ckpt file.
-        image_encoder: CLIP vision folder (openai/clip-vit-base-patch32).
+        image_encoder: folder of the CLIP vision encoder (openai/clip-vit-base-patch32).
         out: the anchor, a new folder.
         body: folder with `unet` and `controlnet` of a trained body.
-        face: the same of a trained head.
-        dtype: type of the stored weights; `keep` is the source's own.
-        seed: draws what a fresh anchor cannot take from the base.
+        face: folder with `unet` and `controlnet` of a trained head.
+        dtype: type of the stored weights; `keep` keeps the types of the source.
+        seed: seed of the random weights of a fresh anchor.
     """
 
     base: Annotated[Path, arg(metavar="DIR|FILE")]
@@ -45,6 +45,7 @@ class Convert:
     seed: int = 0
 
     def run(self) -> None:
+        """Convert, and print notes on what was left out."""
         check_seed(self.seed)
         from anchor_jax.convert import convert
 

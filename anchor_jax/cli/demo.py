@@ -1,4 +1,4 @@
-"""`anchor-jax demo`."""
+"""Implement `anchor-jax demo`."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,44 +23,45 @@ from anchor_jax.errors import AnchorError
 if TYPE_CHECKING:
     from anchor_jax.assets import Assets
 
-REGIONS = "body", "face", "hands"
+_REGIONS = "body", "face", "hands"
 
 
 @tyro.conf.configure(FlagCreatePairsOff)
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Show the whole system on an anchor that is shipped: a person who does not exist.
+    """Run the whole system on a shipped anchor, which shows a synthetic person.
 
         anchor-jax demo
 
-    The person of the demo, doing what a motion file says (needs the extra `render`):
+    Let the person follow a motion file (needs the extra `render`):
 
         anchor-jax demo --motion talk.npy
 
-    Finetune the pretrained anchor on that person, about ten minutes (needs the extra `train`):
+    Finetune the pretrained anchor on that person in about ten minutes (needs the extra `train`):
 
         anchor-jax demo --finetune
 
     Attributes:
         out: folder for video.mp4, sheet.png, metrics.json and report.html.
-        motion: a motion file to follow, in any layout that `anchor-jax render` reads.
-        finetune: show an anchor that is finetuned now, in OUT-finetune; a stopped run goes on.
+        motion: a motion file to follow, in any format that `anchor-jax render` reads.
+        finetune: finetune an anchor in OUT-finetune and show it; a stopped run continues.
         finetune_steps: optimizer steps.
         data: data set to finetune on.
-        frames: how many to generate.
+        frames: number of frames to generate.
         steps: denoising steps.
-        seed: of the noise.
+        seed: seed of the noise.
         assets: folder with other assets, from `python -m benchmarks.synthetic.assets`.
     """
 
     out: Folder = Path("demo")
     motion: Annotated[
-        Path | None, arg(metavar="MOTION", help_behavior_hint="(default: the test clip's)")
+        Path | None,
+        arg(metavar="MOTION", help_behavior_hint="(default: poses of the test clip)"),
     ] = None
     finetune: bool = False
     finetune_steps: int = 1200
     data: Annotated[
-        Path | None, arg(metavar="DATASET", help_behavior_hint="(default: what is shipped)")
+        Path | None, arg(metavar="DATASET", help_behavior_hint="(default: the shipped one)")
     ] = None
     frames: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: as many as the test clip has)")
@@ -68,14 +69,15 @@ class Demo:
     steps: OfAnchor[int | None] = None
     seed: OfAnchor[int | None] = None
     assets: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: what is shipped)")
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the shipped ones)")
     ] = None
 
     def run(self) -> None:
+        """Finetune if asked to, generate, and write the demo's folder."""
         check_seed(self.seed)
         check_count("frames", self.frames)
         if self.data is not None and not self.finetune:
-            raise AnchorError(f"--data {self.data}: it is for --finetune")
+            raise AnchorError(f"--data {self.data}: only --finetune uses a data set")
         use_compile_cache()
         from anchor_jax.assets import open_assets
         from anchor_jax.demo.demo import check_place, read_inputs, show
@@ -99,12 +101,12 @@ class Demo:
             variant=variant,
             grids=grids,
         )
-        psnr = [f"{name} {scores[f'{name}/psnr']:.1f} dB" for name in REGIONS if scores]
+        psnr = [f"{name} {scores[f'{name}/psnr']:.1f} dB" for name in _REGIONS if scores]
         report = self.out / "report.html"
         print(f"{report}: complete" + (f"; PSNR of {', '.join(psnr)}" if psnr else ""))
 
     def _finetune(self, assets: "Assets") -> Path:
-        """The ANCHOR that is finetuned in OUT-finetune."""
+        """Finetune in OUT-finetune, and return the folder of the ANCHOR."""
         need_extra("train", *MODULES)
         from anchor_jax.data import dataset as datasets
         from anchor_jax.demo.demo import finetune, prepare_training

@@ -1,15 +1,17 @@
-"""The entry point: the table of commands, errors as one line, Ctrl-C.
+"""Run a command line: the table of commands, one-line errors and Ctrl-C.
 
-Every command is a dataclass whose fields are its options, read by tyro, and whose `run` does it.
-Heavy imports happen inside `run`, so that `--help` answers at once.
+A command is a dataclass. Tyro makes its fields the options, and its method `run` does the work.
+Heavy imports are inside `run`, so that `--help` answers at once.
 """
 
 import gc
+import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -28,10 +30,11 @@ from anchor_jax.cli.render import Render
 from anchor_jax.cli.train import Train, run_training
 from anchor_jax.errors import AnchorError
 
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+_EXIT_BAD_INPUT = 2
+_EXIT_INTERRUPTED = 130
+_EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells report it
 
-COMMANDS: dict[str, Any] = {
+_COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "convert": Convert,
     "export": Export,
@@ -45,42 +48,70 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0 only when the output is complete."""
+    """Run a command line.
+
+    Args:
+        argv: the words after `anchor-jax`; None takes those of the process.
+
+    Returns:
+        The exit code: 0 if the output is complete, 2 for bad input, 130 after Ctrl-C, 141 if the
+        reader of standard output closed it.
+    """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # raises here, not when the interpreter ends
+    except BrokenPipeError as error:
+        if not _stdout_is_closed():
+            return _fail(error.strerror or str(error), _EXIT_BAD_INPUT)
+        # The interpreter flushes standard output again at its end, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run a command line and print its errors; return the exit code."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if name in {"-h", "--help"}:
             print(_overview())
         elif name == "--version":
             print(f"anchor-jax {anchor_jax.__version__}")
-        elif name not in COMMANDS:
-            raise AnchorError(f"unknown command {name}; expected one of {', '.join(COMMANDS)}")
+        elif name not in _COMMANDS:
+            raise AnchorError(f"unknown command {name}; expected one of {', '.join(_COMMANDS)}")
         else:
             with _interruptible():
                 if name == "train":
                     run_training(rest)
                 else:
-                    read_command(name, rest).run()
+                    _read_command(name, rest).run()
     except AnchorError as error:
-        return _fail(str(error), EXIT_BAD_INPUT)
+        return _fail(str(error), _EXIT_BAD_INPUT)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, no permission
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
+        return _fail(f"{where}{error.strerror or error}", _EXIT_BAD_INPUT)
     except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted; {str(interrupt) or 'nothing was written'}", EXIT_INTERRUPTED)
+        return _fail(f"interrupted; {str(interrupt) or 'nothing was written'}", _EXIT_INTERRUPTED)
     return 0
 
 
-def read_command(name: str, words: Sequence[str]) -> Any:
-    """The dataclass of a command, of its command line; `--help` and mistakes end the program."""
-    command = COMMANDS[name]
+def _read_command(name: str, words: Sequence[str]) -> Any:
+    """Parse the words of a command; `--help` and mistakes end the program."""
+    command = _COMMANDS[name]
     text = help_text(command)
     return tyro.cli(command, prog=f"anchor-jax {name}", description=text, args=list(words))
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C through at any moment. Jax calls back from the garbage collector, where Python
-    drops exceptions: one that arrives there is raised a little later."""
+    """Raise KeyboardInterrupt on Ctrl-C at any moment.
+
+    JAX registers callbacks of the garbage collector, and Python ignores exceptions there. A signal
+    that arrives in such a callback is raised a little later.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
@@ -105,7 +136,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{help_text(c).splitlines()[0]}" for name, c in COMMANDS.items()]
+    """Format the help of `anchor-jax`, with the first line of each command."""
+    lines = [f"  {name:<10}{help_text(c).splitlines()[0]}" for name, c in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: anchor-jax COMMAND ...",
@@ -114,11 +146,21 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "anchor-jax COMMAND --help tells more, with examples. anchor-jax --version",
+            "anchor-jax COMMAND --help shows the options, with examples. anchor-jax --version",
         ]
     )
 
 
+def _stdout_is_closed() -> bool:
+    """Return whether the reader of standard output has closed its pipe."""
+    with suppress(OSError, ValueError):  # standard output has no file descriptor
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
+
+
 def _fail(message: str, code: int) -> int:
+    """Print an error and return `code`."""
     print(f"anchor-jax: error: {message}", file=sys.stderr)
     return code

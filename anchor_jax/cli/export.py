@@ -1,4 +1,4 @@
-"""`anchor-jax export`."""
+"""Implement `anchor-jax export`."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,20 @@ from anchor_jax.cli.options import AnchorFolder, Folder, without_logs
 
 @dataclass(frozen=True)
 class Export:
-    """Write an anchor back in the published folder layout.
+    """Convert an anchor back to the published folder layout.
 
         anchor-jax export anchors/seth --out seth-pytorch
 
     Attributes:
         anchor: an ANCHOR, from `convert` or `train`.
-        out: a new folder for `body`, `head`, `sd` and `clip-vision`.
+        out: the new folder, with `body`, `head`, `sd` and `clip-vision`.
     """
 
     anchor: Positional[AnchorFolder]
     out: Folder
 
     def run(self) -> None:
+        """Export."""
         from anchor_jax.convert import export
 
         with without_logs():

@@ -1,4 +1,4 @@
-"""`anchor-jax generate`."""
+"""Implement `anchor-jax generate`."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Generate a video: the person of the picture moves as the poses say.
+    """Generate a video of the anchor's person, who moves as the pose images show.
 
         anchor-jax generate anchors/seth --poses poses/ --appearance seth.png \\
             --out seth.mp4
 
-    A quick look, small and in few steps:
+    A quick preview, small and in few steps:
 
         anchor-jax generate anchors/seth --poses poses.mp4 --appearance seth.png \\
             --out quick.mp4 --size 256 --steps 5
 
     Attributes:
-        anchor: what `convert` wrote.
+        anchor: an ANCHOR, from `convert` or `train`.
         poses: folder of pose images (.png, .jpg), in the order of their numbers, or a video.
         appearance: a picture of the person.
         out: the video, an .mp4 (H.264).
-        frames_dir: also write the frames as PNG here: 000001.png, ...
-        window: frames that are denoised together; memory grows with it.
+        frames_dir: folder for the frames as PNG files: 000001.png, ...
+        window: frames that are denoised together; more need more memory.
         overlap: frames that neighbouring windows share.
-        size: resize the poses, to a square or to WxH; rounded down to multiples of 8.
+        size: resize the poses to a square or to WxH; rounded down to multiples of 8.
         noise: initial latents, float32, (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
-        seed: the same seed gives the same video on the same machine.
+        seed: seed of the noise; the same seed gives the same video on the same machine.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
-        dtype: what the networks compute in.
-        face: repaint faces, where the anchor has a face part.
-        face_landmarks: .npz, .json, or what `render` wrote beside the poses.
-        face_masks: the face's region in each frame: white, or a parser's class numbers.
-        face_detector: folder with models to find landmarks with, see docs/face.md.
+        dtype: type that the networks compute in.
+        face: repaint faces, if the anchor has a trained face part.
+        face_landmarks: face landmarks: .npz, .json, or the folder that `render` wrote.
+        face_masks: folder with the face region of each frame: white, or class numbers of a parser.
+        face_detector: folder with the models that find landmarks, see docs/face.md.
         face_appearance: a picture of the face, upright and cropped.
-        face_smoothing: smooth the landmarks over time, by that many frames.
+        face_smoothing: smooth the landmarks over this many frames.
     """
 
     anchor: Positional[AnchorFolder]
@@ -71,7 +71,7 @@ class Generate:
     window: OfAnchor[int | None] = None
     overlap: OfAnchor[int | None] = None
     size: Annotated[
-        str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the poses' own)")
+        str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the size of the poses)")
     ] = None
     noise: Annotated[
         Path | None, arg(metavar="NPY", help_behavior_hint="(default: from the seed)")
@@ -79,7 +79,7 @@ class Generate:
     seed: OfAnchor[int | None] = None
     fps: Annotated[
         str | None,
-        arg(metavar="FPS", help_behavior_hint="(default: the pose video's own, or 30)"),
+        arg(metavar="FPS", help_behavior_hint="(default: that of the pose video, or 30)"),
     ] = None
     dtype: OfAnchor[Literal["float32", "bfloat16"] | None] = None
     face: bool = True
@@ -99,6 +99,7 @@ class Generate:
     faces: OmitArgPrefixes[FaceOptions] = field(default_factory=FaceOptions)
 
     def run(self) -> None:
+        """Check everything, load the anchor, generate, and write the video."""
         from anchor_jax.data import video
 
         video.check_output(self.out, self.frames_dir)
@@ -127,7 +128,7 @@ class Generate:
         print(settings.describe(face is not None))
 
     def _read_poses(self) -> tuple["Images", Fraction | None]:
-        """The pose images at a size that the networks can take, and their rate."""
+        """Read the pose images at a size that the networks accept, and their rate or None."""
         from anchor_jax.data import video
 
         if self.size is not None:
@@ -136,7 +137,7 @@ class Generate:
         return _fit(frames), rate
 
     def _settings(self, anchor: "Anchor") -> "Settings":
-        """The anchor's settings with those that are given."""
+        """Return the anchor's settings, changed by the options."""
         from anchor_jax.checkpoint import Settings
 
         recommended = anchor.settings
@@ -150,7 +151,7 @@ class Generate:
         return Settings(sampling, self.faces.over(recommended.face))
 
     def _read_face(self, anchor: "Anchor", pose_frames: "Images") -> "Face | None":
-        """Where the faces are, unless none are to be repainted."""
+        """Read where the faces are, or return None if no face is repainted."""
         from anchor_jax.data import video
         from anchor_jax.generation.face import Face
         from anchor_jax.poses.face_inputs import read_face
@@ -167,15 +168,15 @@ class Generate:
         return Face(track, masks, None if picture is None else video.read_image(picture))
 
     def _refuse_face_files(self, anchor: "Anchor") -> None:
-        """Raise AnchorError for files of a face that is not repainted; say so if the face part is
-        there and not used."""
+        """Raise AnchorError for face files if faces are not repainted; print a note if the face
+        part is untrained."""
         if not self.face:
-            reason = "--no-face leaves faces alone"
+            reason = "--no-face repaints no face"
         elif anchor.face is None:
             reason = "the anchor has no face part"
         else:
             reason = "the anchor's face part was never trained (anchor-jax train face)"
-            note(f"faces stay as the body's networks make them: {reason}")
+            note(f"faces are not repainted: {reason}")
         for name in ("landmarks", "masks", "detector", "appearance"):
             path = getattr(self, f"face_{name}")
             if path is not None:
@@ -183,7 +184,7 @@ class Generate:
 
 
 def _rounded(size: tuple[int, int]) -> tuple[int, int]:
-    """`size` as the networks can take it; says so when that is another size."""
+    """Round a size down to what the networks accept; print a note if it changes."""
     from anchor_jax.data.pictures import round_size
 
     rounded = round_size(size)
@@ -193,7 +194,7 @@ def _rounded(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _fit(frames: "Images") -> "Images":
-    """The frames at a size that the networks can take."""
+    """Resize frames to a size that the networks accept."""
     import numpy as np
 
     from anchor_jax.data.pictures import resize
@@ -204,6 +205,7 @@ def _fit(frames: "Images") -> "Images":
 
 
 def _read_noise(path: Path) -> "np.ndarray":
+    """Read an .npy file of float values as float32."""
     import numpy as np
 
     try:

@@ -1,4 +1,4 @@
-"""`anchor-jax inspect`."""
+"""Implement `anchor-jax inspect`."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from anchor_jax.cli.options import AnchorFolder
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show what an anchor holds, how it is sampled and where it came from.
+    """Show the networks, the recommended settings and the origin of an anchor.
 
         anchor-jax inspect anchors/seth
 
@@ -20,6 +20,7 @@ class Inspect:
     anchor: Positional[AnchorFolder]
 
     def run(self) -> None:
+        """Print the description."""
         from anchor_jax import checkpoint
 
         print(checkpoint.describe(self.anchor))

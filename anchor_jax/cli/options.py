@@ -1,4 +1,4 @@
-"""What commands share: types and parsing of options, settings of sampling, notes to the user."""
+"""Share options between commands: types, parsing, sampling settings, and notes to the user."""
 
 import logging
 import os
@@ -14,69 +14,69 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import LARGEST_SEED, AnchorError
 
 if TYPE_CHECKING:
     from anchor_jax.diffusion import Sampling
     from anchor_jax.face.settings import FaceSampling
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Folder = Annotated[Path, arg(metavar="DIR")]
 AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
-OfAnchor = Annotated[T, arg(help_behavior_hint="(default: the anchor's)")]
+OfAnchor = Annotated[_T, arg(help_behavior_hint="(default: the anchor's)")]
 OneEachCore = Annotated[
     int | None, arg(metavar="N", help_behavior_hint="(default: one for each core)")
 ]
-Flag = FlagCreatePairsOff[bool]
+_Flag = FlagCreatePairsOff[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Settings of sampling; what is left out is the anchor's own (`anchor-jax inspect` shows it).
+    """Settings of sampling; those left out come from the anchor (`anchor-jax inspect` shows them).
 
     Attributes:
         steps: denoising steps.
-        guidance: how strongly the appearance picture counts (classifier-free guidance).
-        control_scale: how strongly the poses count.
-        crossfade: let each window pass gradually into the next, against flicker.
-        no_crossfade: weigh windows equally where they overlap, as published.
+        guidance: scale of classifier-free guidance: the weight of the appearance picture.
+        control_scale: weight of the poses.
+        crossfade: fade from one window into the next where they overlap, against flicker.
+        no_crossfade: weight windows equally where they overlap, as published.
     """
 
     steps: OfAnchor[int | None] = None
     guidance: OfAnchor[float | None] = None
     control_scale: OfAnchor[float | None] = None
-    crossfade: Annotated[Flag, arg(help_behavior_hint="(default: the anchor's)")] = False
-    no_crossfade: Annotated[Flag, arg(help_behavior_hint="")] = False
+    crossfade: Annotated[_Flag, arg(help_behavior_hint="(default: the anchor's)")] = False
+    no_crossfade: Annotated[_Flag, arg(help_behavior_hint="")] = False
 
     def over(self, recommended: "Sampling", **more: object) -> "Sampling":
-        """The anchor's settings with those that are given here, and more."""
+        """Return the recommended settings, changed by these options and by `more`."""
         return recommended.updated(
             steps=self.steps,
             guidance=self.guidance,
             control_scale=self.control_scale,
-            crossfade=choice(self, "crossfade"),
+            crossfade=_choose_flag(self, "crossfade"),
             **more,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceOptions:
-    """Settings of the face stage; what is left out is the anchor's own.
+    """Settings of repainting faces; those left out come from the anchor.
 
     Attributes:
-        face_guidance: how strongly the picture of the face counts.
-        face_control_scale: how strongly the poses count for the face.
-        face_windows: denoise faces in overlapping windows, too, against flicker.
+        face_guidance: scale of guidance for the face: the weight of its picture.
+        face_control_scale: weight of the poses for the face.
+        face_windows: also denoise faces in overlapping windows, against flicker.
         no_face_windows: denoise the face of each frame alone, as published.
-        face_blend: what is pasted: the whole square (published), or the face alone.
+        face_blend: paste the whole square (published), or only the face.
         face_size: side of the repainted crop; published models were trained at 256.
-        face_fit: how the picture of the face is made square: squash (published), or crop.
+        face_fit: how to make the picture of the face square: squash (published), or crop.
     """
 
     face_guidance: OfAnchor[float | None] = None
     face_control_scale: OfAnchor[float | None] = None
-    face_windows: Annotated[Flag, arg(help_behavior_hint="(default: the anchor's)")] = False
-    no_face_windows: Annotated[Flag, arg(help_behavior_hint="")] = False
+    face_windows: Annotated[_Flag, arg(help_behavior_hint="(default: the anchor's)")] = False
+    no_face_windows: Annotated[_Flag, arg(help_behavior_hint="")] = False
     face_blend: OfAnchor[Literal["square", "face"] | None] = None
     face_size: Annotated[
         int | None, arg(metavar="PX", help_behavior_hint="(default: the anchor's)")
@@ -84,38 +84,45 @@ class FaceOptions:
     face_fit: OfAnchor[Literal["squash", "crop"] | None] = None
 
     def over(self, recommended: "FaceSampling") -> "FaceSampling":
-        """The anchor's settings with those that are given here."""
+        """Return the recommended settings, changed by these options."""
         return recommended.updated(
             guidance=self.face_guidance,
             control_scale=self.face_control_scale,
-            windows=choice(self, "face_windows"),
+            windows=_choose_flag(self, "face_windows"),
             blend=self.face_blend,
             size=self.face_size,
             fit=self.face_fit,
         )
 
 
-def choice(options: object, name: str) -> bool | None:
-    """True for `--name`, False for `--no-name`, None for neither.
+def _choose_flag(options: object, name: str) -> bool | None:
+    """Return True for `--name`, False for `--no-name`, None for neither.
 
     Raises:
-        AnchorError: both.
+        AnchorError: both are given.
     """
     yes, no = getattr(options, name), getattr(options, f"no_{name}")
     if yes and no:
         flag = name.replace("_", "-")
-        raise AnchorError(f"--{flag} and --no-{flag} contradict each other: give one of them")
+        raise AnchorError(f"--{flag} and --no-{flag} contradict each other: use one of them")
     return yes if yes or no else None
 
 
 def help_text(command: type) -> str:
-    """The docstring of a command up to its attributes, which tyro shows as options."""
+    """Return the docstring of a command up to its attributes, which tyro shows as options."""
     text = cleandoc(command.__doc__ or "").partition("\nAttributes:")[0]
-    return text.replace("\n\n    ", "\n    ")  # tyro sets off indented lines itself
+    return text.replace("\n\n    ", "\n    ")  # tyro separates indented lines itself
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of `512` or `640x384`."""
+    """Parse a size in pixels to width and height.
+
+    >>> parse_size("512"), parse_size("640x384")
+    ((512, 512), (640, 384))
+
+    Raises:
+        AnchorError: the text is not a size.
+    """
     width, _, height = text.lower().partition("x")
     try:
         return int(width), int(height or width)
@@ -124,7 +131,14 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_fps(text: str) -> Fraction:
-    """Frames per second of `30`, `29.97` or `30000/1001`."""
+    """Parse frames per second.
+
+    >>> parse_fps("30"), parse_fps("29.97"), parse_fps("30000/1001")
+    (Fraction(30, 1), Fraction(2997, 100), Fraction(30000, 1001))
+
+    Raises:
+        AnchorError: the text is not a number above 0 and up to 1000.
+    """
     try:
         rate = Fraction(text).limit_denominator(1001)
     except (ValueError, ZeroDivisionError):
@@ -135,28 +149,28 @@ def parse_fps(text: str) -> Fraction:
 
 
 def check_seed(seed: int | None) -> None:
-    """Raise AnchorError for a seed that JAX does not take."""
-    if seed is not None and not 0 <= seed < 1 << 32:
-        raise AnchorError(f"--seed {seed}: expected 0 to {(1 << 32) - 1}")
+    """Raise AnchorError for a seed outside 0 to 2^32 - 1, which JAX does not accept."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise AnchorError(f"--seed {seed}: expected 0 to {LARGEST_SEED}")
 
 
 def check_count(option: str, count: int | None) -> None:
-    """Raise AnchorError unless there is at least one, where a number is given."""
+    """Raise AnchorError for a count below 1; None is accepted."""
     if count is not None and count < 1:
         raise AnchorError(f"--{option} {count}: expected at least 1")
 
 
 def need_extra(extra: str, *modules: str) -> None:
-    """Raise AnchorError unless the packages of an extra are installed."""
+    """Raise AnchorError unless `modules`, which come with an extra, are installed."""
     if any(find_spec(module) is None for module in modules):
         raise AnchorError(f"this needs more packages: pip install 'anchor-jax[{extra}]'")
 
 
 def use_compile_cache() -> None:
-    """Keep compiled programs in the user's cache folder, so that a second run starts at once.
+    """Cache compiled programs in the user's cache folder, so that a second run starts faster.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder, or none when it is empty. A folder that
-    cannot be written costs only the time to compile.
+    `JAX_COMPILATION_CACHE_DIR` names another folder; if it is empty, nothing is cached. Without a
+    writable folder programs are compiled each time.
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
@@ -172,12 +186,13 @@ def use_compile_cache() -> None:
         usable = False
     jax.config.update("jax_compilation_cache_dir", folder if usable else None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_compilation_cache_max_size", 4 << 30)  # a limit makes jax lock, too
+    # With a limit JAX also locks the folder.
+    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
 
 
 @contextmanager
 def without_logs() -> Iterator[None]:
-    """Silence the log: Orbax logs the tracebacks of its threads besides raising what went wrong."""
+    """Disable logging, since Orbax logs tracebacks of its threads besides raising errors."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -186,5 +201,5 @@ def without_logs() -> Iterator[None]:
 
 
 def note(message: str) -> None:
-    """Say something on standard error that is no error."""
+    """Print a note on standard error."""
     print(f"anchor-jax: note: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`anchor-jax prepare`."""
+"""Implement `anchor-jax prepare`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @tyro.conf.configure(FlagCreatePairsOff)
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Turn videos and their pose images into a data set to train on.
+    """Make a data set for training from videos and their pose images.
 
         anchor-jax prepare seth.mp4 --poses seth-poses --out data/seth --preview
 
-    Killed or interrupted, the same command goes on where it was. Several
-    videos of one person, each with its poses, before a background that
-    does not move:
+    If it is stopped, repeat the command to continue. Several videos of one
+    person, each with its poses, with a camera and a background that do not
+    move:
 
         anchor-jax prepare a.mp4 b.mp4 --poses a-poses b-poses --identity seth \\
             --still-background --out data/seth
@@ -33,31 +33,31 @@ class Prepare:
 
         anchor-jax prepare --list train_body.json --out data/body
 
-    Look at a data set that is there, and read every frame of it:
+    Check an existing data set, and make its contact sheets:
 
         anchor-jax prepare --out data/seth --preview --verify
 
     Attributes:
         videos: of people, in any format; cut into clips of 300 frames.
         out: the data set, a new folder.
-        poses: for each video a folder or video with one pose image a frame, squares or of the
-            video's own size; with what `render` writes beside them the faces are cut out, too.
-        identity: who is seen, where all videos show one person.
-        mattes: for each video a folder or video with a matte for every frame.
-        green_screen: make the mattes: the person is before a green or blue screen.
-        still_background: make the mattes: neither camera nor background moves.
-        plate: the same, with the scene without the person: a picture or video for each video, or
-            one for all.
-        json_list: instead of videos: {"source": pose, "target": frame, "reference": other} a
-            line, and "mask" for the head.
-        loop_poses: repeat or cut poses of another motion to the video's length, to try things.
-        no_face: leave the faces out.
+        poses: for each video a folder or video with a pose image for each frame, square or of the
+            video's size; with the files that `render` writes beside them, faces are cropped too.
+        identity: name of the person, if all videos show the same one.
+        mattes: for each video a folder or video with a matte for each frame.
+        green_screen: compute the mattes from a green or blue screen behind the person.
+        still_background: compute the mattes; neither camera nor background moves.
+        plate: as --still-background, with pictures or videos of the scene without the person: one
+            for each video, or one for all.
+        json_list: instead of videos, a file with {"source": pose, "target": frame, "reference":
+            other frame} on each line, and "mask" for the head.
+        loop_poses: repeat or cut the poses of another motion to the video's length, for trials.
+        no_face: do not crop faces.
         face_size: side of the face crops; a multiple of 8.
-        no_audio: leave the sound of the videos out of DATASET/audio.
+        no_audio: do not store the sound of the videos in DATASET/audio.
         crop: the square of the videos to keep: its left, top and side in pixels.
-        size: of the stored frames.
+        size: size of the stored frames.
         fps: frames per second of the data set and of pose folders.
-        processes: that work side by side; each takes about 1 GB.
+        processes: number of parallel processes; each needs about 1 GB.
         preview: write a contact sheet of each clip to DATASET/preview.
         verify: check the hash of every file and decode every frame.
     """
@@ -67,10 +67,10 @@ class Prepare:
     ] = ()
     out: Annotated[Path, arg(metavar="DATASET")]
     poses: Annotated[
-        tuple[Path, ...], arg(metavar="DIR|VIDEO ...", help_behavior_hint="(one a video)")
+        tuple[Path, ...], arg(metavar="DIR|VIDEO ...", help_behavior_hint="(one for each video)")
     ] = ()
     identity: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: each video's name)")
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: the name of each video)")
     ] = None
     mattes: Annotated[
         tuple[Path, ...], arg(metavar="DIR|VIDEO ...", help_behavior_hint="(default: none)")
@@ -89,11 +89,11 @@ class Prepare:
     no_audio: bool = False
     crop: Annotated[
         str | None,
-        arg(metavar="X,Y,SIDE", help_behavior_hint="(default: the person, or the middle)"),
+        arg(metavar="X,Y,SIDE", help_behavior_hint="(default: around the person, or the middle)"),
     ] = None
     size: Annotated[
         str | None,
-        arg(metavar="PX", help_behavior_hint="(default: 512; of a list, its pictures' own)"),
+        arg(metavar="PX", help_behavior_hint="(default: 512; for --list, that of its pictures)"),
     ] = None
     fps: Annotated[str, arg(metavar="FPS")] = "30"
     processes: OneEachCore = None
@@ -101,29 +101,30 @@ class Prepare:
     verify: bool = False
 
     def run(self) -> None:
+        """Make or open the data set, and check it if asked to."""
         need_extra("train", "tensorflow_datasets", "array_record")
         check_count("processes", self.processes)
         from anchor_jax.data import dataset as datasets
         from anchor_jax.data.preview import write_sheets
         from anchor_jax.progress import bars
 
-        made, bar = self._make(), bars()
+        dataset, bar = self._make(), bars()
         if self.verify:
-            with bar("verifying", len(made), "frame") as advance:
-                datasets.verify(made, advance)
+            with bar("verifying", len(dataset), "frame") as advance:
+                datasets.verify(dataset, advance)
         if self.preview:
-            with bar("previewing", len(made.clips), "clip") as advance:
-                write_sheets(made, self.out / "preview", advance)
-        pictures = ", ".join(f"{name} {w}x{h}" for name, (w, h) in made.pictures.items())
-        print(f"{self.out}: {len(made)} frames in {len(made.clips)} clips; {pictures}")
+            with bar("previewing", len(dataset.clips), "clip") as advance:
+                write_sheets(dataset, self.out / "preview", advance)
+        pictures = ", ".join(f"{name} {w}x{h}" for name, (w, h) in dataset.pictures.items())
+        print(f"{self.out}: {len(dataset)} frames in {len(dataset.clips)} clips; {pictures}")
         if self.verify:
-            print(f"{self.out}: every file is what was written and every picture can be decoded")
+            print(f"{self.out}: all hashes are right and all pictures can be decoded")
         if self.preview:
             sheets = self.out / "preview"
-            print(f"{sheets}: a contact sheet of each clip; look whether bodies and poses fit")
+            print(f"{sheets}: a contact sheet of each clip; check that bodies and poses fit")
 
     def _make(self) -> "Dataset":
-        """The data set, made now unless only a look at one that is there is asked for."""
+        """Make the data set, or open it if only --preview or --verify is asked for."""
         from anchor_jax.data import dataset as datasets
         from anchor_jax.data.prepare import hidden_folder
         from anchor_jax.processes import num_cores
@@ -138,10 +139,11 @@ class Prepare:
             kept = hidden_folder(self.out)
             if not kept.is_dir():
                 raise
-            words = f"complete clips are kept in {kept}, and the same command goes on there"
-            raise KeyboardInterrupt(words) from None
+            message = f"complete clips are kept in {kept}; repeat the command to continue"
+            raise KeyboardInterrupt(message) from None
 
     def _request(self) -> "Request":
+        """Make the request that the options describe."""
         from anchor_jax.data.request import Request
         from anchor_jax.poses.face_crops import find_faces
 
@@ -164,6 +166,7 @@ class Prepare:
 
 
 def _parse_crop(text: str) -> tuple[int, int, int]:
+    """Parse left, top and side in pixels."""
     try:
         left, top, side = (int(number) for number in text.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`anchor-jax render`."""
+"""Implement `anchor-jax render`."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Draw a motion file as pose images, of SMPL-X or a free mannequin.
+    """Draw a motion file as pose images of SMPL-X or of a free mannequin.
 
         anchor-jax render talk.npy --out poses.mp4
 
-    With your licensed model file, which published weights expect:
+    With your licensed SMPL-X model file, which published weights expect:
 
         anchor-jax render talk.npy --model SMPLX_NEUTRAL.npz --out poses.mp4
 
-    As PNG, and only a part:
+    A part of the motion, as PNG files:
 
         anchor-jax render talk.npy --out poses/ --start 2 --end 12.5
 
-    Reads TalkSHOW .npy, BEAT2 and AMASS .npz, SHOW .pkl and .npz, and our own .npz. Needs
-    pip install 'anchor-jax[render]', and libegl1 libgl1-mesa-dri of Debian.
+    Reads TalkSHOW .npy, BEAT2 and AMASS .npz, SHOW .pkl and .npz, and the .npz of anchor-jax. Needs
+    pip install 'anchor-jax[render]', and on Debian libegl1 libgl1-mesa-dri.
 
     Attributes:
-        motion: body motion, recognised by what the file holds.
+        motion: body motion; the format is recognised from the content.
         out: an .mp4 (H.264), or a folder for 000001.png, ...
-        model: of the body: SMPL-X, the .npz file of its authors.
+        model: SMPL-X body model, the .npz file of its authors.
         conditions: folder for face landmarks, face masks and foreground masks.
-        size: of the pictures: a square's side, or WxH.
+        size: size of the pictures: the side of a square, or WxH.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
-        start: seconds into the motion at which to begin.
-        end: seconds into the motion at which to end.
-        processes: how many draw at once.
+        start: start of the part to draw, in seconds.
+        end: end of the part to draw, in seconds.
+        processes: number of parallel processes.
     """
 
     motion: Positional[Annotated[Path, arg(metavar="MOTION")]]
@@ -57,19 +57,20 @@ class Render:
         Path | None, arg(metavar="FILE", help_behavior_hint="(default: the free mannequin)")
     ] = None
     conditions: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside, OUT-conditions)")
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: OUT-conditions)")
     ] = None
     size: Annotated[str, arg(metavar="PX|WxH")] = "512"
     fps: Annotated[
-        str | None, arg(metavar="FPS", help_behavior_hint="(default: the motion's own)")
+        str | None, arg(metavar="FPS", help_behavior_hint="(default: that of the motion)")
     ] = None
     start: float = 0.0
     end: Annotated[
-        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the motion's end)")
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the end of the motion)")
     ] = None
     processes: OneEachCore = None
 
     def run(self) -> None:
+        """Draw the motion and write its files."""
         from anchor_jax.body.parallel import draw_clip
         from anchor_jax.body.view import check_size, make_view
         from anchor_jax.poses import pose_images
@@ -83,12 +84,12 @@ class Render:
         check_count("processes", self.processes)
         whole, clip = self._read_motion(rate)
         body = _make_body(self.model, whole)
-        view = make_view(whole, body.joints(whole), pixels)  # the same for every part of a motion
+        view = make_view(whole, body.joints(whole), pixels)  # the same for every part
         if whole.camera is not None and view.crops(whole.camera):
-            seen = "x".join(map(str, whole.camera.size))
+            full = "x".join(map(str, whole.camera.size))
             note(
-                f"the motion's camera saw {seen}; the middle of its picture is drawn; --size {seen}"
-                " draws all"
+                f"the motion's camera has {full} pixels, and only the middle is drawn; --size"
+                f" {full} draws all"
             )
         with (
             bars()("drawing", len(clip.poses), "frame") as advance,
@@ -99,7 +100,7 @@ class Render:
         print(f"{conditions}: face landmarks, face masks and foreground masks")
 
     def _read_motion(self, rate: Fraction | None) -> tuple["Motion", "Motion"]:
-        """The whole motion, and the part of it that is asked for."""
+        """Read the motion; return it whole, and the part to draw."""
         from anchor_jax.body import edit, formats
 
         whole = formats.read_motion(self.motion)
@@ -109,7 +110,7 @@ class Render:
 
 
 def _make_body(model: Path | None, motion: "Motion") -> "Body":
-    """SMPL-X of a model file, or the free body; with a word about what it is."""
+    """Load SMPL-X, or the mannequin without a model file, and print the notes of the body."""
     if model is not None:
         use_compile_cache()
         from anchor_jax.body.smplx import Smplx

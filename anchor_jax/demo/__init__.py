@@ -1,1 +1,1 @@
-"""The shipped anchor, shown: a video, its scores, and a page that holds all of them."""
+"""Run the demo: generate a video from the shipped anchor, measure it, and write a report."""

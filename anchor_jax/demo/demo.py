@@ -1,4 +1,4 @@
-"""The whole system on the embedded default: a video, what it is worth, and a page that shows it."""
+"""Run the whole system on the shipped assets: generate a video, measure it, and write a report."""
 
 import os
 import platform
@@ -38,34 +38,43 @@ from anchor_jax.studies.clip import (
 )
 from anchor_jax.versions import versions
 
-FILES = {"video.mp4", "sheet.png", "metrics.json", "report.html"}
-SPACE = 100 << 20  # bytes, more than it writes
-MOMENTS = 8  # frames that place a motion in the picture
+_FILES = {"video.mp4", "sheet.png", "metrics.json", "report.html"}
+_SPACE = 100 << 20  # bytes, more than the demo writes
+_MOMENTS = 8  # frames whose faces determine the camera
 
 
 def check_place(out: Path) -> None:
-    """Find out before the work whether the demo's folder will have a place.
+    """Check before the work that the demo's folder can be written.
 
     Raises:
-        AnchorError: it cannot be written, or something else is there; or no space is left.
+        AnchorError: it cannot be written, it has other files, or the disk is full.
     """
     check_parent(out)
     if out.exists():
         if not out.is_dir():
             raise AnchorError(f"cannot write {out}: it is not a folder")
-        if others := sorted(set(os.listdir(out)) - FILES):
+        if others := sorted(set(os.listdir(out)) - _FILES):
             raise AnchorError(
                 f"cannot write {out}: it holds other files, such as {others[0]}; choose another"
                 " --out"
             )
-    check_space(out, SPACE)
+    check_space(out, _SPACE)
 
 
 def read_inputs(
     assets: Assets, motion: Path | None, steps: int | None, seed: int | None
 ) -> tuple[StudyClip, Variant]:
-    """The test clip, and how it is generated: as the shipped anchor recommends but for what is
-    given. Raises AnchorError for what cannot work."""
+    """Read the test clip, and choose how to generate it.
+
+    Args:
+        assets: the shipped assets.
+        motion: a motion file, which is only checked here; or None.
+        steps: denoising steps; None takes the anchor's.
+        seed: seed of the noise; None takes the anchor's.
+
+    Raises:
+        AnchorError: a file is not readable, or the settings do not fit the anchor.
+    """
     if motion is not None:
         formats.read_motion(motion)
     header, clip = checkpoint.load(assets.anchor, networks=()), read_clip(assets.test)
@@ -89,25 +98,25 @@ def show(
     """Generate the test clip, or a motion, and write the demo's folder.
 
     Args:
-        assets: where the clip comes from.
+        assets: the assets that the clip comes from.
         clip: the test clip.
         out: the folder; an older demo there is replaced.
         anchor: the ANCHOR to generate from.
-        before: another one to compare it with.
-        motion: a motion file to follow instead of the clip's poses; then there is no truth.
-        count: how many frames; default: as many as the clip has.
+        before: another ANCHOR to compare with, or None.
+        motion: a motion file, which replaces the clip's poses; the clip then has no ground truth.
+        count: number of frames; None takes as many as the clip has.
         variant: how to generate.
-        grids: folder of a training's pictures, to be shown.
+        grids: folder with validation grids of a training run, which the report shows; or None.
 
     Returns:
-        the scores.
+        The scores.
 
     Raises:
-        AnchorError: bad input, or a place that cannot be written; then nothing is there.
+        AnchorError: bad input, or the folder cannot be written; then it does not appear.
     """
     if motion is not None:
         with tempfile.TemporaryDirectory() as folder:
-            clip = draw_motion(motion, clip, count or len(clip.poses), Path(folder) / "poses")
+            clip = _draw_motion(motion, clip, count or len(clip.poses), Path(folder) / "poses")
     elif count is not None:
         clip = clip[:count]
     scores: dict[str, dict[str, float]] = {}
@@ -137,12 +146,18 @@ def show(
     return scores["generated"]
 
 
-def draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyClip:
-    """The first `count` frames of a motion file as a clip of `like`'s person, rate and size. The
-    camera stands where the face is as large, and in the same place, as it is in `like`.
+def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyClip:
+    """Draw the first `count` frames of a motion file as a clip without ground truth.
+
+    Args:
+        path: the motion file.
+        like: a clip that gives the person, the frame rate and the size. The camera is placed so
+            that the face has the same size and position as there.
+        count: number of frames at that rate.
+        folder: the new folder for the pose images.
 
     Raises:
-        AnchorError: not a motion, or it cannot be drawn.
+        AnchorError: the file is not a motion, or it cannot be drawn.
     """
     motion = edit.resample(replace(formats.read_motion(path), camera=None), like.fps)
     motion = edit.crop(motion, 0.0, min(motion.seconds, count / float(like.fps)))
@@ -150,46 +165,55 @@ def draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyC
     height, width = like.poses.shape[1:3]
     view = make_view(motion, body.joints(motion), (width, height))
     if like.track is not None:
-        view = framed_as(view, face_marks(body, motion, view), like.track.landmarks)
+        view = _frame_like(view, _project_landmarks(body, motion, view), like.track.landmarks)
     images = draw_clip(body, motion, view)
     write_pose_images(images, view, like.fps, folder, conditions_beside(folder))
     try:
         clip = read_poses(folder, like.appearance)
-    except AnchorError as error:  # turned away most of the time
+    except AnchorError as error:  # the face is turned away in most frames
         print(f"anchor-jax: note: faces are not repainted: {error}", file=sys.stderr)
         clip = StudyClip(video.read_frames(folder)[0], like.appearance, like.fps)
     return replace(clip, fps=like.fps)
 
 
-def face_marks(body: Body, motion: Motion, view: View) -> np.ndarray:
-    """Face landmarks (k, 5, 2) of some moments of a motion, pixels."""
-    chosen = motion[moments(len(motion.poses), MOMENTS)]
+def _project_landmarks(body: Body, motion: Motion, view: View) -> np.ndarray:
+    """Project the face landmarks of some frames of a motion: (k, 5, 2), pixels."""
+    chosen = motion[moments(len(motion.poses), _MOMENTS)]
     return view.project(view.place(body.landmarks(body.vertices(chosen))))[0]
 
 
-def framed_as(view: View, landmarks: np.ndarray, wanted: np.ndarray) -> View:
-    """The view moved and zoomed so that the face, in the median of its frames, is as large and as
-    high as it is wanted: pixels p become s p + t with the least squared error of s and t.
+def _frame_like(view: View, landmarks: np.ndarray, wanted: np.ndarray) -> View:
+    """Move and zoom the camera so that the median face has the wanted size and position.
+
+    Pixels p become s p + t, where s and t minimise the squared error of the median landmarks.
 
     Args:
         view: the camera.
-        landmarks: (k, 5, 2), what it sees.
-        wanted: (n, 5, 2), what it should see; NaN where not known.
+        landmarks: (k, 5, 2), pixels, as the camera sees them.
+        wanted: (n, 5, 2), pixels, as it should see them; NaN if unknown.
     """
-    seen, there = np.median(landmarks, 0), np.nanmedian(wanted, 0)
-    p, q = seen - seen.mean(0), there - there.mean(0)
+    seen, target = np.median(landmarks, 0), np.nanmedian(wanted, 0)
+    p, q = seen - seen.mean(0), target - target.mean(0)
     scale = float((p * q).sum() / (p * p).sum())
-    if not 0 < scale < np.inf:  # turned away: it cannot be laid over
+    if not 0 < scale < np.inf:  # the face is turned away: no scale fits
         return view
-    x, y = there.mean(0) - scale * (seen.mean(0) - np.array(view.center))
+    x, y = target.mean(0) - scale * (seen.mean(0) - np.array(view.center))
     return replace(view, focal_length=scale * view.focal_length, center=(float(x), float(y)))
 
 
 def prepare_training(assets: Assets, out: Path, progress: Progress) -> Path:
-    """The target's frames of training as the data set `out`; one that is there is left as it is.
+    """Prepare the shipped training frames as the data set `out`, unless it exists.
+
+    Args:
+        assets: the shipped assets.
+        out: folder of the data set.
+        progress: makes the progress bars.
+
+    Returns:
+        `out`.
 
     Raises:
-        AnchorError: none are shipped, or it cannot be written.
+        AnchorError: the assets have no training frames, or `out` cannot be written.
     """
     if assets.train is None:
         raise AnchorError(
@@ -214,17 +238,20 @@ def prepare_training(assets: Assets, out: Path, progress: Progress) -> Path:
 def finetune(
     assets: Assets, data: Path, run: Path, steps: int, train: Callable[[list[str]], None]
 ) -> Path:
-    """Finetune the pretrained anchor with the project's own program, or go on with it.
+    """Finetune the pretrained anchor, or continue a stopped run.
 
     Args:
-        assets: with the pretrained anchor.
+        assets: the shipped assets with the pretrained anchor.
         data: the data set.
-        run: the run's folder.
+        run: folder of the run.
         steps: optimizer steps.
-        train: the program, which takes its command line.
+        train: the program `train/finetune.py`, called with its command line.
 
     Returns:
-        the finished ANCHOR.
+        The folder of the finetuned ANCHOR.
+
+    Raises:
+        AnchorError: `steps` is below 1, or as the program.
     """
     if steps < 1:
         raise AnchorError(f"--finetune-steps {steps}: expected at least 1")

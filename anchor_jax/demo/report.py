@@ -1,4 +1,4 @@
-"""The demo's folder: a video, a contact sheet, numbers, and a page that holds all of them."""
+"""Write the demo's folder: a video, a contact sheet, scores, and a page that shows all of them."""
 
 import base64
 import html
@@ -19,9 +19,9 @@ from anchor_jax.shapes import Images
 from anchor_jax.studies.results import SCORES, json_safe
 from anchor_jax.studies.sheet import sheet_of
 
-HEIGHT = 256  # pixels that a small frame is enlarged to, at least
-MOST_GRIDS = 6
-STYLE = (
+_HEIGHT = 256  # pixels; smaller frames are enlarged to at least this
+_MAX_GRIDS = 6
+_STYLE = (
     "body{font-family:sans-serif;margin:2em;max-width:70em}video,img{max-width:100%}"
     "td,th{padding:0 1em 0 0;text-align:right}td:first-child{text-align:left}"
     "figure{display:inline-block;margin:0 1em 1em 0}pre{white-space:pre-wrap}"
@@ -30,16 +30,16 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Shown:
-    """What the demo shows.
+    """The contents of the demo's folder.
 
     Attributes:
-        poses: uint8 (n, h, w, 3).
-        frames: the same shape, generated.
-        truth: the same shape, or None.
+        poses: pose images, uint8 (n, h, w, 3).
+        frames: generated frames, uint8 (n, h, w, 3).
+        truth: ground truth, uint8 (n, h, w, 3), or None.
         fps: frames per second.
-        scores: "generated" and "autoencoder" to their scores, perhaps "before".
-        facts: how it was made, as JSON has it.
-        grids: folder of a training's pictures, named by step, or None.
+        scores: the scores of "generated" and "autoencoder", and of "before" if it was measured.
+        facts: how the video was made, JSON values.
+        grids: folder with validation grids of a training run, named by step; or None.
     """
 
     poses: Images
@@ -51,39 +51,42 @@ class Shown:
     grids: Path | None = None
 
     def rows(self) -> dict[str, Images]:
-        """What is shown side by side, by its name."""
+        """Return the videos that are shown side by side, by their names."""
         rows = {"pose": self.poses, "generated": self.frames}
         return rows if self.truth is None else rows | {"truth": self.truth}
 
 
 def write_demo(out: Path, shown: Shown) -> None:
-    """Write `video.mp4`, `sheet.png`, `metrics.json` and `report.html` into the folder `out`, which
-    then holds only these.
+    """Write the folder `out` with `video.mp4`, `sheet.png`, `metrics.json` and `report.html`.
+
+    Args:
+        out: the folder; an older one is replaced when the new one is complete.
+        shown: its contents.
 
     Raises:
-        AnchorError: it cannot be written; then it is as it was.
+        AnchorError: it cannot be written; an older folder then stays.
     """
     with placed(out) as partial:
         partial.mkdir()
-        factor = -(-HEIGHT // shown.frames.shape[1])
+        factor = -(-_HEIGHT // shown.frames.shape[1])
         sides = zip(*shown.rows().values(), strict=True)
         wide = (np.concatenate(side, 1).repeat(factor, 0).repeat(factor, 1) for side in sides)
         write_video(partial / "video.mp4", wide, shown.fps)
         (partial / "sheet.png").write_bytes(encode(sheet_of(shown.rows()), 9))
-        told = {"scores": table(shown.scores), **shown.facts}
-        text = json.dumps(json_safe(told), indent=1)
+        content = {"scores": _table(shown.scores), **shown.facts}
+        text = json.dumps(json_safe(content), indent=1)
         (partial / "metrics.json").write_text(text + "\n", "utf-8")
-        (partial / "report.html").write_text(report(shown, partial), "utf-8")
+        (partial / "report.html").write_text(_report(shown, partial), "utf-8")
 
 
-def table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Each score beside the same of the autoencoder alone."""
+def _table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Make a table of scores: for each metric the values of all columns, such as "generated"."""
     names = [name for name in SCORES if name in scores["generated"]]
     return {name: {column: scores[column][name] for column in scores} for name in names}
 
 
-def report(shown: Shown, folder: Path) -> str:
-    """One page without any other file."""
+def _report(shown: Shown, folder: Path) -> str:
+    """Make an HTML page that contains all files of `folder`."""
     read = lambda name: (folder / name).read_bytes()
     names = ", ".join(shown.rows())
     parts = [
@@ -92,7 +95,7 @@ def report(shown: Shown, folder: Path) -> str:
         f'<video controls loop autoplay muted src="{_data("video/mp4", read("video.mp4"))}">'
         "</video>",
     ]
-    if rows := table(shown.scores):
+    if rows := _table(shown.scores):
         columns = list(shown.scores)
         cells = "".join(
             f"<tr><td>{html.escape(SCORES[name][0])}</td>"
@@ -104,34 +107,36 @@ def report(shown: Shown, folder: Path) -> str:
         parts += [
             "<h2>How close it is to the truth</h2>",
             f"<table><tr><th></th>{head}</tr>{cells}</table>",
-            "<p>PSNR in dB, L1, flicker and temporal error in grey levels. The autoencoder alone is"
-            " the ceiling of everything that decodes with it.</p>",
+            "<p>PSNR in dB; L1, flicker and temporal error in grey levels. A model that decodes"
+            " with the autoencoder hardly gets better scores than the autoencoder alone.</p>",
         ]
     parts += [
-        "<h2>Moments, and consecutive frames</h2>",
+        "<h2>Frames of the whole video, and consecutive frames</h2>",
         f'<img src="{_data("image/png", read("sheet.png"))}">',
     ]
     if shown.grids is not None:
-        parts.append("<h2>In the course of training: pose, generated, truth</h2>")
-        for path in some_of(sorted(shown.grids.glob("*.png"))):
+        parts.append("<h2>During training: pose, generated, truth</h2>")
+        for path in _choose(sorted(shown.grids.glob("*.png"))):
             source = _data("image/png", path.read_bytes())
             label = f"<figcaption>step {int(path.stem):,}</figcaption>"
             parts.append(f'<figure>{label}<img src="{source}"></figure>')
     facts = html.escape(json.dumps(json_safe(dict(shown.facts)), indent=1))
     parts.append(f"<h2>How it was made</h2><pre>{facts}</pre>")
-    head = f'<!doctype html><meta charset="utf-8"><title>anchor-jax demo</title><style>{STYLE}'
+    head = f'<!doctype html><meta charset="utf-8"><title>anchor-jax demo</title><style>{_STYLE}'
     return f"{head}</style>{''.join(parts)}\n"
 
 
-def some_of(paths: list[Path]) -> list[Path]:
-    """A few of them: the first, the last and some between."""
-    count = min(MOST_GRIDS, len(paths))
+def _choose(paths: list[Path]) -> list[Path]:
+    """Choose a few of the paths: the first, the last and some between."""
+    count = min(_MAX_GRIDS, len(paths))
     return [paths[round(i * (len(paths) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def _data(kind: str, content: bytes) -> str:
+    """Make a data URL of a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _number(value: float, decimals: int) -> str:
+    """Format a number; NaN and infinity give an empty text."""
     return f"{value:.{decimals}f}" if math.isfinite(value) else ""

@@ -7,16 +7,17 @@ from anchor_jax.shapes import Array
 
 
 def num_halves(scale: float) -> int:
-    """How many predictions guidance needs: the conditional one alone where its scale is 1."""
+    """Return the number of predictions for guidance: 1 (conditional only) at scale 1, else 2."""
     return 1 if scale == 1 else 2
 
 
 def guide(predictions: Float[Array, "b ..."], scale: ArrayLike) -> Float[Array, "..."]:
-    """u + g (c - u): the conditional prediction c moved away from the unconditional one u.
+    """Apply classifier-free guidance: u + g (c - u).
 
     Args:
-        predictions: u and c, in this order; or c alone, which is then the result.
-        scale: g.
+        predictions: the unconditional prediction u and the conditional one c, in this order; or c
+            alone, which is then the result.
+        scale: guidance scale g.
     """
     if len(predictions) == 1:
         return predictions[0]

@@ -1,12 +1,12 @@
-"""Sampling a video of any length: the step loop, the loop over windows, guidance.
+"""Sample a video of any length: the loop over steps, the loop over windows, and guidance.
 
-The networks come in as one callable:
+The networks are passed in as one callable:
 
     denoise(params, latents (f, h, w, c), condition (f, ...), timestep, frame_mask (f,))
         -> float32 (b, f, h, w, c)
 
-with b = 2 (unconditional, conditional) or, where the guidance scale is 1, b = 1 (conditional
-alone). It must be hashable and equal to itself between calls, since compiled code is kept by it.
+with b = 2 (unconditional, conditional) or, at guidance scale 1, b = 1 (conditional only). Compiled
+programs are cached by this callable, so it must be hashable, and equal in calls that may share one.
 """
 
 from collections.abc import Callable
@@ -48,24 +48,24 @@ def sample(
     on_windows: Callable[[int], object] | None = None,
     on_step: Callable[[int, Array], None] | None = None,
 ) -> Array:
-    """Denoise a whole video (algorithm 1 of the paper with DDIM as its scheduler).
+    """Denoise a whole video: algorithm 1 of the paper, with DDIM (https://arxiv.org/abs/2010.02502).
 
-    At every step all windows predict, the predictions are averaged frame by frame, guidance
-    combines the averages, and all frames take one step together. The network is compiled for one
-    group of `WINDOWS_PER_CALL` windows; a longer video calls it more often.
+    In each step, all windows are predicted, the predictions are averaged for each frame, guidance
+    combines the averages, and all frames take one DDIM step together. The network is compiled for
+    a group of `WINDOWS_PER_CALL` windows; a longer video needs more calls.
 
     Args:
         denoise: see the module's docstring.
-        params: its first argument, any pytree.
+        params: first argument of `denoise`, any pytree.
         latents: initial noise (n, h, w, c).
-        condition: what each frame is conditioned on, a numpy array (n, ...) or a tree of such; it
-            stays on the host, and one group's share at a time is handed to the device.
+        condition: conditions of each frame, a NumPy array (n, ...) or a tree of them. They stay on
+            the host; the device gets those of one group of windows at a time.
         schedule: noise schedule.
-        sampling: steps, guidance and windows; a video shorter than a window is one window of its
+        sampling: steps, guidance and windows. A video shorter than a window is one window of its
             own length.
-        on_windows: called as windows complete, with how many more are done.
-        on_step: called after each step with its index and the latents, which it must copy if it
-            is to keep them.
+        on_windows: called when windows are complete, with their number since the last call.
+        on_step: called after each step with its index and the latents. The next step overwrites
+            these latents, so copy them to keep them.
 
     Returns:
         Clean latents (n, h, w, c), float32.
@@ -73,8 +73,8 @@ def sample(
     Raises:
         ValueError: more steps than the schedule has timesteps.
     """
-    # A copy, for each step donates it; and put on a device as loaded parameters are, or the second
-    # step, whose latents come from them, would compile everything again.
+    # Each step donates the latents, so this is a copy. It is committed to a device as loaded
+    # parameters are: otherwise the second step would have other shardings and compile again.
     x = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
     n, halves = len(x), num_halves(sampling.guidance)
     plan = n, sampling.window, sampling.overlap
@@ -82,11 +82,11 @@ def sample(
     stride, size = sampling.window - sampling.overlap, min(sampling.window, n)
     weights = crossfade_weights(size, sampling.overlap) if sampling.crossfade else None
     counts = jnp.asarray(count_windows(*plan, weights))
-    span = (WINDOWS_PER_CALL - 1) * stride + size  # frames that a group of windows reaches
+    span = (WINDOWS_PER_CALL - 1) * stride + size  # frames of a group of windows
     groups = starts[::WINDOWS_PER_CALL]
     padding = groups[-1] + span - n
     predict = partial(predict_group, denoise, params, halves=halves, size=size, stride=stride)
-    # Of no frames nothing is computed, so this only compiles.
+    # With no real frames nothing is computed, so this call only compiles.
     start = lax.dynamic_slice_in_dim(_pad_frames(x, padding), 0, span)
     predict(start, _host_slice(condition, 0, span), 0, 0, weights).block_until_ready()
     return_freed_memory()
@@ -127,9 +127,23 @@ def predict_group(
     size: int,
     stride: int,
 ) -> Array:
-    """Sum of the predictions of `WINDOWS_PER_CALL` windows over the frames they reach:
-    (frames, h, w, c) -> (halves, frames, h, w, c). Only the first `num_frames` frames are real. The
-    predictions of a window are multiplied by `weights` (size,)."""
+    """Sum the predictions of a group of `WINDOWS_PER_CALL` windows for each frame.
+
+    Args:
+        denoise: see the module's docstring.
+        params: its first argument.
+        latents: noisy latents (frames, h, w, c) of the frames of the group.
+        condition: conditions (frames, ...) of these frames.
+        timestep: timestep of the schedule.
+        num_frames: number of leading frames that are real; the rest is padding.
+        weights: (size,), multiplied with the predictions of each window, or None.
+        halves: number of predictions that guidance needs.
+        size: frames of a window.
+        stride: frames from the start of a window to that of the next.
+
+    Returns:
+        float32 (halves, frames, h, w, c).
+    """
 
     def predict(start: Array, mask: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
@@ -151,22 +165,26 @@ def _guided_step(
     *,
     prediction_type: str,
 ) -> Array:
-    """Average the windows, apply guidance, take one DDIM step."""
+    """Average the windows, apply guidance and take one DDIM step."""
     mean = total[:, : len(latents)] / counts[:, None, None, None]
     return ddim_step(latents, guide(mean, guidance), alpha, alpha_prev, prediction_type)
 
 
 @partial(jax.jit, donate_argnums=0)
 def _add_at(total: Array, part: Array, start: ArrayLike) -> Array:
+    """Add the sums of a group, (halves, frames, h, w, c), to `total` from frame `start` on."""
     before = lax.dynamic_slice_in_dim(total, start, part.shape[1], 1)
     return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
 
 
 def _pad_frames(x: Array, count: int) -> Array:
+    """Append `count` frames of zeros."""
     return jnp.pad(x, ((0, count), (0, 0), (0, 0), (0, 0)))
 
 
 def _host_slice(tree: Any, start: int, size: int) -> Any:
+    """Cut `size` frames from arrays on the host, with zeros behind the last frame."""
+
     def cut(x: np.ndarray) -> np.ndarray:
         part = np.asarray(x[start : start + size])
         return np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))

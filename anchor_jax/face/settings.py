@@ -1,14 +1,12 @@
 """How faces are repainted."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.errors import AnchorError, scale_problem, shorten
 
 BLENDS = ("square", "face")
 FITS = ("squash", "crop")
-LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,8 @@ class FaceSampling:
     fit: str = "squash"
 
     def __post_init__(self) -> None:
-        problems = [
-            f"the face's {name} is {value}: expected 0 to {LARGEST_SCALE:g}"
-            for name in ("guidance", "control_scale")
-            if not (math.isfinite(value := getattr(self, name)) and 0 <= value <= LARGEST_SCALE)
-        ]
+        problems = scale_problem("the face's guidance", self.guidance)
+        problems += scale_problem("the face's control_scale", self.control_scale)
         if not 1 <= self.size <= 8192:
             problems.append(f"the face's size is {self.size}: expected 1 to 8192 pixels")
         for name, choices in (("blend", BLENDS), ("fit", FITS)):

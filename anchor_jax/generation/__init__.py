@@ -1,1 +1,1 @@
-"""From an anchor, pose images and a picture of the person to the frames of a video."""
+"""Generate a video from an anchor, pose images and a picture of the person."""

@@ -1,5 +1,5 @@
-"""The face stage: crops of the generated frames, repainted under the head's render (paper, section
-3.3 and equation 9), and pasted back."""
+"""Repaint faces: crop them from the generated frames, inpaint them conditioned on the
+pose image (paper, section 3.3 and equation 9), and paste them back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,21 +35,21 @@ from anchor_jax.shapes import Array, Images
 
 Rows = TypeVar("Rows", np.ndarray, Array)
 
-# The least that attention over all frames asks of weights that were trained on single frames.
+# Of the inflation, only joint attention: the other parts need weights that were trained with them.
 ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual=False)
 
-LANCZOS = Image.Resampling.LANCZOS
+_LANCZOS = Image.Resampling.LANCZOS
 
 
 @dataclass(frozen=True)
 class Face:
-    """The face in a video: what the face stage needs beside what the body has.
+    """The face in a video: the inputs of repainting that generation of the body does not need.
 
     Attributes:
-        track: where the face is, from `face.landmarks.follow`.
-        masks: bool (n, h, w), True on the face in every frame, or None: an oval in the crop.
+        track: the positions of the face, from `face.landmarks.follow`.
+        masks: bool (n, h, w), True on the face; None takes an oval in each crop.
         appearance: a picture of the face, uint8 (h', w', 3), upright and cropped as in training;
-            None: the body's.
+            None takes the body's.
     """
 
     track: Track
@@ -57,8 +57,8 @@ class Face:
     appearance: Images | None = None
 
 
-def face_denoiser(part: Part, face: FaceSampling, dtype: str) -> WindowDenoiser:
-    """The denoiser of an anchor's face part, per frame or over the frames of a window."""
+def _face_denoiser(part: Part, face: FaceSampling, dtype: str) -> WindowDenoiser:
+    """Make the denoiser of the face, for single frames or with attention over a window."""
     inflation = ALL_FRAMES if face.windows else PER_FRAME
     return WindowDenoiser(Denoiser(part.unet.config, part.control.config, dtype, inflation))
 
@@ -75,16 +75,18 @@ def repaint(
 ) -> None:
     """Repaint the face in every usable frame, in place.
 
+    All frames start from the same noise, and all posteriors are sampled with the same other noise.
+
     Args:
-        anchor: loaded.
+        anchor: the anchor, loaded.
         part: its face part.
-        frames: uint8 (n, h, w, 3), generated; they are changed.
-        poses: uint8 (n, h, w, 3), what they were generated from.
-        appearance: where `face` has none of its own.
-        face: where faces are.
-        settings: of the body, whose steps, windows, seed and type serve the face too, and of the
-            face. One noise frame serves all frames, and another one all posteriors.
-        progress: makes three progress bars.
+        frames: generated frames, uint8 (n, h, w, 3); they are changed.
+        poses: their pose images, uint8 (n, h, w, 3).
+        appearance: the picture of the person, used if `face` has no picture.
+        face: where the faces are.
+        settings: settings of the body, whose steps, window, seed and type apply here too, and of
+            the face.
+        progress: makes the three progress bars.
 
     Raises:
         AnchorError: sampling gave values that are not finite.
@@ -107,7 +109,7 @@ def repaint(
     num_windows = len(plan_windows(len(chosen), sampling.window, sampling.overlap))
     with progress("repainting faces", sampling.steps * num_windows, "window") as advance:
         latents = sample(
-            face_denoiser(part, settings.face, sampling.dtype),
+            _face_denoiser(part, settings.face, sampling.dtype),
             params,
             noise,
             condition,
@@ -121,8 +123,10 @@ def repaint(
 
 
 def face_sampling(settings: Settings) -> Sampling:
-    """The body's sampling with the face's scales; windows share frames only where the face attends
-    over them."""
+    """Make the sampling settings of the face: those of the body with the face's two scales.
+
+    The overlap is 0 unless the face attends over the frames of a window.
+    """
     body, face = settings.sampling, settings.face
     return replace(
         body,
@@ -140,15 +144,15 @@ def _paste_faces(
     settings: Settings,
     advance: Advance,
 ) -> None:
-    """Decode latents (k, h, w, c) of the faces of usable frames and paste them, in place."""
+    """Decode the latents (k, h, w, c) of the usable frames' faces, and paste them in place."""
     dtype, only_face = settings.sampling.dtype, settings.face.blend == "face"
     params = cast_kernels(vae.params, dtype)
     chosen, transforms = np.flatnonzero(face.track.usable), face.track.transforms()
-    for part, some in zip(_batches(chosen), _batches(latents), strict=True):
-        batch = fill(some, PICTURE_BATCH)
+    for part, part_latents in zip(_batches(chosen), _batches(latents), strict=True):
+        batch = fill(part_latents, PICTURE_BATCH)
         images = np.asarray(decode_images(vae.config, params, batch, dtype))[: len(part)]
-        crops = resize_squares(np.round(images * 255).astype(np.uint8), align.SIZE)
-        inside = face_regions(face, part, transforms) if only_face else None
+        crops = _resize_squares(np.round(images * 255).astype(np.uint8), align.SIZE)
+        inside = _face_regions(face, part, transforms) if only_face else None
         frames[part] = blend.paste(frames[part], crops, transforms[part], inside)
         advance(len(part))
 
@@ -156,9 +160,19 @@ def _paste_faces(
 def through_autoencoder(
     anchor: Anchor, frames: Images, face: Face | None, settings: Settings
 ) -> Images:
-    """Frames uint8 (n, h, w, 3) as the autoencoder alone gives them back and, with `face`, their
-    faces as it gives them back at the size of the face stage. In float32."""
-    vae, mean = anchor.vae, jnp.zeros(())  # no noise: the posterior's mean
+    """Encode and decode frames with the autoencoder, computing in float32.
+
+    Args:
+        anchor: the anchor, loaded.
+        frames: uint8 (n, h, w, 3).
+        face: where the faces are, which then also pass the autoencoder at the size of repainting
+            and are pasted; or None.
+        settings: size of the face and how it is pasted.
+
+    Returns:
+        uint8 (n, h, w, 3).
+    """
+    vae, mean = anchor.vae, jnp.zeros(())  # zero noise gives the posterior's mean
     settings = replace(settings, sampling=replace(settings.sampling, dtype="float32"))
 
     def encode(images: Images) -> Array:
@@ -170,7 +184,7 @@ def through_autoencoder(
     if face is not None and face.track.usable.any():
         usable = face.track.usable
         crops = align.crop(frames[usable], face.track.transforms()[usable])
-        latents = encode(resize_squares(crops, settings.face.size))
+        latents = encode(_resize_squares(crops, settings.face.size))
         _paste_faces(vae, out, latents, face, settings, lambda count: None)
     return out
 
@@ -183,8 +197,12 @@ def _condition(
     settings: Settings,
     advance: Advance,
 ) -> dict[str, np.ndarray]:
-    """What usable frames are conditioned on: "poses" uint8 (k, size, size, 3), the pose crops, and
-    "inpainting" float32 (k, size/8, size/8, 5), the masks and the latents of the masked crops."""
+    """Make the conditions of the usable frames.
+
+    Returns:
+        "poses", uint8 (k, size, size, 3): the crops of the pose images. "inpainting", float32
+        (k, size/8, size/8, 5): the masks and the latents of the masked crops.
+    """
     size, sampling = settings.face.size, settings.sampling
     params = cast_kernels(vae.params, sampling.dtype)
     side = size // vae.config.factor
@@ -194,9 +212,9 @@ def _condition(
     pose_crops, inpainting = [], []
     for part in _batches(np.flatnonzero(face.track.usable)):
         here = transforms[part]
-        crops = resize_squares(align.crop(frames[part], here), size)
-        pose_crops.append(resize_squares(align.crop(poses[part], here), size))
-        keep = shrink(mask.repaint_mask(face_regions(face, part, transforms)), size)
+        crops = _resize_squares(align.crop(frames[part], here), size)
+        pose_crops.append(_resize_squares(align.crop(poses[part], here), size))
+        keep = _shrink(mask.repaint_mask(_face_regions(face, part, transforms)), size)
         masked = fill(mask.masked_images(crops, keep), PICTURE_BATCH)
         latents = encode_images(vae.config, params, masked, noise, sampling.dtype)
         latents = np.asarray(latents)[: len(part)]
@@ -205,27 +223,34 @@ def _condition(
     return {"poses": np.concatenate(pose_crops), "inpainting": np.concatenate(inpainting)}
 
 
-def face_regions(face: Face, part: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """The face in the crops of some frames, bool (k, 512, 512)."""
+def _face_regions(face: Face, part: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+    """Return the face region in the crops of the frames with indices `part`, bool (k, 512, 512)."""
     if face.masks is None:
         return np.broadcast_to(mask.oval(), (len(part), align.SIZE, align.SIZE))
     return mask.from_renders(face.masks[part], transforms[part])
 
 
-def resize_squares(images: Images, size: int) -> Images:
-    """Square images at another size: Lanczos to a smaller one, bilinear to a larger one."""
+def _resize_squares(images: Images, size: int) -> Images:
+    """Resize square images (k, h, h, 3) to `size`: Lanczos to shrink, bilinear to enlarge."""
     side = images.shape[1]
     if side == size:
         return images
     if size < side:
-        pictures = [Image.fromarray(i).resize((size, size), LANCZOS) for i in images]
+        pictures = [Image.fromarray(i).resize((size, size), _LANCZOS) for i in images]
         return np.stack([np.asarray(picture) for picture in pictures])
     return np.stack([squash(image, size) for image in images])
 
 
 def squash(image: Images, size: int) -> Images:
-    """A picture uint8 (h, w, 3) as a square, both sides resized alike whatever they were: bilinear
-    between two neighbours each way, rounded once at the end, as OpenCV does and Pillow does not."""
+    """Resize a picture to a square without keeping its proportions.
+
+    The result is that of OpenCV's bilinear interpolation: two neighbours in each direction, without
+    antialiasing, rounded once at the end. Pillow's result differs.
+
+    Args:
+        image: uint8 (h, w, 3).
+        size: side of the square in pixels.
+    """
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -236,12 +261,13 @@ def squash(image: Images, size: int) -> Images:
     return np.floor(np.asarray(values) + 0.5).astype(np.uint8)
 
 
-def shrink(masks: np.ndarray, size: int) -> np.ndarray:
-    """Square masks (k, h, h, 1) at another size, by the nearest pixel."""
-    places = np.arange(size) * masks.shape[1] // size
-    return masks[:, places[:, None], places]
+def _shrink(masks: np.ndarray, size: int) -> np.ndarray:
+    """Resize square masks (k, h, h, 1) to `size` by the nearest pixel."""
+    indices = np.arange(size) * masks.shape[1] // size
+    return masks[:, indices[:, None], indices]
 
 
 def _batches(rows: Rows) -> Iterator[Rows]:
+    """Split an array into batches of `PICTURE_BATCH` rows."""
     for start in range(0, len(rows), PICTURE_BATCH):
         yield rows[start : start + PICTURE_BATCH]

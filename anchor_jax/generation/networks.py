@@ -1,4 +1,4 @@
-"""What the stages of generation ask of the networks: noise, tokens, latents, pictures."""
+"""Run the networks for generation: initial noise, appearance tokens, latents and pictures."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,18 +18,22 @@ from anchor_jax.models import CLIPVisionConfig, Denoiser, VAEConfig, apply
 from anchor_jax.progress import Advance
 from anchor_jax.shapes import Array, Images, Params
 
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-PICTURE_BATCH = 4  # pictures that the autoencoder takes at a time
+_CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+_CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+PICTURE_BATCH = 4  # pictures in one call of the autoencoder
 
 
 @dataclass(frozen=True)
 class WindowDenoiser:
-    """A denoiser over one window, as `diffusion.sample` calls it.
+    """A denoiser of one window with the signature that `diffusion.sample` calls.
 
-    The parameters are {"unet", "control", "context" (b, s, c), "control_scale"}; b is 2 for
-    guidance (unconditional tokens first) and 1 without. The condition of each frame is {"poses"}
-    and, for the face, {"inpainting"}: the channels of mask and masked latents.
+    The parameters are {"unet", "control", "context" (b, s, c), "control_scale"}, with b = 2 for
+    guidance (unconditional tokens first) and b = 1 without. The conditions of each frame are
+    "poses", uint8 (f, H, W, 3), and for the face "inpainting", (f, h, w, c + 1): the mask and the
+    masked latents.
+
+    Attributes:
+        denoiser: control branch and UNet.
     """
 
     denoiser: Denoiser
@@ -42,6 +46,15 @@ class WindowDenoiser:
         timestep: ArrayLike,
         frame_mask: Bool[Array, " f"],
     ) -> Float[Array, "b f h w c"]:
+        """Predict noise or velocity for a window.
+
+        Args:
+            params: see the class.
+            latents: noisy latents.
+            condition: see the class.
+            timestep: timestep of the schedule.
+            frame_mask: True for real frames, False for padding.
+        """
         inpainting = condition.get("inpainting")
         return self.denoiser(
             params,
@@ -58,13 +71,12 @@ class WindowDenoiser:
 def denoiser_params(
     part: Part, tokens: Array, empty_text: np.ndarray, sampling: Sampling
 ) -> Params:
-    """The parameters of a `WindowDenoiser`; without the unconditional tokens where guidance needs
-    none.
+    """Collect the parameters of a `WindowDenoiser`.
 
     Args:
-        part: of the anchor, loaded.
-        tokens: of the appearance (tokens, width).
-        empty_text: the unconditional ones, of the same shape.
+        part: loaded part of the anchor.
+        tokens: appearance tokens (s, c).
+        empty_text: unconditional tokens (s, c), left out if guidance does not need them.
         sampling: guidance, control scale, and the type that kernels are cast to.
     """
     context = tokens[None]
@@ -81,11 +93,19 @@ def denoiser_params(
 def initial_latents(
     shape: tuple[int, int, int, int], noise: np.ndarray | None = None, seed: int = 42
 ) -> Array:
-    """Noise for a video of `shape` (n, h, w, c): given per frame or as one frame for all, or one
-    frame drawn from the seed for all (as published).
+    """Make the initial noise of a video.
+
+    Args:
+        shape: (n, h, w, c).
+        noise: (n, h, w, c), or (h, w, c) for all frames. None: one frame of standard normal noise
+            for all frames, as published.
+        seed: seed of that noise.
+
+    Returns:
+        float32 (n, h, w, c).
 
     Raises:
-        AnchorError: if the given noise has another shape or is not finite.
+        AnchorError: `noise` has another shape or is not finite.
     """
     if noise is None:
         return jnp.broadcast_to(jax.random.normal(jax.random.key(seed), shape[1:]), shape)
@@ -99,7 +119,7 @@ def initial_latents(
 
 
 def check_finite(latents: Array) -> None:
-    """Raise AnchorError for latents that are not finite."""
+    """Raise AnchorError if latents have NaN or infinite values."""
     if not np.isfinite(latents).all():
         raise AnchorError(
             "sampling gave values that are not finite: the weights do not fit together, or guidance"
@@ -108,11 +128,11 @@ def check_finite(latents: Array) -> None:
 
 
 def clip_pixels(image: Images, size: int = 224) -> np.ndarray:
-    """Bicubic resize of the shortest edge to `size`, centre crop, CLIP's normalisation.
+    """Preprocess a picture for CLIP: bicubic resize of the shortest side, centre crop, normalise.
 
     Args:
         image: uint8 (h, w, 3).
-        size: the image encoder's.
+        size: side in pixels that the image encoder reads.
 
     Returns:
         float32 (1, size, size, 3).
@@ -123,19 +143,29 @@ def clip_pixels(image: Images, size: int = 224) -> np.ndarray:
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     picture = picture.crop((left, top, left + size, top + size))
-    return ((np.asarray(picture, np.float32) / 255 - CLIP_MEAN) / CLIP_STD)[None]
+    return ((np.asarray(picture, np.float32) / 255 - _CLIP_MEAN) / _CLIP_STD)[None]
 
 
 def encode_appearance(encoder: Network[CLIPVisionConfig], image: Images) -> Array:
-    """Appearance tokens (tokens, width) of a picture: the image encoder's last hidden state, class
-    token included, before its last layer norm (paper, section 3.1)."""
+    """Compute the appearance tokens of a picture (paper, section 3.1).
+
+    They are the last hidden state of CLIP (https://arxiv.org/abs/2103.00020), including the class
+    token, before the last layer norm.
+
+    Args:
+        encoder: the image encoder, loaded.
+        image: uint8 (h, w, 3), of any size.
+
+    Returns:
+        float32 (tokens, width).
+    """
     pixels = clip_pixels(image, encoder.config.image_size)
     return encode_pixels(encoder.config, encoder.params, pixels)[0]
 
 
 @partial(jax.jit, static_argnums=0)
 def encode_pixels(config: CLIPVisionConfig, params: Params, pixels: Array) -> Array:
-    """Appearance tokens (b, tokens, width) of what `clip_pixels` gave."""
+    """Compute appearance tokens (b, tokens, width) from results of `clip_pixels`."""
     return apply(config, params, pixels)[0]
 
 
@@ -143,8 +173,18 @@ def encode_pixels(config: CLIPVisionConfig, params: Params, pixels: Array) -> Ar
 def encode_images(
     config: VAEConfig, params: Params, images: Array, noise: Array, dtype: str
 ) -> Array:
-    """Scaled latents (b, h/8, w/8, 4) of images in [-1, 1]: a sample of the posterior, of standard
-    normal `noise`, one for all or one each."""
+    """Sample the autoencoder's posterior of images.
+
+    Args:
+        config: config of the autoencoder.
+        params: its parameters.
+        images: (b, h, w, 3), -1 to 1.
+        noise: standard normal, (h/8, w/8, 4) for all images or (b, h/8, w/8, 4).
+        dtype: type of the computation.
+
+    Returns:
+        Scaled latents (b, h/8, w/8, 4).
+    """
     mean, log_variance = apply(config, params, images.astype(dtype), dtype=dtype, method="encode")
     return config.scaling_factor * (mean + jnp.exp(0.5 * log_variance) * noise)
 
@@ -155,8 +195,17 @@ def decode(
     dtype: str = "float32",
     advance: Advance = lambda count: None,
 ) -> Images:
-    """Frames uint8 (n, h, w, 3) of scaled latents (n, h/8, w/8, 4), a few at a time; as published,
-    values are truncated."""
+    """Decode scaled latents, a few frames at a time.
+
+    Args:
+        vae: the autoencoder, loaded.
+        latents: (n, h/8, w/8, 4).
+        dtype: type of the computation.
+        advance: called with the number of frames as they are decoded.
+
+    Returns:
+        uint8 (n, h, w, 3). As published, values are truncated, not rounded.
+    """
     batch = min(PICTURE_BATCH, len(latents))
     params = cast_kernels(vae.params, dtype)
     frames = []
@@ -170,17 +219,17 @@ def decode(
 
 @partial(jit, static_argnames=("config", "dtype"))
 def decode_images(config: VAEConfig, params: Params, latents: Array, dtype: str) -> Array:
-    """Images in [0, 1], clipped, of scaled latents."""
+    """Decode scaled latents (b, h/8, w/8, 4) to images (b, h, w, 3), clipped to 0 to 1."""
     latents = (latents / config.scaling_factor).astype(dtype)
     images = apply(config, params, latents, dtype=dtype, method="decode")
     return jnp.clip(images / 2 + 0.5, 0, 1)
 
 
 def fill(part: Array | np.ndarray, batch: int) -> Array:
-    """`part` with zeros behind it up to `batch` rows, so that the last batch compiles nothing."""
+    """Append rows of zeros up to `batch` rows, so that the last batch needs no other program."""
     return jnp.pad(part, ((0, batch - len(part)), *[(0, 0)] * (part.ndim - 1)))
 
 
 def cast_kernels(params: Params, dtype: str) -> Params:
-    """Matrices and convolutions in the compute type; scales and biases stay as they are."""
+    """Cast matrices and convolution kernels to `dtype`; scales and biases keep their types."""
     return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, params)

@@ -1,4 +1,4 @@
-"""From an anchor, pose images and a picture of the person to the frames of a video."""
+"""Generate a video from an anchor, pose images and a picture of the person."""
 
 import numpy as np
 
@@ -41,33 +41,34 @@ def generate(
 ) -> Images:
     """Generate a video of the anchor's person.
 
-    A setting that is left out is the anchor's own (`anchor.settings`).
+    Settings that are None come from `anchor.settings`.
 
     Args:
         anchor: from `anchor_jax.load`.
-        poses: pose images, uint8 (n, h, w, 3) RGB; sides are multiples of the autoencoder's
+        poses: pose images, uint8 (n, h, w, 3) RGB; h and w are multiples of the autoencoder's
             factor (8).
         appearance: a picture of the person, uint8 (h', w', 3) RGB, of any size.
         steps: DDIM steps.
-        guidance: scale of classifier-free guidance; at 1 the unconditional half is not computed.
-        control_scale: W_c of equation (2).
-        window: frames denoised together.
-        overlap: frames that neighbouring windows share.
-        crossfade: weigh what they predict there so that each window passes gradually into the
-            next; published: equal weights.
+        guidance: scale of classifier-free guidance, 0 to 100; at 1 the unconditional prediction is
+            not computed.
+        control_scale: W_c of equation (2) of the paper, 0 to 100.
+        window: frames that are denoised together.
+        overlap: frames that neighbouring windows share, less than `window`.
+        crossfade: where windows overlap, weight their predictions so that one window fades into
+            the next; published: equal weights.
         noise: initial latents, float32 (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
-        seed: for the initial noise where none is given; one noise frame serves all frames.
-        dtype: of the computation, "float32" or "bfloat16".
-        face: repaint the face of every usable frame (paper, section 3.3); None leaves all faces
-            as the body model made them.
-        face_sampling: how; None: as `anchor.settings.face` says.
-        progress: show bars with the time left.
+        seed: seed of the initial noise, if `noise` is None; all frames start from the same noise.
+        dtype: type that the networks compute in, "float32" or "bfloat16".
+        face: where to repaint faces (paper, section 3.3); None repaints none.
+        face_sampling: settings of repainting; None takes `anchor.settings.face`.
+        progress: show progress bars.
 
     Returns:
-        uint8 (n, h, w, 3) RGB; as published, values are truncated.
+        The frames, uint8 (n, h, w, 3) RGB. As published, values are truncated, not rounded.
 
     Raises:
-        AnchorError: for arguments that do not fit each other or the anchor.
+        AnchorError: settings are out of range, arguments do not fit each other or the anchor, or
+            sampling gave values that are not finite.
     """
     sampling = anchor.settings.sampling.updated(
         steps=steps,
@@ -92,7 +93,23 @@ def generate_video(
     noise: np.ndarray | None = None,
     progress: bool = False,
 ) -> Images:
-    """`generate` with all settings as one value."""
+    """Generate a video as `generate` does, with all settings as one value.
+
+    Args:
+        anchor: from `anchor_jax.load`.
+        poses: pose images, uint8 (n, h, w, 3) RGB.
+        appearance: a picture of the person, uint8 (h', w', 3) RGB.
+        settings: settings of the body and of the face.
+        face: where to repaint faces, or None.
+        noise: initial latents as in `generate`, or None.
+        progress: show progress bars.
+
+    Returns:
+        The frames, uint8 (n, h, w, 3) RGB.
+
+    Raises:
+        AnchorError: as `generate`.
+    """
     shape = check_inputs(anchor, poses.shape, settings, face)
     _check_loaded(anchor, face is not None)
     sampling = settings.sampling
@@ -122,6 +139,7 @@ def generate_video(
 
 
 def _check_loaded(anchor: Anchor, face: bool) -> None:
+    """Raise AnchorError unless the parameters that generation needs are loaded."""
     wanted = ["body/unet", "body/control", "vae", "image_encoder"]
     wanted += ["face/unet", "face/control"] if face else []
     networks = anchor.networks()

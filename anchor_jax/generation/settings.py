@@ -1,4 +1,4 @@
-"""Whether settings and inputs fit an anchor and each other, found out before anything is loaded."""
+"""Check settings and inputs against an anchor before its parameters are loaded."""
 
 from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.errors import AnchorError, shorten
@@ -8,20 +8,23 @@ from anchor_jax.generation.face import Face
 def check_inputs(
     anchor: Anchor, poses_shape: tuple[int, ...], settings: Settings, face: Face | None = None
 ) -> tuple[int, int, int, int]:
-    """The latents' shape (n, h, w, c) of a video.
+    """Check that a video can be generated.
 
     Args:
-        anchor: its header is enough.
-        poses_shape: (n, h, w, 3) of the pose images.
-        settings: checked by themselves when they were made.
-        face: where faces are, if they are to be repainted.
+        anchor: the anchor; its parameters need not be loaded.
+        poses_shape: shape (n, h, w, 3) of the pose images.
+        settings: settings of the body and of the face.
+        face: where to repaint faces, or None.
+
+    Returns:
+        The shape of the latents, (n, h / factor, w / factor, channels).
 
     Raises:
-        AnchorError: naming everything that cannot work.
+        AnchorError: the inputs do not fit; the message names all problems.
     """
     factor = anchor.vae.config.factor
     n, height, width, _ = poses_shape
-    most = anchor.schedule.num_train_timesteps
+    max_steps = anchor.schedule.num_train_timesteps
     problems = []
     if n == 0:
         problems.append("there are no pose images: expected at least one frame")
@@ -30,12 +33,12 @@ def check_inputs(
             f"pose images are {width}x{height}: expected sides that are multiples of {factor};"
             " resize them (--size)"
         )
-    if settings.sampling.steps > most:
-        problems.append(f"steps is {settings.sampling.steps}: expected 1 to {most}")
+    if settings.sampling.steps > max_steps:
+        problems.append(f"steps is {settings.sampling.steps}: expected 1 to {max_steps}")
     if not anchor.body.trained:
         problems.append(
-            "the anchor's body was never trained, so it shows nobody: run anchor-jax train"
-            " pretrain or finetune on it first"
+            "the anchor's body was never trained: run anchor-jax train pretrain or finetune on it"
+            " first"
         )
     if face is not None:
         problems += _face_problems(anchor, (n, height, width), settings, face)
@@ -47,12 +50,13 @@ def check_inputs(
 def _face_problems(
     anchor: Anchor, shape: tuple[int, int, int], settings: Settings, face: Face
 ) -> list[str]:
+    """List the problems of repainting faces in a video of `shape` (n, h, w)."""
     problems, factor = [], anchor.vae.config.factor
     if anchor.face is None:
-        problems.append("the anchor has no face part: convert one with --face, or say --no-face")
+        problems.append("the anchor has no face part: convert one with --face, or use --no-face")
     elif not anchor.face.trained:
         problems.append(
-            "the anchor's face part was never trained: run anchor-jax train face, or say --no-face"
+            "the anchor's face part was never trained: run anchor-jax train face, or use --no-face"
         )
     if len(face.track.usable) != shape[0]:
         problems.append(
@@ -61,9 +65,9 @@ def _face_problems(
         )
     if face.masks is not None and face.masks.shape != shape:
         problems.append(f"face masks are {face.masks.shape}: expected {shape}, as the poses are")
-    size, least = settings.face.size, 2 * factor
-    if size < least or size % factor:
+    size, smallest = settings.face.size, 2 * factor
+    if size < smallest or size % factor:
         problems.append(
-            f"the face's size is {size}: expected a multiple of {factor} from {least} on"
+            f"the face's size is {size}: expected a multiple of {factor} from {smallest} on"
         )
     return problems

@@ -1,1 +1,1 @@
-"""Clips generated and held against their truth: what the demo and the paper's studies share."""
+"""Generate clips and compare them with their ground truth, for the demo and the paper's studies."""

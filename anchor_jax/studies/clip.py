@@ -1,4 +1,4 @@
-"""A test clip with its truth, generated from an anchor and measured."""
+"""Read a test clip, generate it from an anchor, and compare it with the ground truth."""
 
 import time
 from dataclasses import dataclass, replace
@@ -26,20 +26,20 @@ from anchor_jax.poses.face_inputs import read_face
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.shapes import Images
 
-FPS = Fraction(30)  # of folders of frames
+FPS = Fraction(30)  # frame rate of a folder of frames, which stores none
 
 
 @dataclass(frozen=True)
 class StudyClip:
-    """What a video is generated from, and what it should look like.
+    """The inputs of a video, and its ground truth.
 
     Attributes:
-        poses: uint8 (n, h, w, 3).
-        appearance: uint8 (h', w', 3).
+        poses: pose images, uint8 (n, h, w, 3).
+        appearance: a picture of the person, uint8 (h', w', 3).
         fps: frames per second.
-        truth: uint8 (n, h, w, 3), or None where nobody knows.
-        track: where the face is, or None.
-        masks: bool (n, h, w), the face's region, or None.
+        truth: ground truth, uint8 (n, h, w, 3), or None.
+        track: positions of the face, or None.
+        masks: face region, bool (n, h, w), or None.
     """
 
     poses: Images
@@ -53,7 +53,7 @@ class StudyClip:
         return len(self.poses)
 
     def __getitem__(self, part: slice) -> "StudyClip":
-        """Some of its frames."""
+        """Return a clip with a part of the frames."""
         track = self.track
         if track is not None:
             track = Track(track.landmarks[part], track.usable[part], {}, {})
@@ -72,9 +72,9 @@ class Variant:
     """One way to generate a clip.
 
     Attributes:
-        settings: of sampling and of the face stage.
-        faces: repaint the faces, where anchor and clip have them.
-        fresh_noise: begin each frame with noise of its own; else one noise frame serves all.
+        settings: settings of the body and of the face.
+        faces: repaint the faces, if the anchor has a trained face part and the clip has faces.
+        fresh_noise: start each frame from different noise; else all start from the same noise.
     """
 
     settings: Settings
@@ -82,31 +82,43 @@ class Variant:
     fresh_noise: bool = False
 
     def with_sampling(self, **changes: Any) -> "Variant":
-        """The variant with other settings of sampling; None leaves one as it is."""
+        """Return a copy with other sampling settings; None keeps the present value."""
         sampling = self.settings.sampling.updated(**changes)
         return replace(self, settings=replace(self.settings, sampling=sampling))
 
 
 def read_clip(folder: Path, count: int | None = None) -> StudyClip:
-    """The first `count` frames of a test clip, such as `python -m benchmarks.synthetic` writes:
-    `poses/` and `truth/`, or `.mp4` of these names, `poses-conditions/` and `appearance.png`.
+    """Read a test clip, for example one that `python -m benchmarks.synthetic` wrote.
+
+    Args:
+        folder: holds `poses/` and `truth/`, or `poses.mp4` and `truth.mp4`; `appearance.png`; and
+            for faces `poses-conditions/`.
+        count: number of frames from the start; None reads all.
 
     Raises:
-        AnchorError: not there, not readable, or parts that do not belong together.
+        AnchorError: a part is missing or not readable, or the parts have different sizes.
     """
     poses_path = _folder_or_video(folder, "poses")
     clip = read_poses(poses_path, video.read_image(folder / "appearance.png"))
     truth, _ = video.read_frames(_folder_or_video(folder, "truth"))
     if truth.shape != clip.poses.shape:
         raise AnchorError(
-            f"{folder}: the truth is {_show(truth)}, but the pose images are {_show(clip.poses)}"
+            f"{folder}: truth has {_size(truth)}, but the pose images have {_size(clip.poses)}"
         )
     clip = replace(clip, truth=truth)
     return clip[:count]
 
 
 def read_poses(path: Path, appearance: Images) -> StudyClip:
-    """A clip of pose images without truth, with the faces that are known beside them."""
+    """Read pose images as a clip without ground truth.
+
+    Args:
+        path: folder or video of pose images. The faces are read if `render` wrote them beside it.
+        appearance: a picture of the person, uint8 (h', w', 3).
+
+    Raises:
+        AnchorError: a file is not readable, or the faces do not fit the pose images.
+    """
     poses, fps = video.read_frames(path)
     clip = StudyClip(poses, appearance, fps or FPS)
     if not (conditions_beside(path) / TABLE).is_file():
@@ -115,36 +127,59 @@ def read_poses(path: Path, appearance: Images) -> StudyClip:
     return replace(clip, track=track, masks=masks)
 
 
-def face_of(anchor: Anchor, clip: StudyClip, variant: Variant) -> Face | None:
-    """Where the faces are, if the clip tells, the anchor can repaint them and the variant wants
-    it."""
+def _face_of(anchor: Anchor, clip: StudyClip, variant: Variant) -> Face | None:
+    """Return where to repaint faces, or None if clip, anchor or variant do not allow it."""
     if not variant.faces or clip.track is None or anchor.trained_face is None:
         return None
     return Face(clip.track, clip.masks)
 
 
 def check_clip(anchor: Anchor, clip: StudyClip, variant: Variant) -> tuple[int, ...]:
-    """Raise AnchorError for what cannot work; else the latents' shape (n, h, w, c). Cheap."""
-    face = face_of(anchor, clip, variant)
+    """Check that a clip can be generated, without loading parameters.
+
+    Returns:
+        The shape of the latents, (n, h, w, c).
+
+    Raises:
+        AnchorError: as `check_inputs`.
+    """
+    face = _face_of(anchor, clip, variant)
     return check_inputs(anchor, clip.poses.shape, variant.settings, face)
 
 
 def generate_clip(
     anchor: Anchor, clip: StudyClip, variant: Variant, progress: bool = False
 ) -> Images:
-    """Generate a clip, uint8 (n, h, w, 3)."""
+    """Generate a clip.
+
+    Args:
+        anchor: the anchor, loaded.
+        clip: the inputs.
+        variant: how to generate.
+        progress: show progress bars.
+
+    Returns:
+        uint8 (n, h, w, 3).
+
+    Raises:
+        AnchorError: as `generate_video`.
+    """
     noise, settings = None, variant.settings
     if variant.fresh_noise:
         shape = check_clip(anchor, clip, variant)
         noise = np.asarray(jax.random.normal(jax.random.key(settings.sampling.seed), shape))
-    face = face_of(anchor, clip, variant)
+    face = _face_of(anchor, clip, variant)
     return generate_video(anchor, clip.poses, clip.appearance, settings, face, noise, progress)
 
 
 def generate_and_measure(
     anchor: Anchor, clip: StudyClip, variant: Variant, progress: bool = False
 ) -> tuple[Images, dict[str, float]]:
-    """Generate a clip; its frames, and `measure` of them with "seconds", compiling included."""
+    """Generate a clip as `generate_clip` does, and measure it.
+
+    Returns:
+        The frames, and the scores of `measure` with "seconds", which include compiling.
+    """
     start = time.perf_counter()
     frames = generate_clip(anchor, clip, variant, progress)
     seconds = time.perf_counter() - start
@@ -152,13 +187,22 @@ def generate_and_measure(
 
 
 def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
-    """How close frames are to the truth, means over the clip: PSNR (dB), SSIM and L1 (grey levels)
-    of the body (the whole frame), the face and the hands (what moves below the head), flicker and
-    temporal error (grey levels). NaN where there is no such region; nothing without truth."""
+    """Compare frames with the ground truth.
+
+    Args:
+        frames: uint8 (n, h, w, 3).
+        clip: the clip with its ground truth.
+
+    Returns:
+        Means over the clip. "REGION/METRIC" for the regions "body" (the whole frame), "face" and
+        "hands" (what moves below the head) and the metrics "psnr" (dB), "ssim" and "l1" (grey
+        levels); "flicker" and "temporal_error" (grey levels). NaN if there is no such region, and
+        an empty dict without ground truth.
+    """
     truth = clip.truth
     if truth is None:
         return {}
-    face = face_region(clip)
+    face = _face_region(clip)
     rows = np.flatnonzero(face.any((0, 2)))
     chin = int(rows[-1]) + 1 if len(rows) else 0
     regions = {"body": None, "face": face, "hands": moving_below(truth, chin)}
@@ -172,9 +216,8 @@ def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
     return scores
 
 
-def face_region(clip: StudyClip) -> np.ndarray:
-    """The face in every frame, bool (n, h, w): as it was rendered or, where nobody knows that, an
-    oval around the landmarks."""
+def _face_region(clip: StudyClip) -> np.ndarray:
+    """Return the face region, bool (n, h, w): the rendered masks, or ovals around the landmarks."""
     shape = clip.poses.shape[:3]
     if clip.masks is not None:
         return clip.masks
@@ -188,25 +231,37 @@ def face_region(clip: StudyClip) -> np.ndarray:
 
 
 def ceiling(anchor: Anchor, clip: StudyClip, variant: Variant) -> dict[str, float]:
-    """What the autoencoder alone makes of the truth, faces at the size of the face stage: no model
-    that decodes with it comes much closer. Nothing without truth."""
+    """Measure the ground truth after the autoencoder alone, faces at the size of repainting.
+
+    A model that decodes with this autoencoder hardly reaches better scores.
+
+    Args:
+        anchor: the anchor, loaded.
+        clip: the clip with its ground truth.
+        variant: size of the face, and whether faces are repainted.
+
+    Returns:
+        The scores of `measure`, or an empty dict without ground truth.
+    """
     if clip.truth is None:
         return {}
-    face = face_of(anchor, clip, variant)
+    face = _face_of(anchor, clip, variant)
     return measure(through_autoencoder(anchor, clip.truth, face, variant.settings), clip)
 
 
 def _folder_or_video(folder: Path, name: str) -> Path:
+    """Return the video `NAME.mp4` if it exists, else the folder `NAME`."""
     path = folder / f"{name}.mp4"
     return path if path.is_file() else folder / name
 
 
 def _mean(values: np.ndarray) -> float:
-    """Over the frames that have the region."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    """Average over the frames that have the region, which are not NaN."""
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if len(valid) else float("nan")
 
 
-def _show(images: Images) -> str:
+def _size(images: Images) -> str:
+    """Format number and size of frames (n, h, w, 3)."""
     n, height, width, _ = images.shape
     return f"{n} frames of {width}x{height}"

@@ -1,7 +1,7 @@
-"""Multiplications and additions of a computation, counted on what jax traces of it.
+"""Count the multiplications and additions of a computation from its jaxpr.
 
-XLA's own count of a compiled program takes every loop's body once, however often it runs; attention
-here is such loops.
+XLA's own count of a compiled program counts the body of each loop once. Here attention runs in
+loops, so that count is too small.
 """
 
 import math
@@ -21,21 +21,27 @@ from anchor_jax.models import Denoiser
 from anchor_jax.shapes import Array
 
 
-def count_flops(function: Callable, *args: Any) -> int:
-    """Of all matrix products and convolutions in `function(*args)`, two for each multiplication
-    with its addition; a `scan` counts as often as it runs, a `while`, which may not run at all,
-    never. Nothing is computed, and arguments may be `jax.ShapeDtypeStruct`."""
+def _count_flops(function: Callable, *args: Any) -> int:
+    """Count the floating-point operations of the matrix products and convolutions in a function.
+
+    A multiplication with its addition counts as two. The body of a `scan` counts once for each
+    iteration. The body of a `while` does not count, since its number of iterations is unknown.
+
+    Args:
+        function: the function, which is traced and not computed.
+        args: its arguments, arrays or `jax.ShapeDtypeStruct`.
+    """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> float:
-    """Of one denoising step of the body, for each frame of a video.
+    """Count the floating-point operations of one denoising step of the body, per video frame.
 
     Args:
-        anchor: its configs alone are used.
-        shape: of the pose images (n, h, w, 3).
-        sampling: its windows, where frames in two of them are computed twice, and its guidance,
-            without which the work is half.
+        anchor: only its configs are used.
+        shape: shape of the pose images (n, h, w, 3).
+        sampling: its windows, since frames in two windows are computed twice, and its guidance,
+            which doubles the work.
     """
     unet, control, vae = anchor.body.unet.config, anchor.body.control.config, anchor.vae.config
     n, height, width, _ = shape
@@ -55,11 +61,12 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
         return denoise(params, latents, {"poses": poses}, jnp.int32(0), jnp.ones(size, bool))
 
     poses = array((size, height, width, 3), np.uint8)
-    flops = count_flops(predict, params, array(latents, np.float32), poses)
+    flops = _count_flops(predict, params, array(latents, np.float32), poses)
     return flops * len(plan_windows(n, sampling.window, sampling.overlap)) / n
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
+    """Count the operations of a jaxpr and of the jaxprs in its equations."""
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -69,7 +76,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
             numbers = equation.params["dimension_numbers"]
             if name == "dot_general":
                 terms = math.prod(inputs[0].shape[axis] for axis in numbers[0][0])
-            else:  # of the kernel, all axes but that of the output's channels
+            else:  # all axes of the kernel but that of the output channels
                 terms = inputs[1].size // inputs[1].shape[numbers.rhs_spec[0]]
             total += 2 * output.size * terms
         else:
@@ -79,7 +86,7 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    """The computations that an equation's parameters hold."""
+    """Yield the jaxprs in the parameters of an equation."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else [value]:
             if isinstance(item, core.ClosedJaxpr):

@@ -1,4 +1,4 @@
-"""The results of a study as a table, a picture and JSON."""
+"""Write the results of a study as a table, a plot and JSON."""
 
 import io
 import math
@@ -11,8 +11,8 @@ from scipy import stats
 
 from anchor_jax.shapes import Images
 
-CONFIDENCE = 0.95
-# The columns of the table: heading and decimals.
+_CONFIDENCE = 0.95
+# Columns of the table: score, heading and number of decimals.
 SCORES = {
     "body/psnr": ("PSNR", 2),
     "body/ssim": ("SSIM", 3),
@@ -33,13 +33,13 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one row.
+    """The measurements of one row of a study.
 
     Attributes:
-        scores: of each seed.
-        once: what does not depend on the seed.
-        autoencoder: the scores of the autoencoder alone.
-        frames: `preview.moments` of the first seed's, uint8 (k, h, w, 3).
+        scores: scores of each seed.
+        once: scores that do not depend on the seed.
+        autoencoder: scores of the autoencoder alone.
+        frames: some frames of the first seed, chosen by `preview.moments`, uint8 (k, h, w, 3).
     """
 
     scores: list[dict[str, float]]
@@ -48,28 +48,39 @@ class Result:
     frames: Images
 
     def estimate(self, name: str) -> tuple[float, float]:
-        """Mean of a score over the seeds and half its 95 % interval; see `interval`."""
+        """Return mean and half confidence interval of a score over the seeds, see `_interval`."""
         if name in self.once:
             return self.once[name], 0.0
-        return interval([score.get(name, math.nan) for score in self.scores])
+        return _interval([score.get(name, math.nan) for score in self.scores])
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean m and half width h of the interval m - h to m + h that holds the expected value with
-    95 % confidence, by Student's t: h = t s / sqrt(k), of k values with sample deviation s. NaN
-    for h where there is one value."""
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Compute the 95 % confidence interval of the expected value, m - h to m + h.
+
+    The half width is h = t s / sqrt(k) for k values with sample deviation s, where t is the 97.5 %
+    quantile of Student's t distribution with k - 1 degrees of freedom (Student 1908,
+    https://doi.org/10.1093/biomet/6.1.1).
+
+    Returns:
+        Mean m and half width h; h is NaN for a single value.
+    """
     count = len(values)
     mean = float(np.mean(values))
     if count < 2:
         return mean, math.nan
     deviation = float(np.std(values, ddof=1))
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    t = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1))
     return mean, t * deviation / math.sqrt(count)
 
 
 def markdown(results: Mapping[str, Result]) -> str:
-    """A table with a row for each result, and one for the autoencoder of the first."""
-    names = _known(results)
+    """Format results as a Markdown table.
+
+    Args:
+        results: the results by the titles of their rows. The last row is the autoencoder of the
+            first result.
+    """
+    names = _present_scores(results)
     lines = [["", *(SCORES[name][0] for name in names)], ["---"] * (1 + len(names))]
     for title, result in results.items():
         lines.append([title, *(_cell(*result.estimate(name), SCORES[name][1]) for name in names)])
@@ -80,10 +91,15 @@ def markdown(results: Mapping[str, Result]) -> str:
 
 
 def plot(results: Mapping[str, Result]) -> str:
-    """An SVG with a panel for each score: mean and interval of each row, and the autoencoder."""
+    """Plot results as SVG text, with a panel for each score.
+
+    Args:
+        results: the results by the titles of their rows. A panel shows mean and confidence interval
+            of each, and a line for the autoencoder of the first.
+    """
     from matplotlib.figure import Figure
 
-    names = _known(results)
+    names = _present_scores(results)
     titles = list(results)[::-1]  # from top to bottom
     limits = next(iter(results.values())).autoencoder
     columns = 3
@@ -109,7 +125,11 @@ def plot(results: Mapping[str, Result]) -> str:
 
 
 def json_safe(value: Any) -> Any:
-    """`value` as JSON can have it: null for what is not finite."""
+    """Replace NaN and infinity by None, since JSON does not have them.
+
+    >>> json_safe({"psnr": [math.inf, 20.5]})
+    {'psnr': [None, 20.5]}
+    """
     if isinstance(value, dict):
         return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -119,8 +139,8 @@ def json_safe(value: Any) -> Any:
     return value
 
 
-def _known(results: Mapping[str, Result]) -> list[str]:
-    """The scores that any row has, in order."""
+def _present_scores(results: Mapping[str, Result]) -> list[str]:
+    """Return the names of the scores that at least one result has, in the order of `SCORES`."""
     return [
         name
         for name in SCORES
@@ -129,6 +149,7 @@ def _known(results: Mapping[str, Result]) -> list[str]:
 
 
 def _cell(mean: float, half: float, decimals: int) -> str:
+    """Format a cell of the table; it is empty for NaN."""
     if math.isnan(mean):
         return ""
     text = f"{mean:.{decimals}f}"

@@ -1,4 +1,4 @@
-"""A clip generated in several ways from several seeds, each way in a process of its own."""
+"""Run a study: generate a clip in several ways, each from several seeds in its own process."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,12 @@ from anchor_jax.versions import versions
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a study's table: the ANCHOR that generates the clip, and how."""
+    """A row of a study's table.
+
+    Attributes:
+        anchor: the ANCHOR that generates the clip.
+        variant: how to generate.
+    """
 
     anchor: Path
     variant: Variant
@@ -38,12 +43,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """What all rows of a study share.
+    """The settings that all rows of a study share.
 
     Attributes:
         clip: folder of the test clip, see `clip.read_clip`.
-        frames: of it that are generated, its first ones; None: all.
-        seeds: of the noise.
+        frames: number of frames from the start of the clip; None: all.
+        seeds: seeds of the noise.
     """
 
     clip: Path
@@ -52,21 +57,30 @@ class Study:
 
 
 def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> dict[str, Result]:
-    """Measure every row, one after the other, and write `NAME.json`, `NAME.md` (a table),
-    `NAME.svg` (a plot) and `NAME.png` (frames of all rows) into the folder `out` after each.
+    """Measure all rows, one after the other. The files are written again after each row.
+
+    Args:
+        name: file name without suffix.
+        rows: the rows by their titles.
+        study: settings of all rows.
+        out: the folder for `NAME.json`, `NAME.md` (a table), `NAME.svg` (a plot) and `NAME.png`
+            (frames of all rows).
+
+    Returns:
+        The results by the titles of the rows.
 
     Raises:
-        AnchorError: bad input, told before the first row; a process that ended before its time.
+        AnchorError: bad input, reported before the first row; a process that ended too early.
     """
-    clip = check_study(rows, study, out)
+    clip = _check_study(rows, study, out)
     assert clip.truth is not None
-    seen = moments(len(clip.poses))
-    given = [("pose", clip.poses[seen]), ("truth", clip.truth[seen])]
+    chosen = moments(len(clip.poses))
+    references = [("pose", clip.poses[chosen]), ("truth", clip.truth[chosen])]
     described = {title: _describe(row) for title, row in rows.items()}
     results: dict[str, Result] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
         print(f"{name} {number}/{len(rows)}: {title}", flush=True)
-        results[title] = measure_alone(row, study)
+        results[title] = _measure_alone(row, study)
         record = {
             "clip": _relative(study.clip),
             "frames": study.frames,
@@ -83,7 +97,7 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
         }
         files = {suffix: f"{text}\n".encode() for suffix, text in texts.items()}
         pictures = [(title, result.frames) for title, result in results.items()]
-        files["png"] = encode(sheet(given + pictures), 9)
+        files["png"] = encode(sheet(references + pictures), 9)
         for suffix, content in files.items():
             with placed(out / f"{name}.{suffix}") as path:
                 path.write_bytes(content)
@@ -91,8 +105,15 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
     return results
 
 
-def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
-    """Raise AnchorError for what cannot work, and make the folder `out`; the clip."""
+def _check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
+    """Check that all rows can be generated, and make the folder `out`.
+
+    Returns:
+        The test clip.
+
+    Raises:
+        AnchorError: seeds, frames, a row or `out` cannot work.
+    """
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise AnchorError(f"seeds are {list(study.seeds)}: expected at least one, each once")
     if study.frames is not None and study.frames < 1:
@@ -108,29 +129,29 @@ def check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
     return clip
 
 
-def measure_alone(row: Row, study: Study) -> Result:
-    """`measure_row` in a new process, so that the peak of its memory is its own."""
-    return run_alone(measure_row, row, study, advice="take fewer frames or a smaller window")
+def _measure_alone(row: Row, study: Study) -> Result:
+    """Call `_measure_row` in a new process, so that the peak memory is that of this row."""
+    return run_alone(_measure_row, row, study, advice="take fewer frames or a smaller window")
 
 
-def measure_row(row: Row, study: Study) -> Result:
-    """Generate the clip from every seed, after one step that compiles everything."""
+def _measure_row(row: Row, study: Study) -> Result:
+    """Generate the clip from every seed and measure it, after a first step that compiles."""
     clip = read_clip(study.clip, study.frames)
     anchor = checkpoint.load(row.anchor)
     generate_clip(anchor, clip, row.variant.with_sampling(steps=1, seed=study.seeds[0]))
-    scores, shown = [], []
+    scores, sampled_frames = [], []
     for seed in study.seeds:
         variant = row.variant.with_sampling(seed=seed)
         frames, score = generate_and_measure(anchor, clip, variant, progress=True)
-        shown.append(frames[moments(len(frames))])
+        sampled_frames.append(frames[moments(len(frames))])
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
     flops = step_flops(anchor, clip.poses.shape, row.variant.settings.sampling)
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
-    return Result(scores, once, ceiling(anchor, clip, row.variant), shown[0])
+    return Result(scores, once, ceiling(anchor, clip, row.variant), sampled_frames[0])
 
 
 def _describe(row: Row) -> dict[str, Any]:
-    """What a row is: its anchor, the trainings that made it, and its settings."""
+    """Describe a row for JSON: its anchor, the training runs of that anchor, and its settings."""
     trainings = checkpoint.load(row.anchor, networks=()).provenance.get("training", [])
     runs = [f"{run['stage']} on {run['data']}, {run['steps']} steps" for run in trainings]
     variant = row.variant
@@ -144,12 +165,12 @@ def _describe(row: Row) -> dict[str, Any]:
 
 
 def _numbers(result: Result) -> dict[str, Any]:
-    """What was measured, without the pictures."""
+    """Return the measurements for JSON, without the pictures."""
     measured = {"scores": result.scores, "once": result.once, "autoencoder": result.autoencoder}
     return json_safe(measured)
 
 
 def _relative(path: Path) -> str:
-    """A path as others can read it: from the current folder where it lies in there."""
+    """Format a path, relative to the current folder if it is inside."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

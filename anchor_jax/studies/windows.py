@@ -1,4 +1,4 @@
-"""Table 2 of the paper: sizes of windows and their overlaps."""
+"""Compare window sizes and overlaps (paper, table 2)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,22 @@ from anchor_jax.studies.run import Row, Study, run_study
 def study_windows(
     anchor: Path, study: Study, pairs: Sequence[str], variant: Variant, out: Path
 ) -> dict[str, Result]:
-    """Generate a clip with every pair, `window/overlap`, and write `windows.json`, `.md`, `.svg`
-    and `.png` into `out`; see `run_study`."""
+    """Generate a clip with several windows and overlaps, and write `windows.json`, `windows.md`,
+    `windows.svg` and `windows.png`.
+
+    Args:
+        anchor: the ANCHOR.
+        study: clip, frames and seeds.
+        pairs: windows and overlaps, such as "16/4".
+        variant: the other settings.
+        out: the folder of the results.
+
+    Returns:
+        The results by their pairs.
+
+    Raises:
+        AnchorError: a pair is malformed, or as `run_study`.
+    """
     rows = {}
     for pair in pairs:
         try:

@@ -1,4 +1,4 @@
-"""The denoising loss of the structure-guided diffusion model: equation (1) of the paper."""
+"""Compute the denoising loss of the structure-guided diffusion model (paper, equation 1)."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,22 @@ from anchor_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from anchor_jax.models import Denoiser
 from anchor_jax.shapes import Array, Params
 
-QUARTERS = 4  # the loss is also told by quarters of the timesteps
+_QUARTERS = 4  # the loss is also logged for each quarter of the timesteps
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained, and on which loss.
+    """The trained networks and the options of their loss.
 
     Attributes:
-        denoiser: control branch and UNet, per frame.
-        schedule: noise schedule, and what the UNet predicts.
-        scaling_factor: of the autoencoder's latents.
-        drop_condition: how often an example's tokens are replaced by those of the empty text, so
-            that guidance has an unconditional half. Published: 0.
-        min_snr: gamma of min-SNR weighting (Hang et al. 2023), or None for the published plain
-            mean.
+        denoiser: control branch and UNet for single frames.
+        schedule: noise schedule, and whether the UNet predicts noise or velocity.
+        scaling_factor: multiplies the autoencoder's latents.
+        drop_condition: probability that an example's tokens are replaced by those of the empty
+            text, 0 to 1. This trains the unconditional prediction of classifier-free guidance
+            (https://arxiv.org/abs/2207.12598). Published: 0.
+        min_snr: gamma of min-SNR weighting (Hang et al. 2023, https://arxiv.org/abs/2303.09556).
+            None weights all timesteps equally, as published.
     """
 
     denoiser: Denoiser
@@ -38,17 +39,17 @@ class Model:
 
 
 @flax.struct.dataclass
-class Draw:
-    """All that is random in a batch, drawn: what the networks are to denoise.
+class DenoisingBatch:
+    """A batch for the denoising loss, with all random numbers sampled.
 
     Attributes:
-        latents: scaled samples of the posterior.
+        latents: scaled samples of the posterior, x_0.
         noise: eps, standard normal.
         timesteps: t, uniform.
-        tokens: appearance tokens.
+        tokens: appearance tokens, or those of the empty text.
         poses: pose images.
-        inpainting: of the face, the mask (1 channel, 1 = keep) and the masked image's latents,
-            which the UNet reads after the noisy latents.
+        inpainting: for the face, the mask (1 channel, 1 = keep) and the latents of the masked
+            image. The UNet reads them after the noisy latents.
     """
 
     latents: Float[Array, "b h w c"]
@@ -59,26 +60,26 @@ class Draw:
     inpainting: Float[Array, "b h w c+1"] | None = None
 
 
-def draw(
+def sample_batch(
     model: Model, key: Array, batch: dict[str, Array], empty_text: Float[Array, "s d"]
-) -> Draw:
-    """Sample posterior, noise and timestep of every example.
+) -> DenoisingBatch:
+    """Sample posterior, noise, timestep and dropped condition of each example.
 
-    An example's random numbers hang on its `position` in the batch alone, so that any number of
-    devices and processes draws the same ones.
+    The random numbers of an example depend only on `key` and its `position` in the batch, so they
+    are the same for any number of devices and processes.
 
     Args:
         model: networks and options.
-        key: of this step.
-        batch: `posterior` (b, h, w, 2c), mean and log-variance; `tokens` (b, s, d); `pose` uint8
-            (b, H, W, 3); `position` int (b,); for the face also `mask` (b, h, w, 1) and
-            `masked_posterior`, the masked image's.
+        key: PRNG key of the step.
+        batch: "posterior" (b, h, w, 2c), mean and log-variance; "tokens" (b, s, d); "pose" uint8
+            (b, H, W, 3); "position" int (b,). For the face also "mask" (b, h, w, 1) and
+            "masked_posterior" (b, h, w, 2c), the posterior of the masked image.
         empty_text: tokens of a dropped condition.
     """
 
     def one(position: Array, posterior: Array) -> tuple[Array, ...]:
         keys = jax.random.split(jax.random.fold_in(key, position), 5)
-        latents = _sample(keys[0], posterior) * model.scaling_factor
+        latents = _sample_posterior(keys[0], posterior) * model.scaling_factor
         return (
             latents,
             jax.random.normal(keys[1], latents.shape),
@@ -90,10 +91,10 @@ def draw(
     latents, noise, timesteps, dropped, keys = jax.vmap(one)(batch["position"], batch["posterior"])
     inpainting = None
     if "masked_posterior" in batch:
-        masked = jax.vmap(_sample)(keys, batch["masked_posterior"]) * model.scaling_factor
+        masked = jax.vmap(_sample_posterior)(keys, batch["masked_posterior"]) * model.scaling_factor
         inpainting = jnp.concatenate([batch["mask"], masked], -1)
     tokens = jnp.where(dropped[:, None, None], empty_text, batch["tokens"])
-    return Draw(latents, noise, timesteps, tokens, batch["pose"], inpainting)
+    return DenoisingBatch(latents, noise, timesteps, tokens, batch["pose"], inpainting)
 
 
 def predict(
@@ -106,7 +107,7 @@ def predict(
     inpainting: Float[Array, "b h w c+1"] | None = None,
     control_scale: float = 1.0,
 ) -> Float[Array, "b h w c"]:
-    """The denoiser's prediction for x_t, frame by frame: each is a window of its own; float32."""
+    """Predict noise or velocity from x_t, in float32. Each example is a window of one frame."""
     return denoiser(
         params,
         noisy[:, None],
@@ -118,15 +119,18 @@ def predict(
     )[:, 0]
 
 
-def losses(model: Model, params: Params, drawn: Draw) -> Float[Array, " b"]:
-    """Of each example w_t times the mean of (target - prediction)^2; the target is eps or v."""
-    alphas = jnp.asarray(alphas_cumprod(model.schedule))[drawn.timesteps]
-    target = drawn.noise
+def losses(model: Model, params: Params, batch: DenoisingBatch) -> Float[Array, " b"]:
+    """Compute the loss of each example, w_t mean((target - prediction)^2).
+
+    The target is eps or, for velocity prediction (https://arxiv.org/abs/2202.00512), v.
+    """
+    alphas = jnp.asarray(alphas_cumprod(model.schedule))[batch.timesteps]
+    target = batch.noise
     if model.schedule.prediction_type == "v_prediction":
         signal, noise = (x[:, None, None, None] for x in (jnp.sqrt(alphas), jnp.sqrt(1 - alphas)))
-        target = signal * drawn.noise - noise * drawn.latents
-    noisy = add_noise(drawn.latents, drawn.noise, alphas)
-    inputs = noisy, drawn.timesteps, drawn.tokens, drawn.poses, drawn.inpainting
+        target = signal * batch.noise - noise * batch.latents
+    noisy = add_noise(batch.latents, batch.noise, alphas)
+    inputs = noisy, batch.timesteps, batch.tokens, batch.poses, batch.inpainting
     prediction = predict(model.denoiser, params, *inputs)
     squared = (target - prediction) ** 2
     weights = loss_weights(model, alphas)
@@ -134,7 +138,13 @@ def losses(model: Model, params: Params, drawn: Draw) -> Float[Array, " b"]:
 
 
 def loss_weights(model: Model, alphas: Float[Array, " b"]) -> Float[Array, " b"]:
-    """w_t: 1, or min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v."""
+    """Compute w_t of each example: 1, or with min-SNR weighting min(SNR, gamma) / SNR for eps and
+    min(SNR, gamma) / (SNR + 1) for v (https://arxiv.org/abs/2303.09556).
+
+    Args:
+        model: gamma, and the type of the prediction.
+        alphas: cumulative products of alpha at the timesteps; SNR = alphas / (1 - alphas).
+    """
     if model.min_snr is None:
         return jnp.ones_like(alphas)
     snr = alphas / (1 - alphas)
@@ -143,15 +153,25 @@ def loss_weights(model: Model, alphas: Float[Array, " b"]) -> Float[Array, " b"]
 
 
 def by_quarter(model: Model, losses: np.ndarray, timesteps: np.ndarray) -> dict[str, float]:
-    """Mean loss of the quarters of the timesteps that occur, noisiest last."""
-    quarters = timesteps * QUARTERS // model.schedule.num_train_timesteps
+    """Average the losses for each quarter of the timesteps, the noisiest quarter last.
+
+    Args:
+        model: its schedule has the number of timesteps.
+        losses: (b,).
+        timesteps: (b,).
+
+    Returns:
+        "loss/t1of4" to "loss/t4of4", without quarters that do not occur.
+    """
+    quarters = timesteps * _QUARTERS // model.schedule.num_train_timesteps
     return {
-        f"loss/t{i + 1}of{QUARTERS}": float(losses[quarters == i].mean())
-        for i in range(QUARTERS)
+        f"loss/t{i + 1}of{_QUARTERS}": float(losses[quarters == i].mean())
+        for i in range(_QUARTERS)
         if (quarters == i).any()
     }
 
 
-def _sample(key: Array, posterior: Array) -> Array:
+def _sample_posterior(key: Array, posterior: Array) -> Array:
+    """Sample from a normal posterior given as mean and log-variance (..., 2c)."""
     mean, log_variance = jnp.split(posterior, 2, -1)
     return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)

@@ -11,7 +11,7 @@ import pytest
 from anchor_jax.checkpoint.parameters import flatten
 from anchor_jax.convert import names
 from anchor_jax.models import PER_FRAME, Denoiser
-from anchor_jax.training.loss import Draw, Model, losses
+from anchor_jax.training.loss import DenoisingBatch, Model, losses
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 NETWORKS = {"controlnet": "control", "unet": "unet"}
@@ -21,7 +21,7 @@ def last(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
 
 
-def drawn(golden, step: int) -> Draw:
+def drawn(golden, step: int) -> DenoisingBatch:
     array = lambda name: golden[f"step{step}_{name}"]
     inpainting = None
     if f"step{step}_unet_sample_9ch" in golden:
@@ -34,7 +34,7 @@ def drawn(golden, step: int) -> Draw:
         "poses": last(array("controlnet_cond")),
         "inpainting": inpainting,
     }
-    return Draw(**jax.tree.map(jnp.asarray, fields))
+    return DenoisingBatch(**jax.tree.map(jnp.asarray, fields))
 
 
 @pytest.fixture(scope="module", params=["F_train_body", "F_train_body_clip0.1", "F_train_head"])

@@ -17,7 +17,7 @@ from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.demo import report as demo_report
 from anchor_jax.studies.clip import read_clip
-from anchor_jax.studies.sheet import LABEL
+from anchor_jax.studies.sheet import _LABEL_WIDTH
 from benchmarks.synthetic.assets import main as make_assets
 from benchmarks.synthetic.assets import write_train
 from benchmarks.synthetic.gesture import gesture
@@ -116,7 +116,7 @@ def test_the_demo_shows_the_clip_and_its_scores(demo, assets, tmp_path, capfd):
     report = (out / "report.html").read_text()
     assert report.count('src="data:') == report.count("src=") == 2
     with Image.open(out / "sheet.png") as sheet:
-        assert sheet.size == (LABEL + 8 * 32, 6 * 32)
+        assert sheet.size == (_LABEL_WIDTH + 8 * 32, 6 * 32)
 
 
 def test_an_older_demo_is_replaced_and_seeds_differ(demo, tmp_path):
@@ -200,7 +200,7 @@ def test_a_full_disk_is_one_error(demo, tmp_path, capsys, monkeypatch):
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(demo_report, "report", full)
+    monkeypatch.setattr(demo_report, "_report", full)
     assert demo() == 2
     assert "No space left on device" in one_error(capsys)
     assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
@@ -213,7 +213,7 @@ BAD_OPTIONS = {
     "frames": ({"frames": 0}, "--frames 0"),
     "steps": ({"steps": 0}, "steps is 0"),
     "seed": ({"seed": -1}, "--seed -1"),
-    "data": ({"data": "data"}, "it is for --finetune"),
+    "data": ({"data": "data"}, "only --finetune uses a data set"),
     "motion": ({"motion": "none.npy"}, "none.npy"),
 }
 

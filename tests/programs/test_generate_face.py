@@ -120,7 +120,7 @@ def test_frames_without_a_usable_face_are_told(faces, capsys, tmp_path, case):
     assert note in capsys.readouterr().err
     with_faces, _ = video.read_frames(tmp_path / "frames")
     assert faces("--no-face") == 2  # landmarks are named, but not wanted
-    assert "--no-face leaves faces alone" in one_error(capsys)
+    assert "--no-face repaints no face" in one_error(capsys)
     assert faces(points=[SMALL, bad, SMALL, SMALL, SMALL]) == 0
     assert f"interpolated in 1 of 5 frames: 2 ({fault})" in capsys.readouterr().err
     again, _ = video.read_frames(tmp_path / "frames")

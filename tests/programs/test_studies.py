@@ -11,8 +11,8 @@ from PIL import Image
 from anchor_jax import checkpoint, cli
 from anchor_jax.studies import run as studies
 from anchor_jax.studies.results import SCORES, Result
-from anchor_jax.studies.run import Row, Study, measure_row
-from anchor_jax.studies.sheet import LABEL
+from anchor_jax.studies.run import Row, Study, _measure_row
+from anchor_jax.studies.sheet import _LABEL_WIDTH
 from benchmarks import ablations
 
 from .test_generate import one_error
@@ -49,7 +49,7 @@ def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd
     assert row["once"]["memory_mb"] > 50 and row["once"]["gflops_per_frame"] > 0
     assert row["autoencoder"]["body/psnr"] > 0
     with Image.open(tmp_path / "out" / "windows.png") as sheet:
-        assert sheet.size == (LABEL + 8 * 32, 3 * 32)
+        assert sheet.size == (_LABEL_WIDTH + 8 * 32, 3 * 32)
     table = (tmp_path / "out" / "windows.md").read_text()
     assert table in capfd.readouterr().out and "| 16/4 |" in table and "±" in table
 
@@ -106,7 +106,7 @@ def test_the_ablations_leave_out_one_thing_each(drawn, test_clip, tmp_path, monk
     assert run.startswith("autoencoder on ")
     with Image.open(tmp_path / "ablations.png") as sheet:
         pixels = np.asarray(sheet).reshape(8, 32, -1, 3)
-    np.testing.assert_array_equal(pixels[2:, 0, LABEL, 0], range(21, 27))
+    np.testing.assert_array_equal(pixels[2:, 0, _LABEL_WIDTH, 0], range(21, 27))
     assert len(seen) == 6 and all(row.variant.settings.sampling.steps == 2 for row in seen)
 
 
@@ -140,7 +140,7 @@ def test_settings_change_what_they_say(drawn, test_clip):
     full = Variant(checkpoint.load(drawn, networks=()).settings).with_sampling(steps=1)
     study = Study(test_clip, 8, (0,))
     made = {
-        name: measure_row(Row(drawn, variant), study)
+        name: _measure_row(Row(drawn, variant), study)
         for name, variant in {
             "full": full,
             "fresh": replace(full, fresh_noise=True),
@@ -156,7 +156,7 @@ def test_settings_change_what_they_say(drawn, test_clip):
 
 def test_a_process_that_dies_is_one_error(windows, monkeypatch, capsys):
     """Catches a wait without end, or a traceback, where the system kills for want of memory."""
-    monkeypatch.setattr(studies, "measure_row", _die)
+    monkeypatch.setattr(studies, "_measure_row", _die)
     assert windows() == 2
     assert "a worker process ended too early" in one_error(capsys)
 

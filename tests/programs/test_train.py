@@ -10,7 +10,7 @@ from PIL import Image
 
 from anchor_jax import checkpoint, cli
 from anchor_jax.data import video
-from train.autoencoder import CUT, cut_some
+from train.autoencoder import _CUT, _remove_backgrounds
 
 from .test_generate import probe
 from .test_generate_face import SMALL, landmarks
@@ -77,11 +77,11 @@ def test_autoencoders_see_people_as_pretraining_does():
         "matte": rng.integers(0, 256, (16, 8, 8), np.uint8),
         "position": np.arange(16),
     }
-    shown = np.asarray(cut_some(0.5, jax.random.key(0), batch))
+    shown = np.asarray(_remove_backgrounds(0.5, jax.random.key(0), batch))
     cut = np.array([(a != b).any() for a, b in zip(shown, batch["target"], strict=True)])
     assert 4 <= cut.sum() <= 12
     pairs = zip(batch["target"][cut], batch["matte"][cut], strict=True)
-    expected = np.stack([CUT.composed(*pair) for pair in pairs])
+    expected = np.stack([_CUT.composed(*pair) for pair in pairs])
     np.testing.assert_allclose(shown[cut], expected, atol=0.51)
 
 

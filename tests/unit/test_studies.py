@@ -9,9 +9,9 @@ import pytest
 from jax import lax
 
 from anchor_jax.body.view import View
-from anchor_jax.demo.demo import framed_as
-from anchor_jax.studies.flops import count_flops
-from anchor_jax.studies.results import Result, interval, json_safe, markdown
+from anchor_jax.demo.demo import _frame_like
+from anchor_jax.studies.flops import _count_flops
+from anchor_jax.studies.results import Result, _interval, json_safe, markdown
 
 NONE = np.zeros((0, 1, 1, 3), np.uint8)  # frames
 
@@ -24,23 +24,23 @@ def test_flops_are_those_of_products_and_convolutions():
     """Catches batches that are left out, a factor of two, a kernel counted for its outputs, and a
     loop or an inner function that counts once or not at all."""
     product = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
-    assert count_flops(product, shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
-    assert count_flops(jax.jit(product), shape(2, 3, 5), shape(2, 5, 7)) == 420
+    assert _count_flops(product, shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
+    assert _count_flops(jax.jit(product), shape(2, 3, 5), shape(2, 5, 7)) == 420
     conv = lambda x, k: lax.conv_general_dilated(
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    assert count_flops(conv, shape(1, 8, 8, 3), shape(3, 3, 3, 16)) == 2 * 64 * 16 * 27
+    assert _count_flops(conv, shape(1, 8, 8, 3), shape(3, 3, 3, 16)) == 2 * 64 * 16 * 27
     loop = lambda x: lax.map(lambda row: row @ row.T, x)
-    assert count_flops(loop, shape(4, 3, 5)) == 4 * 2 * 3 * 3 * 5
-    assert count_flops(jax.checkpoint(loop), shape(4, 3, 5)) == 360
-    assert count_flops(lambda x: jnp.exp(x) + x, shape(9)) == 0
+    assert _count_flops(loop, shape(4, 3, 5)) == 4 * 2 * 3 * 3 * 5
+    assert _count_flops(jax.checkpoint(loop), shape(4, 3, 5)) == 360
+    assert _count_flops(lambda x: jnp.exp(x) + x, shape(9)) == 0
 
 
 def test_intervals_are_students():
-    """Catches the normal distribution's, a deviation over n, and one value with an interval."""
-    mean, half = interval([1.0, 2.0, 3.0])
+    """Catches the normal distribution's, a deviation over n, and one value with an _interval."""
+    mean, half = _interval([1.0, 2.0, 3.0])
     assert mean == 2 and half == pytest.approx(4.302653 / math.sqrt(3))  # t of 2 degrees at 97.5 %
-    mean, half = interval([5.0])
+    mean, half = _interval([5.0])
     assert mean == 5 and math.isnan(half)
 
 
@@ -64,6 +64,6 @@ def test_a_view_is_moved_until_the_face_is_where_it_should_be():
     seen, _ = view.project(points[None])
     wanted = 1.5 * seen + (3.0, -7.0)
     known = np.concatenate([wanted, np.full((1, 5, 2), np.nan)])
-    moved = framed_as(view, seen, known)
+    moved = _frame_like(view, seen, known)
     np.testing.assert_allclose(moved.project(points[None])[0], wanted)
-    assert framed_as(view, seen, -seen) is view
+    assert _frame_like(view, seen, -seen) is view
