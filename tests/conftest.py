@@ -1,7 +1,11 @@
-"""What every test shares: thread counts, the compilation cache, the places of real data.
+"""What every test shares: thread counts, how programs are compiled, the places of real data.
 
 The environment is set here, before anything imports jax or torch. The cache only saves compile
 time: its entries are keyed by program, compiler and machine.
+
+Most of a test run is compiling tiny networks, and half of that is LLVM's optimisation, so it is left
+out. Tests of exact numbers, marked `exact`, run with it, as users' programs do: `make test` runs
+them by themselves, with an empty XLA_FLAGS.
 """
 
 import importlib.util
@@ -20,12 +24,20 @@ _threads = str(max(1, len(os.sched_getaffinity(0)) // _workers))
 for _name, _value in {
     "NPROC": _threads,  # the size of XLA's thread pool
     "OMP_NUM_THREADS": _threads,
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),  # with a limit, jax also locks: workers share
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is held against fixed numbers and other implementations."""
+    for item in items:
+        if {"golden", "parity"} & set(item.path.parts):
+            item.add_marker("exact")
 
 
 def _shared(*parts: str) -> Path:
