@@ -3,9 +3,9 @@
 The environment is set here, before anything imports jax or torch. The cache only saves compile
 time: its entries are keyed by program, compiler and machine.
 
-Most of a test run is compiling tiny networks, and half of that is LLVM's optimisation, so it is left
-out. Tests of exact numbers, marked `exact`, run with it, as users' programs do: `make test` runs
-them by themselves, with an empty XLA_FLAGS.
+Most of a test run is compiling tiny networks, half of it LLVM's optimisation, which is left out.
+Tests of exact numbers, marked `exact`, run with it, as users' programs do: `make test` runs them by
+themselves, with an empty XLA_FLAGS.
 """
 
 import importlib.util
