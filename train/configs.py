@@ -14,8 +14,9 @@ from anchor_jax.training.optimizer import OptimizerConfig
 
 _C = TypeVar("_C", bound="LoopConfig")
 _J = TypeVar("_J", bound="LoopConfig")
-_T = TypeVar("_T")
-_OfAnchor = Annotated[_T, arg(help_behavior_hint="(default: the anchor's)")]
+_HINT = "(default: the anchor's)"
+_AnchorsInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint=_HINT)]
+_AnchorsFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_HINT)]
 
 # Settings that may change when a run continues: they do not change what is computed.
 FREE = frozenset(
@@ -121,9 +122,9 @@ class Config(LoopConfig):
     flip: float = 0.0
     cached: bool = True
     background: int = 0
-    validation_steps: _OfAnchor[int | None] = None
-    guidance: _OfAnchor[float | None] = None
-    control_scale: _OfAnchor[float | None] = None
+    validation_steps: _AnchorsInt = None
+    guidance: _AnchorsFloat = None
+    control_scale: _AnchorsFloat = None
 
     def _checks(self) -> dict[str, bool]:
         """Add the problems of these settings."""

@@ -9,8 +9,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
 from anchor_jax.cli.options import (
+    AnchorsInt,
     Folder,
-    OfAnchor,
     check_count,
     check_seed,
     need_extra,
@@ -66,8 +66,8 @@ class Demo:
     frames: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: as many as the test clip has)")
     ] = None
-    steps: OfAnchor[int | None] = None
-    seed: OfAnchor[int | None] = None
+    steps: AnchorsInt = None
+    seed: AnchorsInt = None
     assets: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: the shipped ones)")
     ] = None

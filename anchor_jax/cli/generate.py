@@ -9,8 +9,8 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from anchor_jax.cli.options import (
     AnchorFolder,
+    AnchorsInt,
     FaceOptions,
-    OfAnchor,
     SamplingOptions,
     note,
     parse_fps,
@@ -68,20 +68,23 @@ class Generate:
         None
     )
     sampling: OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
-    window: OfAnchor[int | None] = None
-    overlap: OfAnchor[int | None] = None
+    window: AnchorsInt = None
+    overlap: AnchorsInt = None
     size: Annotated[
         str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the size of the poses)")
     ] = None
     noise: Annotated[
         Path | None, arg(metavar="NPY", help_behavior_hint="(default: from the seed)")
     ] = None
-    seed: OfAnchor[int | None] = None
+    seed: AnchorsInt = None
     fps: Annotated[
         str | None,
         arg(metavar="FPS", help_behavior_hint="(default: that of the pose video, or 30)"),
     ] = None
-    dtype: OfAnchor[Literal["float32", "bfloat16"] | None] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        arg(metavar="{float32,bfloat16}", help_behavior_hint="(default: the anchor's)"),
+    ] = None
     face: bool = True
     face_landmarks: Annotated[
         Path | None, arg(metavar="FILE|DIR", help_behavior_hint="(default: beside the poses)")

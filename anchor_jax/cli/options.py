@@ -10,7 +10,7 @@ from fractions import Fraction
 from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from anchor_jax.diffusion import Sampling
     from anchor_jax.face.settings import FaceSampling
 
-_T = TypeVar("_T")
 Folder = Annotated[Path, arg(metavar="DIR")]
 AnchorFolder = Annotated[Path, arg(metavar="ANCHOR")]
-OfAnchor = Annotated[_T, arg(help_behavior_hint="(default: the anchor's)")]
+_HINT = "(default: the anchor's)"
+AnchorsInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint=_HINT)]
+AnchorsFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_HINT)]
 OneEachCore = Annotated[
     int | None, arg(metavar="N", help_behavior_hint="(default: one for each core)")
 ]
@@ -42,10 +43,10 @@ class SamplingOptions:
         no_crossfade: weight windows equally where they overlap, as published.
     """
 
-    steps: OfAnchor[int | None] = None
-    guidance: OfAnchor[float | None] = None
-    control_scale: OfAnchor[float | None] = None
-    crossfade: Annotated[_Flag, arg(help_behavior_hint="(default: the anchor's)")] = False
+    steps: AnchorsInt = None
+    guidance: AnchorsFloat = None
+    control_scale: AnchorsFloat = None
+    crossfade: Annotated[_Flag, arg(help_behavior_hint=_HINT)] = False
     no_crossfade: Annotated[_Flag, arg(help_behavior_hint="")] = False
 
     def over(self, recommended: "Sampling", **more: object) -> "Sampling":
@@ -73,15 +74,17 @@ class FaceOptions:
         face_fit: how to make the picture of the face square: squash (published), or crop.
     """
 
-    face_guidance: OfAnchor[float | None] = None
-    face_control_scale: OfAnchor[float | None] = None
-    face_windows: Annotated[_Flag, arg(help_behavior_hint="(default: the anchor's)")] = False
+    face_guidance: AnchorsFloat = None
+    face_control_scale: AnchorsFloat = None
+    face_windows: Annotated[_Flag, arg(help_behavior_hint=_HINT)] = False
     no_face_windows: Annotated[_Flag, arg(help_behavior_hint="")] = False
-    face_blend: OfAnchor[Literal["square", "face"] | None] = None
-    face_size: Annotated[
-        int | None, arg(metavar="PX", help_behavior_hint="(default: the anchor's)")
+    face_blend: Annotated[
+        Literal["square", "face"] | None, arg(metavar="{square,face}", help_behavior_hint=_HINT)
     ] = None
-    face_fit: OfAnchor[Literal["squash", "crop"] | None] = None
+    face_size: Annotated[int | None, arg(metavar="PX", help_behavior_hint=_HINT)] = None
+    face_fit: Annotated[
+        Literal["squash", "crop"] | None, arg(metavar="{squash,crop}", help_behavior_hint=_HINT)
+    ] = None
 
     def over(self, recommended: "FaceSampling") -> "FaceSampling":
         """Return the recommended settings, changed by these options."""
