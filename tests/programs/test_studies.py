@@ -69,7 +69,7 @@ BAD = {
 def test_bad_options_are_one_error_before_any_work(windows, tmp_path, capsys, monkeypatch, case):
     """Catches hours of work before a mistake in the last row is told."""
     options, message = BAD[case]
-    monkeypatch.setattr(studies, "measure_alone", None)
+    monkeypatch.setattr(studies, "_measure_alone", None)
     assert windows(**options) == 2
     assert message in one_error(capsys)
     assert os.listdir(tmp_path) == []
@@ -85,7 +85,7 @@ def test_the_ablations_leave_out_one_thing_each(drawn, test_clip, tmp_path, monk
         frames = np.full((8, 32, 32, 3), 20 + len(seen), np.uint8)
         return Result([{"body/psnr": 20.0 + len(seen)}], {}, {}, frames)
 
-    monkeypatch.setattr(studies, "measure_alone", measure)
+    monkeypatch.setattr(studies, "_measure_alone", measure)
     monkeypatch.chdir(drawn.parent)
     words = ["--anchor", drawn, "--clip", test_clip, "--setting-two", drawn.parent / "anchor"]
     words += ["--seeds", 5, "--steps", 2, "--frames", 8, "--out", tmp_path]
@@ -120,7 +120,7 @@ def test_windows_are_measured_at_the_anchors_own_settings(
         seen.append(row.variant.settings)
         return Result([{"body/psnr": 20.0}], {}, {}, np.zeros((8, 32, 32, 3), np.uint8))
 
-    monkeypatch.setattr(studies, "measure_alone", measure)
+    monkeypatch.setattr(studies, "_measure_alone", measure)
     words = ["bench", "windows", published, "--clip", test_clip, "--out", tmp_path / "out"]
     words += ["--frames", 8, "--seeds", 0, "--pairs", "8/2"]
     assert cli.main(list(map(str, words))) == 0

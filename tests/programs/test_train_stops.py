@@ -69,8 +69,8 @@ def test_a_signal_saves_and_leaves(finetuned, fresh, train_data, tmp_path, numbe
     assert process.returncode == 130, told
     assert "Traceback" not in told
     step = before + 1
-    last = f"anchor-jax: error: interrupted; step {step} of 4 is saved; the same command goes on"
-    assert told.splitlines()[-1] == last
+    last = f"interrupted; step {step} of 4 is saved; repeat the command to continue"
+    assert told.splitlines()[-1] == f"anchor-jax: error: {last}"
     assert (run / "checkpoints" / str(step)).is_dir()
     assert not living(process.pid)
     assert train("finetune", fresh, train_data, run, *settings) == 0

@@ -170,7 +170,7 @@ def test_loading_casts_and_leaves_out_the_text_encoder(anchor, saved):
 
 def test_lazy_parameters_are_read_once_and_a_few_at_a_time(anchor, tmp_path, monkeypatch):
     """Catches a tree that is in memory as a whole while it is written."""
-    monkeypatch.setattr(parameters, "GROUP_BYTES", 256)
+    monkeypatch.setattr(parameters, "_GROUP_BYTES", 256)
     alive, most, reads = [0], [0], []
 
     class Counted(np.ndarray):
@@ -200,7 +200,7 @@ def test_lazy_parameters_are_read_once_and_a_few_at_a_time(anchor, tmp_path, mon
 
 def test_groups_keep_order_and_lose_nothing(monkeypatch):
     """Catches a last group that is dropped and an item that is bigger than a group."""
-    monkeypatch.setattr(parameters, "GROUP_BYTES", 10)
+    monkeypatch.setattr(parameters, "_GROUP_BYTES", 10)
     assert list(groups([3, 3, 4, 50, 1, 2], lambda item: item)) == [[3, 3, 4], [50], [1, 2]]
     assert list(groups([], lambda item: item)) == []
 
