@@ -161,7 +161,7 @@ def test_a_model_file_that_is_none_is_told(render, tmp_path, capsys):
         ({"fps": 0}, "--fps 0"),
         ({"start": 5}, "start is 5 s"),
         ({"start": -1}, "start is -1 s"),
-        ({"start": 0.1, "end": 0.1}, "from 0.1 s to 0.1 s"),
+        ({"start": 0.1, "end": 0.1}, "between 0.1 s and 0.1 s"),
         ({"processes": 0}, "--processes 0"),
         ({"out": "/dev/null/place.mp4"}, "/dev/null is not a folder"),
         ({"out": "no/such/place.mp4", "size": 63}, "even sides"),
