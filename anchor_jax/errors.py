@@ -27,7 +27,7 @@ def require(*conditions: tuple[object, str]) -> None:
         AnchorError: with all messages whose condition does not hold, in one line.
     """
     if problems := [message for condition, message in conditions if not condition]:
-        raise AnchorError(shorten(problems, separator="; "))
+        raise AnchorError(shorten(problems, 8, "; "))
 
 
 def shorten(items: Sequence[str], limit: int = 4, separator: str = ", ") -> str:
@@ -50,12 +50,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}"
 
 
-def scale_problem(name: str, value: float) -> list[str]:
-    """Check a scale of guidance or control, which is 0 to 100.
-
-    Returns:
-        One line that names the problem, or nothing.
-    """
-    if math.isfinite(value) and 0 <= value <= LARGEST_SCALE:
-        return []
-    return [f"{name} is {value}: expected 0 to {LARGEST_SCALE:g}"]
+def scale_condition(name: str, value: float) -> tuple[bool, str]:
+    """Return whether a scale of guidance or control is 0 to 100, and the message for `require`."""
+    valid = math.isfinite(value) and 0 <= value <= LARGEST_SCALE
+    return valid, f"{name} is {value}: expected 0 to {LARGEST_SCALE:g}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
-from anchor_jax.errors import LARGEST_SEED, AnchorError, shorten
+from anchor_jax.errors import LARGEST_SEED, require
 from anchor_jax.training.optimizer import OptimizerConfig
 
 _C = TypeVar("_C", bound="LoopConfig")
@@ -70,28 +70,32 @@ class LoopConfig:
     validation_frames: int = 6
 
     def __post_init__(self):
-        if wrong := [problem for problem, valid in self._checks().items() if not valid]:
-            raise AnchorError(shorten(wrong, separator="; "))
+        require(*self._conditions())
 
-    def _checks(self) -> dict[str, bool]:
-        """Return the message of each possible problem, and whether the setting is valid."""
-        checks = {
-            f"accumulate is {self.accumulate}: expected a divisor of batch_size, which is"
-            f" {self.batch_size}": self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
-            f"ema is {self.ema}: expected 0 to below 1": 0 <= self.ema < 1,
-            f"seed is {self.seed}: expected 0 to {LARGEST_SEED}": 0 <= self.seed <= LARGEST_SEED,
-            f"held_out is {self.held_out}: expected 0 to 0.9": 0 <= self.held_out <= 0.9,
-            f"warmup is {self.optimizer.warmup} of {self.steps} steps: expected fewer": (
-                self.optimizer.warmup < self.steps
+    def _conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold, each with the message for when it does not."""
+        batch, warmup = self.batch_size, self.optimizer.warmup
+        least = {"workers": 0, "keep_best": 0, "validate_every": 0, "steps": 1, "batch_size": 1}
+        least |= {"log_every": 1, "save_every": 1, "keep_last": 1, "validation_frames": 1}
+        values = {name: getattr(self, name) for name in least}
+        return [
+            (
+                self.accumulate >= 1 and batch % self.accumulate == 0,
+                f"accumulate is {self.accumulate}: expected a divisor of batch_size, which is"
+                f" {batch}",
             ),
-        }
-        least = dict.fromkeys(("workers", "keep_best", "validate_every"), 0) | dict.fromkeys(
-            ("steps", "batch_size", "log_every", "save_every", "keep_last", "validation_frames"), 1
-        )
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            checks[f"{name} is {value}: expected at least {smallest}"] = value >= smallest
-        return checks
+            (0 <= self.ema < 1, f"ema is {self.ema}: expected 0 to below 1"),
+            (
+                0 <= self.seed <= LARGEST_SEED,
+                f"seed is {self.seed}: expected 0 to {LARGEST_SEED}",
+            ),
+            (0 <= self.held_out <= 0.9, f"held_out is {self.held_out}: expected 0 to 0.9"),
+            (warmup < self.steps, f"warmup is {warmup} of {self.steps} steps: expected fewer"),
+            *(
+                (value >= least[name], f"{name} is {value}: expected at least {least[name]}")
+                for name, value in values.items()
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -126,21 +130,28 @@ class Config(LoopConfig):
     guidance: _AnchorsFloat = None
     control_scale: _AnchorsFloat = None
 
-    def _checks(self) -> dict[str, bool]:
-        """Add the problems of these settings."""
-        return super()._checks() | {
-            f"min_snr is {self.min_snr}: expected at least 0": self.min_snr >= 0,
-            f"drop_condition is {self.drop_condition}: expected 0 to below 1": (
-                0 <= self.drop_condition < 1
+    def _conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold, each with the message for when it does not."""
+        drop, steps = self.drop_condition, self.validation_steps
+        return [
+            *super()._conditions(),
+            (self.min_snr >= 0, f"min_snr is {self.min_snr}: expected at least 0"),
+            (0 <= drop < 1, f"drop_condition is {drop}: expected 0 to below 1"),
+            (0 <= self.flip <= 1, f"flip is {self.flip}: expected 0 to 1"),
+            (
+                0 <= self.background <= 255,
+                f"background is {self.background}: expected 0 to 255",
             ),
-            f"flip is {self.flip}: expected 0 to 1": 0 <= self.flip <= 1,
-            f"background is {self.background}: expected 0 to 255": 0 <= self.background <= 255,
-            f"validation_steps is {self.validation_steps}: expected 1 to 1000": (
-                self.validation_steps is None or 1 <= self.validation_steps <= 1000
+            (
+                steps is None or 1 <= steps <= 1000,
+                f"validation_steps is {steps}: expected 1 to 1000",
             ),
-            "flip mirrors pictures, but cached encodings cannot be mirrored: add --no-cached or"
-            " leave out --flip": not (self.flip and self.cached),
-        }
+            (
+                not (self.flip and self.cached),
+                "flip mirrors pictures, but cached encodings cannot be mirrored: add --no-cached or"
+                " leave out --flip",
+            ),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

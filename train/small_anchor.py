@@ -69,26 +69,31 @@ class AutoencoderConfig(LoopConfig):
     image_layers: int = 2
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
 
-    def _checks(self) -> dict[str, bool]:
-        """Add the problems of these settings."""
+    def _conditions(self) -> list[tuple[bool, str]]:
+        """Return what must hold, each with the message for when it does not."""
         widths = (*self.channels, *self.unet_channels)
-        return super()._checks() | {
-            f"cut is {self.cut}: expected 0 to 1": 0 <= self.cut <= 1,
-            f"unet_attention has {len(self.unet_attention)} entries: expected one for each of the"
-            f" {len(self.unet_channels)} unet_channels": (
-                len(self.unet_attention) == len(self.unet_channels)
+        levels, heads, patch = len(self.unet_channels), self.heads, self.patch_size
+        return [
+            *super()._conditions(),
+            (0 <= self.cut <= 1, f"cut is {self.cut}: expected 0 to 1"),
+            (
+                len(self.unet_attention) == levels,
+                f"unet_attention has {len(self.unet_attention)} entries: expected one for each of"
+                f" the {levels} unet_channels",
             ),
-            f"groups is {self.groups}: expected a divisor of all channels": (
-                self.groups >= 1 and not any(width % self.groups for width in widths)
+            (
+                self.groups >= 1 and not any(width % self.groups for width in widths),
+                f"groups is {self.groups}: expected a divisor of all channels",
             ),
-            f"heads is {self.heads}: expected a divisor of unet_channels and image_width": (
-                self.heads >= 1
-                and not any(w % self.heads for w in (*self.unet_channels, self.image_width))
+            (
+                heads >= 1 and not any(w % heads for w in (*self.unet_channels, self.image_width)),
+                f"heads is {heads}: expected a divisor of unet_channels and image_width",
             ),
-            f"patch_size is {self.patch_size}: expected a divisor of image_size": (
-                self.patch_size >= 1 and self.image_size % self.patch_size == 0
+            (
+                patch >= 1 and self.image_size % patch == 0,
+                f"patch_size is {patch}: expected a divisor of image_size",
             ),
-        }
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

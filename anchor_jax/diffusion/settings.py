@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anchor_jax.errors import LARGEST_SEED, AnchorError, scale_problem, shorten
+from anchor_jax.errors import LARGEST_SEED, require, scale_condition
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -38,22 +38,21 @@ class Sampling:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        problems = scale_problem("guidance", self.guidance)
-        problems += scale_problem("control_scale", self.control_scale)
-        if self.steps < 1:
-            problems.append(f"steps is {self.steps}: expected at least 1")
-        if self.window < 1:
-            problems.append(f"window is {self.window}: expected at least 1 frame")
-        elif not 0 <= self.overlap < self.window:
-            problems.append(
-                f"overlap is {self.overlap}: expected 0 to {self.window - 1}, less than the window"
-            )
-        if not 0 <= self.seed <= LARGEST_SEED:
-            problems.append(f"seed is {self.seed}: expected 0 to {LARGEST_SEED}")
-        if self.dtype not in _DTYPES:
-            problems.append(f"dtype is {self.dtype!r}: expected {' or '.join(_DTYPES)}")
-        if problems:
-            raise AnchorError(shorten(problems, 8, "; "))
+        require(
+            scale_condition("guidance", self.guidance),
+            scale_condition("control_scale", self.control_scale),
+            (self.steps >= 1, f"steps is {self.steps}: expected at least 1"),
+            (self.window >= 1, f"window is {self.window}: expected at least 1 frame"),
+            (
+                self.window < 1 or 0 <= self.overlap < self.window,
+                f"overlap is {self.overlap}: expected 0 to {self.window - 1}, less than the window",
+            ),
+            (
+                0 <= self.seed <= LARGEST_SEED,
+                f"seed is {self.seed}: expected 0 to {LARGEST_SEED}",
+            ),
+            (self.dtype in _DTYPES, f"dtype is {self.dtype!r}: expected {' or '.join(_DTYPES)}"),
+        )
 
     def updated(self, **given: Any) -> "Sampling":
         """Return a copy with the `given` settings; None keeps the present value."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anchor_jax.errors import AnchorError, scale_problem, shorten
+from anchor_jax.errors import require, scale_condition
 
 BLENDS = ("square", "face")
 FITS = ("squash", "crop")
@@ -39,16 +39,22 @@ class FaceSampling:
     fit: str = "squash"
 
     def __post_init__(self) -> None:
-        problems = scale_problem("the face's guidance", self.guidance)
-        problems += scale_problem("the face's control_scale", self.control_scale)
-        if not 1 <= self.size <= 8192:
-            problems.append(f"the face's size is {self.size}: expected 1 to 8192 pixels")
-        for name, choices in (("blend", BLENDS), ("fit", FITS)):
-            if (value := getattr(self, name)) not in choices:
-                expected = " or ".join(choices)
-                problems.append(f"the face's {name} is {value!r}: expected {expected}")
-        if problems:
-            raise AnchorError(shorten(problems, 8, "; "))
+        choices = {"blend": (self.blend, BLENDS), "fit": (self.fit, FITS)}
+        require(
+            scale_condition("the face's guidance", self.guidance),
+            scale_condition("the face's control_scale", self.control_scale),
+            (
+                1 <= self.size <= 8192,
+                f"the face's size is {self.size}: expected 1 to 8192 pixels",
+            ),
+            *(
+                (
+                    value in allowed,
+                    f"the face's {name} is {value!r}: expected {' or '.join(allowed)}",
+                )
+                for name, (value, allowed) in choices.items()
+            ),
+        )
 
     def updated(self, **given: Any) -> "FaceSampling":
         """These settings with those that are given; None means not given."""

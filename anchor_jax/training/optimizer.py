@@ -8,7 +8,7 @@ from typing import Literal
 
 import optax
 
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,18 @@ class OptimizerConfig:
     max_norm: float = 1.0
 
     def __post_init__(self):
-        problems = [
-            f"{name} is {value}: expected {expected}"
-            for name, value, good, expected in (
-                ("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "0 to 1"),
-                ("warmup", self.warmup, self.warmup >= 0, "at least 0 steps"),
-                ("beta1", self.beta1, 0 <= self.beta1 < 1, "0 to below 1"),
-                ("beta2", self.beta2, 0 <= self.beta2 < 1, "0 to below 1"),
-                ("epsilon", self.epsilon, 0 < self.epsilon < 1, "a small positive number"),
-                ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "0 to below 1"),
-                ("max_norm", self.max_norm, self.max_norm > 0, "a positive number"),
-            )
-            if not good
-        ]
-        if problems:
-            raise AnchorError("; ".join(problems))
+        checks = (
+            ("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "0 to 1"),
+            ("warmup", self.warmup, self.warmup >= 0, "at least 0 steps"),
+            ("beta1", self.beta1, 0 <= self.beta1 < 1, "0 to below 1"),
+            ("beta2", self.beta2, 0 <= self.beta2 < 1, "0 to below 1"),
+            ("epsilon", self.epsilon, 0 < self.epsilon < 1, "a small positive number"),
+            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 1, "0 to below 1"),
+            ("max_norm", self.max_norm, self.max_norm > 0, "a positive number"),
+        )
+        require(
+            *((good, f"{name} is {value}: expected {text}") for name, value, good, text in checks)
+        )
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
