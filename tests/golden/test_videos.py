@@ -97,10 +97,12 @@ def test_each_window_of_the_first_step(nine, anchor):
     for i, window in enumerate(nine.about["windows"]):
         mask = np.arange(size) < len(window)
         frames = np.resize(window, size)
-        ours = predict(params, nine.noise[frames], nine.poses[frames], timestep, mask)
+        condition = {"poses": nine.poses[frames]}
+        ours = predict(params, nine.noise[frames], condition, timestep, mask)
         expected = channels_last(nine.arrays[f"step0_window{i}_eps_uncond_cond"])
         assert relative(ours[:, : len(window)], expected) < 1e-5, f"window {i}"
-    shifted = predict(params, nine.noise[-size:], nine.poses[-size:], timestep, np.ones(size, bool))
+    condition = {"poses": nine.poses[-size:]}
+    shifted = predict(params, nine.noise[-size:], condition, timestep, np.ones(size, bool))
     assert relative(shifted[:, -1:], expected) > 1e-3
 
 

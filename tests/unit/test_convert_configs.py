@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from anchor_jax import AnchorError
@@ -15,6 +16,7 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
+from tests.anchors import make_anchor
 
 READERS = {
     UNetConfig: lambda path, problems: configs.read_unet(path, 4, problems),
@@ -236,8 +238,9 @@ NETWORKS = {
 def test_networks_that_do_not_go_together_are_refused(name, config, words):
     """Catches weights of two systems mixed, which would fail with shapes deep in a network, or
     not at all."""
-    assert configs.cross_check(NETWORKS) == []
-    problems = configs.cross_check(NETWORKS | {name: config})
+    anchor = lambda networks: make_anchor(networks, {}, np.zeros(0, np.float32))
+    assert configs.cross_check(anchor(NETWORKS)) == []
+    problems = configs.cross_check(anchor(NETWORKS | {name: config}))
     assert any(words in problem for problem in problems), problems
 
 
