@@ -12,7 +12,7 @@ from scipy import stats
 from anchor_jax.shapes import Images
 
 _CONFIDENCE = 0.95
-# Columns of the table: score, heading and number of decimals.
+# Columns of the table: score, heading and number of decimals. Every score needs an entry.
 SCORES = {
     "body/psnr": ("PSNR", 2),
     "body/ssim": ("SSIM", 3),
@@ -40,12 +40,20 @@ class Result:
         once: scores that do not depend on the seed.
         autoencoder: scores of the autoencoder alone.
         frames: some frames of the first seed, chosen by `preview.moments`, uint8 (k, h, w, 3).
+
+    Raises:
+        ValueError: a score has no entry in `SCORES`, so that no table would show it.
     """
 
     scores: list[dict[str, float]]
     once: dict[str, float]
     autoencoder: dict[str, float]
     frames: Images
+
+    def __post_init__(self) -> None:
+        names = {*self.once, *self.autoencoder, *(name for score in self.scores for name in score)}
+        if missing := sorted(names - set(SCORES)):
+            raise ValueError(f"scores without an entry in `SCORES`: {', '.join(missing)}")
 
     def estimate(self, name: str) -> tuple[float, float]:
         """Return mean and half confidence interval of a score over the seeds, see `_interval`."""
