@@ -119,7 +119,7 @@ def build_ours(case: Case):
     if case.work == "face":
         inflation, condition = PER_FRAME, {"poses": poses, "inpainting": inpainting}
     denoise = WindowDenoiser(Denoiser(unet, configs.control, inflation=inflation))
-    sizes = {"halves": 2, "size": case.frames, "stride": case.frames}
+    sizes = {"halves": 2, "window_size": case.frames, "stride": case.frames}
     group = partial(predict_group, denoise, params, **sizes)
     rest = ((0, (WINDOWS_PER_CALL - 1) * case.frames), (0, 0), (0, 0), (0, 0))
     latents, condition = jax.tree.map(lambda x: jnp.pad(x, rest), (latents, condition))

@@ -145,7 +145,7 @@ def load(
 
 
 def read_header(path: Path) -> tuple[Anchor, Stored]:
-    """Read an ANCHOR without its parameters, and the types and file sizes of these.
+    """Read everything except the parameters. Also return the parameters' types and file sizes.
 
     The files are not trusted: types and names are checked, and no path is taken from them.
 

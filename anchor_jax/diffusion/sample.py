@@ -5,8 +5,12 @@ The networks are passed in as one callable:
     denoise(params, latents (f, h, w, c), condition (f, ...), timestep, frame_mask (f,))
         -> float32 (b, f, h, w, c)
 
-with b = 2 (unconditional, conditional) or, at guidance scale 1, b = 1 (conditional only). Compiled
-programs are cached by this callable, so it must be hashable, and equal in calls that may share one.
+with b = 2 (unconditional, conditional) or, at guidance scale 1, b = 1 (conditional only). The two
+halves of guidance come from the context in `params` (see `generation.networks.denoiser_params`),
+not from `condition`, which both halves share.
+
+JAX caches compiled programs with this callable as the key. It must be hashable. Two calls share a
+program only if their callables compare equal.
 """
 
 from collections.abc import Callable
@@ -34,6 +38,9 @@ from anchor_jax.shapes import Array
 
 Denoise = Callable[..., Array]
 
+# Windows in one call of the compiled program. The program loops over them, so their number does not
+# change the time to compile. More windows mean fewer calls, but memory for more frames: conditions
+# of one group of windows are on the device at a time. No measurement of other numbers is recorded.
 WINDOWS_PER_CALL = 4
 
 
@@ -59,10 +66,10 @@ def sample(
         params: first argument of `denoise`, any pytree.
         latents: initial noise (n, h, w, c).
         condition: conditions of each frame, a NumPy array (n, ...) or a tree of them. They stay on
-            the host; the device gets those of one group of windows at a time.
+            the host; the device gets the conditions of one group of windows at a time.
         schedule: noise schedule.
-        sampling: steps, guidance and windows. A video shorter than a window is one window of its
-            own length.
+        sampling: steps, guidance and windows. A video shorter than a window is one window of the
+            video's length.
         on_windows: called when windows are complete, with their number since the last call.
         on_step: called after each step with its index and the latents. The next step overwrites
             these latents, so copy them to keep them.
@@ -73,38 +80,42 @@ def sample(
     Raises:
         ValueError: more steps than the schedule has timesteps.
     """
-    # Each step donates the latents, so this is a copy. It is committed to a device as loaded
-    # parameters are: otherwise the second step would have other shardings and compile again.
+    # A copy, because each step donates its latents. It is committed to a device, as loaded
+    # parameters are: otherwise the second step has other shardings, and JAX compiles again.
     x = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
     n, halves = len(x), num_halves(sampling.guidance)
     plan = n, sampling.window, sampling.overlap
-    starts = [window.start for window in plan_windows(*plan)]
-    stride, size = sampling.window - sampling.overlap, min(sampling.window, n)
-    weights = crossfade_weights(size, sampling.overlap) if sampling.crossfade else None
+    window_starts = [window.start for window in plan_windows(*plan)]
+    stride, window_size = sampling.window - sampling.overlap, min(sampling.window, n)
+    weights = crossfade_weights(window_size, sampling.overlap) if sampling.crossfade else None
     counts = jnp.asarray(count_windows(*plan, weights))
-    span = (WINDOWS_PER_CALL - 1) * stride + size  # frames of a group of windows
-    groups = starts[::WINDOWS_PER_CALL]
-    padding = groups[-1] + span - n
-    predict = partial(predict_group, denoise, params, halves=halves, size=size, stride=stride)
-    # With no real frames nothing is computed, so this call only compiles.
-    start = lax.dynamic_slice_in_dim(_pad_frames(x, padding), 0, span)
-    predict(start, _host_slice(condition, 0, span), 0, 0, weights).block_until_ready()
+    group_starts = window_starts[::WINDOWS_PER_CALL]
+    group_size = (WINDOWS_PER_CALL - 1) * stride + window_size  # frames
+    padding = group_starts[-1] + group_size - n
+    sum_group = partial(
+        predict_group, denoise, params, halves=halves, window_size=window_size, stride=stride
+    )
+    # Compile before the first step. With 0 real frames the program computes no window.
+    first_group = lax.dynamic_slice_in_dim(_pad_frames(x, padding), 0, group_size)
+    first_condition = _host_slice(condition, 0, group_size)
+    sum_group(first_group, first_condition, 0, 0, weights).block_until_ready()
     return_freed_memory()
     for i, step in enumerate(sampling_steps(schedule, sampling.steps)):
         padded = _pad_frames(x, padding)
         total = jnp.zeros((halves, *padded.shape), jnp.float32)
-        for g, start in enumerate(groups):
-            part = predict(
-                lax.dynamic_slice_in_dim(padded, start, span),
-                _host_slice(condition, start, span),
+        for g, start in enumerate(group_starts):
+            group_sum = sum_group(
+                lax.dynamic_slice_in_dim(padded, start, group_size),
+                _host_slice(condition, start, group_size),
                 step.timestep,
                 n - start,
                 weights,
             )
-            total = _add_at(total, part, start)
+            total = _add_at(total, group_sum, start)
             if on_windows is not None:
                 total.block_until_ready()
-                on_windows(len(starts[g * WINDOWS_PER_CALL : (g + 1) * WINDOWS_PER_CALL]))
+                windows = slice(g * WINDOWS_PER_CALL, (g + 1) * WINDOWS_PER_CALL)
+                on_windows(len(window_starts[windows]))
         alphas = step.alpha, step.alpha_prev
         kind = schedule.prediction_type
         x = _guided_step(x, total, counts, sampling.guidance, *alphas, prediction_type=kind)
@@ -113,7 +124,7 @@ def sample(
     return x
 
 
-@partial(jit, static_argnames=("denoise", "halves", "size", "stride"))
+@partial(jit, static_argnames=("denoise", "halves", "window_size", "stride"))
 def predict_group(
     denoise: Denoise,
     params,
@@ -124,34 +135,34 @@ def predict_group(
     weights: Array | np.ndarray | None = None,
     *,
     halves: int,
-    size: int,
+    window_size: int,
     stride: int,
 ) -> Array:
     """Sum the predictions of a group of `WINDOWS_PER_CALL` windows for each frame.
 
     Args:
         denoise: see the module's docstring.
-        params: its first argument.
+        params: first argument of `denoise`.
         latents: noisy latents (frames, h, w, c) of the frames of the group.
         condition: conditions (frames, ...) of these frames.
         timestep: timestep of the schedule.
         num_frames: number of leading frames that are real; the rest is padding.
-        weights: (size,), multiplied with the predictions of each window, or None.
+        weights: (window_size,), multiplied with the predictions of each window, or None.
         halves: number of predictions that guidance needs.
-        size: frames of a window.
-        stride: frames from the start of a window to that of the next.
+        window_size: frames of a window.
+        stride: frames from the start of a window to the start of the next.
 
     Returns:
         float32 (halves, frames, h, w, c).
     """
 
-    def predict(start: Array, mask: Array) -> Array:
-        cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+    def predict_window(start: Array, mask: Array) -> Array:
+        cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=window_size)
         predicted = denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, mask)
         return predicted if weights is None else predicted * weights[:, None, None, None]
 
     shape = (halves, *latents.shape)
-    return sum_windows(predict, WINDOWS_PER_CALL, size, stride, num_frames, shape)
+    return sum_windows(predict_window, WINDOWS_PER_CALL, window_size, stride, num_frames, shape)
 
 
 @partial(jax.jit, static_argnames="prediction_type", donate_argnames="latents")
@@ -171,10 +182,10 @@ def _guided_step(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _add_at(total: Array, part: Array, start: ArrayLike) -> Array:
+def _add_at(total: Array, group_sum: Array, start: ArrayLike) -> Array:
     """Add the sums of a group, (halves, frames, h, w, c), to `total` from frame `start` on."""
-    before = lax.dynamic_slice_in_dim(total, start, part.shape[1], 1)
-    return lax.dynamic_update_slice_in_dim(total, before + part, start, 1)
+    before = lax.dynamic_slice_in_dim(total, start, group_sum.shape[1], 1)
+    return lax.dynamic_update_slice_in_dim(total, before + group_sum, start, 1)
 
 
 def _pad_frames(x: Array, count: int) -> Array:
@@ -182,11 +193,11 @@ def _pad_frames(x: Array, count: int) -> Array:
     return jnp.pad(x, ((0, count), (0, 0), (0, 0), (0, 0)))
 
 
-def _host_slice(tree: Any, start: int, size: int) -> Any:
-    """Cut `size` frames from arrays on the host, with zeros behind the last frame."""
+def _host_slice(tree: Any, start: int, count: int) -> Any:
+    """Cut `count` frames from arrays on the host, with zeros behind the last frame."""
 
     def cut(x: np.ndarray) -> np.ndarray:
-        part = np.asarray(x[start : start + size])
-        return np.pad(part, ((0, size - len(part)), *[(0, 0)] * (part.ndim - 1)))
+        frames = np.asarray(x[start : start + count])
+        return np.pad(frames, ((0, count - len(frames)), *[(0, 0)] * (frames.ndim - 1)))
 
     return jax.tree.map(cut, tree)

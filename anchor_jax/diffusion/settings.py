@@ -10,7 +10,7 @@ _DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings for denoising a video; the defaults are those of the published system.
+    """Settings for denoising a video. The defaults are the published system's settings.
 
     Attributes:
         steps: denoising steps (DDIM), at least 1.

@@ -60,7 +60,7 @@ def count_windows(
 
 
 def sum_windows(
-    predict: Callable[[Array, Array], Array],
+    predict_window: Callable[[Array, Array], Array],
     num_windows: int,
     size: int,
     stride: int,
@@ -74,8 +74,8 @@ def sum_windows(
     one thread on CPUs.)
 
     Args:
-        predict: (start, frame_mask (size,)) -> (b, size, ...), the window's prediction. A window
-            has a static `size`; the mask is False after the last real frame.
+        predict_window: (start, frame_mask (size,)) -> (b, size, ...), the prediction of the window
+            from frame `start` on. `size` is static; the mask is False after the last real frame.
         num_windows: the largest number of windows. Those after the last frame are left out.
         size: frames in a window.
         stride: frames between the starts of two windows.
@@ -90,7 +90,8 @@ def sum_windows(
         start = i * stride
         mask = start + jnp.arange(size) < num_frames
         before = lax.dynamic_slice_in_dim(total, start, size, 1)
-        return lax.dynamic_update_slice_in_dim(total, before + predict(start, mask), start, 1)
+        after = before + predict_window(start, mask)
+        return lax.dynamic_update_slice_in_dim(total, after, start, 1)
 
     in_use = jnp.clip(-(-jnp.asarray(num_frames) // stride), 0, num_windows)
     return lax.fori_loop(0, in_use, add, jnp.zeros(shape, jnp.float32))

@@ -35,7 +35,8 @@ from anchor_jax.shapes import Array, Images
 
 Rows = TypeVar("Rows", np.ndarray, Array)
 
-# Of the inflation, only joint attention: the other parts need weights that were trained with them.
+# See `Inflation` in models/frames.py. Only joint attention is on: the weights were trained without
+# the other two.
 ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual=False)
 
 _LANCZOS = Image.Resampling.LANCZOS
@@ -43,13 +44,13 @@ _LANCZOS = Image.Resampling.LANCZOS
 
 @dataclass(frozen=True)
 class Face:
-    """The face in a video: the inputs of repainting that generation of the body does not need.
+    """The inputs of the face stage: where the face is in each frame, and how it looks.
 
     Attributes:
         track: the positions of the face, from `face.landmarks.follow`.
         masks: bool (n, h, w), True on the face; None takes an oval in each crop.
         appearance: a picture of the face, uint8 (h', w', 3), upright and cropped as in training;
-            None takes the body's.
+            None takes the picture of the body.
     """
 
     track: Track
@@ -123,7 +124,7 @@ def repaint(
 
 
 def face_sampling(settings: Settings) -> Sampling:
-    """Make the sampling settings of the face: those of the body with the face's two scales.
+    """Make the sampling settings of the face: the body's settings with the two scales of the face.
 
     The overlap is 0 unless the face attends over the frames of a window.
     """
@@ -148,13 +149,13 @@ def _paste_faces(
     dtype, only_face = settings.sampling.dtype, settings.face.blend == "face"
     params = cast_kernels(vae.params, dtype)
     chosen, transforms = np.flatnonzero(face.track.usable), face.track.transforms()
-    for part, part_latents in zip(_batches(chosen), _batches(latents), strict=True):
-        batch = fill(part_latents, PICTURE_BATCH)
-        images = np.asarray(decode_images(vae.config, params, batch, dtype))[: len(part)]
+    for chunk, chunk_latents in zip(_batches(chosen), _batches(latents), strict=True):
+        batch = fill(chunk_latents, PICTURE_BATCH)
+        images = np.asarray(decode_images(vae.config, params, batch, dtype))[: len(chunk)]
         crops = _resize_squares(np.round(images * 255).astype(np.uint8), align.SIZE)
-        inside = _face_regions(face, part, transforms) if only_face else None
-        frames[part] = blend.paste(frames[part], crops, transforms[part], inside)
-        advance(len(part))
+        inside = _face_regions(face, chunk, transforms) if only_face else None
+        frames[chunk] = blend.paste(frames[chunk], crops, transforms[chunk], inside)
+        advance(len(chunk))
 
 
 def through_autoencoder(
@@ -210,24 +211,24 @@ def _condition(
     noise = jax.random.normal(key, (side, side, vae.config.latent_channels))
     transforms = face.track.transforms()
     pose_crops, inpainting = [], []
-    for part in _batches(np.flatnonzero(face.track.usable)):
-        here = transforms[part]
-        crops = _resize_squares(align.crop(frames[part], here), size)
-        pose_crops.append(_resize_squares(align.crop(poses[part], here), size))
-        keep = _shrink(mask.repaint_mask(_face_regions(face, part, transforms)), size)
+    for chunk in _batches(np.flatnonzero(face.track.usable)):
+        here = transforms[chunk]
+        crops = _resize_squares(align.crop(frames[chunk], here), size)
+        pose_crops.append(_resize_squares(align.crop(poses[chunk], here), size))
+        keep = _shrink(mask.repaint_mask(_face_regions(face, chunk, transforms)), size)
         masked = fill(mask.masked_images(crops, keep), PICTURE_BATCH)
         latents = encode_images(vae.config, params, masked, noise, sampling.dtype)
-        latents = np.asarray(latents)[: len(part)]
+        latents = np.asarray(latents)[: len(chunk)]
         inpainting.append(np.concatenate([mask.to_latents(keep, vae.config.factor), latents], -1))
-        advance(len(part))
+        advance(len(chunk))
     return {"poses": np.concatenate(pose_crops), "inpainting": np.concatenate(inpainting)}
 
 
-def _face_regions(face: Face, part: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Return the face region in the crops of the frames with indices `part`, bool (k, 512, 512)."""
+def _face_regions(face: Face, chunk: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+    """Return the face region in the crops of frames with indices `chunk`, bool (k, 512, 512)."""
     if face.masks is None:
-        return np.broadcast_to(mask.oval(), (len(part), align.SIZE, align.SIZE))
-    return mask.from_renders(face.masks[part], transforms[part])
+        return np.broadcast_to(mask.oval(), (len(chunk), align.SIZE, align.SIZE))
+    return mask.from_renders(face.masks[chunk], transforms[chunk])
 
 
 def _resize_squares(images: Images, size: int) -> Images:
@@ -244,7 +245,7 @@ def _resize_squares(images: Images, size: int) -> Images:
 def squash(image: Images, size: int) -> Images:
     """Resize a picture to a square without keeping its proportions.
 
-    The result is that of OpenCV's bilinear interpolation: two neighbours in each direction, without
+    The result equals OpenCV's bilinear interpolation: two neighbours in each direction, without
     antialiasing, rounded once at the end. Pillow's result differs.
 
     Args:

@@ -210,10 +210,10 @@ def decode(
     params = cast_kernels(vae.params, dtype)
     frames = []
     for start in range(0, len(latents), batch):
-        part = latents[start : start + batch]
-        images = decode_images(vae.config, params, fill(part, batch), dtype)
-        frames.append((np.asarray(images)[: len(part)] * 255).astype(np.uint8))
-        advance(len(part))
+        chunk = latents[start : start + batch]
+        images = decode_images(vae.config, params, fill(chunk, batch), dtype)
+        frames.append((np.asarray(images)[: len(chunk)] * 255).astype(np.uint8))
+        advance(len(chunk))
     return np.concatenate(frames)
 
 
@@ -225,9 +225,9 @@ def decode_images(config: VAEConfig, params: Params, latents: Array, dtype: str)
     return jnp.clip(images / 2 + 0.5, 0, 1)
 
 
-def fill(part: Array | np.ndarray, batch: int) -> Array:
-    """Append rows of zeros up to `batch` rows, so that the last batch needs no other program."""
-    return jnp.pad(part, ((0, batch - len(part)), *[(0, 0)] * (part.ndim - 1)))
+def fill(rows: Array | np.ndarray, batch: int) -> Array:
+    """Append zeros up to `batch` rows, so that the last batch reuses the compiled program."""
+    return jnp.pad(rows, ((0, batch - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
 
 
 def cast_kernels(params: Params, dtype: str) -> Params:

@@ -114,12 +114,13 @@ def generate_video(
     _check_loaded(anchor, face is not None)
     sampling = settings.sampling
     latents = initial_latents(shape, noise, sampling.seed)
-    bar = bars(progress, 2 if face is None else 5)
+    # Denoising and decoding; with faces, also cropping, repainting and pasting.
+    progress_bars = bars(progress, 2 if face is None else 5)
     tokens = encode_appearance(anchor.image_encoder, appearance)
     params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
     unet, control = anchor.body.unet.config, anchor.body.control.config
     num_windows = len(plan_windows(len(poses), sampling.window, sampling.overlap))
-    with bar("denoising", sampling.steps * num_windows, "window") as advance:
+    with progress_bars("denoising", sampling.steps * num_windows, "window") as advance:
         latents = sample(
             WindowDenoiser(Denoiser(unet, control, sampling.dtype)),
             params,
@@ -131,10 +132,10 @@ def generate_video(
         )
     del params
     check_finite(latents)
-    with bar("decoding", len(poses), "frame") as advance:
+    with progress_bars("decoding", len(poses), "frame") as advance:
         frames = decode(anchor.vae, latents, sampling.dtype, advance)
     if face is not None and anchor.face is not None:
-        repaint(anchor, anchor.face, frames, poses, appearance, face, settings, bar)
+        repaint(anchor, anchor.face, frames, poses, appearance, face, settings, progress_bars)
     return frames
 
 
