@@ -5,6 +5,11 @@
     h  height    w  width          c  channels (always last)
     s  tokens (queries)            t  tokens (keys)
     m  attention heads             d  head width
+    r  rows of latents: b, or one row that all b rows of the context share
+    p  rows of pose images: as many as rows of latents, or one for all
+    o  channels of the output      k  channels of the mask and the masked image
+
+A module that uses a letter for something else says so.
 
 Images are RGB. Callers of the library pass and receive uint8 in [0, 255]. Inside, pose images are
 float in [0, 1], and the images of the autoencoder float in [-1, 1]. Latents are multiplied by the

@@ -8,7 +8,8 @@ BEAT2: https://arxiv.org/abs/2401.00374
 AMASS: https://arxiv.org/abs/1904.03278
 
 To add a layout, write a function that turns the arrays of the file into a `Motion`, and call it in
-`_recognise`.
+`_recognise` (in `read_motion` if the file is neither an archive nor a pickle). Then name the layout
+in `_LAYOUTS`, the text of the errors, and in the table of docs/motion.md.
 """
 
 from fractions import Fraction

@@ -103,7 +103,7 @@ def resample(frames: Iterable[tuple[Fraction, T]], fps: Fraction) -> Iterator[T]
     """Yield the frame nearest to each time k / fps after the first one, up to half a step after the
     last one.
 
-    Of two frames that are equally near, within a millisecond, the earlier is taken. From 60 to 30
+    If two frames are equally near, within a millisecond, the earlier is taken. From 60 to 30
     fps, every second frame is kept; from 25 to 30 fps, every fifth frame is shown twice.
 
     Raises:

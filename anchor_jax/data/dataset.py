@@ -72,7 +72,7 @@ class Dataset:
         return self.starts[-1]
 
     def shard(self, index: int) -> Path:
-        """The path of one clip's shard."""
+        """Return the path of one clip's shard."""
         return self.path / SHARD_NAME.format(index, len(self.clips))
 
     def source(self):
@@ -206,7 +206,7 @@ def write_shard(
     serializer = ExampleSerializer(cast(Any, described.get_serialized_info()))
     try:
         with placed(path, scratch) as partial:
-            # Neither chunked nor compressed: PNG cannot be, and frames are read one by one.
+            # PNG is compressed already. A group is one frame, because frames are read one by one.
             writer, count = ArrayRecordWriter(str(partial), "group_size:1,uncompressed"), 0
             try:
                 for count, frame in enumerate(frames, 1):
@@ -226,13 +226,13 @@ def write_shard(
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             return replace(clip, bytes=partial.stat().st_size, sha256=_hash(partial))
-    except RuntimeError as error:  # array_record's own
+    except RuntimeError as error:  # array_record raises it
         raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def write_metadata(dataset: Dataset) -> None:
-    """Write the files that tensorflow-datasets and `load` need beside the shards. The same data set
-    gives the same bytes."""
+    """Write the files that tensorflow-datasets and `load` need, into the folder of the shards. The
+    same data set gives the same bytes."""
     import tensorflow_datasets as tfds
     from etils import epath
 
@@ -253,7 +253,7 @@ def write_metadata(dataset: Dataset) -> None:
         features=features(dataset.pictures),
         split_infos=[split],
         filename_template=template,
-        check_data=False,  # that needs TensorFlow
+        check_data=False,  # checking the data would need TensorFlow
         description="Frames of clips of a person with their pose images.",
     )
     data = {
@@ -268,7 +268,7 @@ def write_metadata(dataset: Dataset) -> None:
 
 
 def features(pictures: dict[str, Size]):
-    """The `FeaturesDict` of tensorflow-datasets for an example with these pictures."""
+    """Make the `FeaturesDict` of tensorflow-datasets for an example with these pictures."""
     import tensorflow_datasets as tfds
 
     missing = [set(group) - set(pictures) for group in (BODY, FACE)]

@@ -40,7 +40,7 @@ class Encodings:
         self._key, self._open = key, {}
 
     def missing(self) -> list[int]:
-        """The numbers of the clips that lack an array."""
+        """List the numbers of the clips that lack an array."""
         clips = range(len(self.starts) - 1)
         return [i for i in clips if not all(self._path(i, name).exists() for name in self.shapes)]
 

@@ -22,7 +22,7 @@ _Colour = tuple[int, int, int]  # RGB, 0-255
 
 CHANNELS = {"green": 1, "blue": 2}
 EXCESS = 24  # grey levels of the screen's channel above the other two, in the darkest corner
-LEAST = 0.4  # of a pixel: an edge is looked for where the person fills more
+LEAST = 0.4  # of a pixel: where the person covers more, the pixel is inside
 COVERED = 0.4  # of the border of the frames: a screen fills at least so much
 
 
@@ -47,7 +47,7 @@ def green_screen(video: Path, key: _Colour | None = None) -> Matting:
 
 
 def _screen_channel(key: _Colour) -> int:
-    """The channel, green or blue, of a screen of this colour."""
+    """Return the channel, green or blue, of a screen of this colour."""
     for channel in CHANNELS.values():
         if _excess(np.array([key], np.float32), channel)[0] >= EXCESS:
             return channel
@@ -58,7 +58,7 @@ def _screen_channel(key: _Colour) -> int:
 
 
 def _find_screen(frames: np.ndarray, where: str) -> int:
-    """The channel of the screen at the border of frames, uint8 (n, h, w, 3)."""
+    """Find the channel of the screen at the border of frames, uint8 (n, h, w, 3)."""
     edge = frames[:, border(*frames.shape[1:3])].astype(np.float32)
     shares = {
         name: float((_excess(edge, channel) >= EXCESS).mean()) for name, channel in CHANNELS.items()
@@ -74,18 +74,18 @@ def _find_screen(frames: np.ndarray, where: str) -> int:
 
 
 def _excess(pixels: np.ndarray, channel: int) -> np.ndarray:
-    """How far a channel is above the stronger of the other two."""
+    """Compute how far a channel is above the stronger of the other two."""
     others = [c for c in range(3) if c != channel]
     return pixels[..., channel] - np.maximum(pixels[..., others[0]], pixels[..., others[1]])
 
 
 def _key_out(frame: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
-    """The matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame."""
+    """Compute the matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame."""
     from scipy import ndimage
 
     pixels = frame.astype(np.float32)
     excess = _excess(ndimage.gaussian_filter(pixels, (0.7, 0.7, 0)), channel)
-    full = np.quantile(excess, 0.9)  # the screen's own, roughly
+    full = np.quantile(excess, 0.9)  # roughly the excess of the screen
     screen = excess > max(0.6 * full, EXCESS)
     reach = edge_reach(*screen.shape)
     plain = ndimage.binary_erosion(screen, iterations=max(1, reach // 2), border_value=1)

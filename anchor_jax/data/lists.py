@@ -32,11 +32,11 @@ class ListSource:
     sound: None = None  # lists have no sound
 
     def lengths(self) -> list[tuple[str, int]]:
-        """The name and number of frames of the clip."""
+        """Return the name and number of frames of the clip."""
         return [(self.name, len(self.lines))]
 
     def examine(self) -> "ListSource":
-        """Fill in the size where it is None: that of the first target.
+        """Fill in the size of the first target where the size is None.
 
         Raises:
             AnchorError: the target is no picture.
@@ -48,7 +48,7 @@ class ListSource:
             return replace(self, size=image.size)
 
     def pictures(self) -> dict[str, Size]:
-        """The pictures of each frame and their sizes."""
+        """Return the pictures of each frame and their sizes."""
         assert self.size is not None
         return dict.fromkeys(self.lines[0], self.size)
 
@@ -168,7 +168,7 @@ def _find(folder: Path, name: str, value: object) -> Path:
 
 
 def _unique(folders: list[Path]) -> list[str]:
-    """Names of the folders that differ, with as few of their parents as possible."""
+    """Make different names for the folders, with as few of their parents as possible."""
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(names)) == len(names):

@@ -113,12 +113,13 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         with guard:
             batch = self._read()
         self._next += 1
-        if self._workers:  # copy: the arrays lie in workers' memory, which goes when they end
+        if self._workers:
+            # Copy, because the arrays are in shared memory that is freed when the workers end.
             batch = {name: np.array(values) for name, values in batch.items()}
         return {**batch, "position": self._positions}
 
     def get_state(self) -> dict[str, Any]:
-        """The position, as a JSON object. The number of workers and processes does not matter."""
+        """Return the position as a JSON object. It does not depend on workers and processes."""
         return {"next_batch": self._next, **self._order}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -177,7 +178,7 @@ def _begin(worker: int, count: int) -> None:
 
 
 def clip_spans(dataset: Dataset, start: float = 0.0, end: float = 1.0) -> tuple[Span, ...]:
-    """The same part of every clip, from fraction `start` to fraction `end` of its frames.
+    """Select the same part of every clip, from fraction `start` to fraction `end` of its frames.
 
     Returns:
         (first, end) for each clip, frame numbers in the data set.
@@ -274,7 +275,7 @@ def _check(
 
 
 def _num_threads(num_workers: int) -> int:
-    """Number of threads in each process, so that there is one a core in all."""
+    """Choose the number of threads in each process: about one thread for each core in all."""
     return max(1, min(MAX_THREADS, num_cores() // max(1, num_workers)))
 
 

@@ -2,7 +2,7 @@
 
 There are three sources: mattes that the user made elsewhere (`read_mattes`), a green or blue screen
 (`green_screen`), and a still camera before a known background (`still_camera`). The latter two find
-the region of the person in their own way, and share the soft edge (`soften`).
+the region of the person in different ways, and both give it a soft edge with `soften`.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from anchor_jax.data.video import iter_video
 from anchor_jax.errors import AnchorError
 
 Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Computes of a frame, uint8 (h, w, 3), the matte, uint8 (h, w), and foreground, as the frame."""
+"""Computes matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame, uint8 (h, w, 3)."""
 
 SAMPLES = 32  # the most frames of a video that a background is computed from
 ISLAND = 0.03  # of the largest region: smaller ones are removed, such as a person in the back
@@ -68,7 +68,7 @@ def sample_frames(video: Path, count: int = SAMPLES) -> np.ndarray:
 
 
 def border(height: int, width: int) -> np.ndarray:
-    """The part of a frame, bool (h, w), that shows the background: the top and the upper sides."""
+    """Mark the pixels that should show the background, bool (h, w): the top and the upper sides."""
     mask = np.zeros((height, width), bool)
     side = max(1, width // 16)
     mask[: max(1, height // 16)] = True
@@ -80,8 +80,8 @@ def soften(frame: np.ndarray, background: np.ndarray, inside: np.ndarray) -> np.
     """Compute a matte, float32 (h, w) in [0, 1], with a soft edge along the edge of `inside`.
 
     It is 1 deep inside and 0 far outside. In between, the pixel I is a mix of the background's
-    colour B and the person's colour F, that of the nearest pixels deep inside, and the matte is
-    (I - B)(F - B) / |F - B|^2. Where B and F are nearly equal it is a smooth step instead.
+    colour B and the person's colour F, which is taken from the nearest pixels deep inside. There
+    the matte is (I - B)(F - B) / |F - B|^2, or a smooth step where B and F are nearly equal.
 
     Args:
         frame: float32 (h, w, 3), 0-255.
@@ -158,12 +158,12 @@ def find_places(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edge_reach(height: int, width: int) -> int:
-    """Half the width of a soft edge in frames of this size, pixels."""
+    """Return half the width of a soft edge in frames of this size, pixels."""
     return max(2, round(EDGE * min(height, width)))
 
 
 def _sum_blocks(picture: np.ndarray, step: int) -> np.ndarray:
-    """The sums over blocks of `step` x `step` pixels."""
+    """Sum the pixels of each block of `step` x `step`."""
     height, width = picture.shape[:2]
     rows = np.add.reduceat(picture, np.arange(0, height, step), axis=0)
     return np.add.reduceat(rows, np.arange(0, width, step), axis=1)

@@ -24,8 +24,8 @@ _Numbered = tuple[int, np.ndarray]  # number of a pose image in its folder or vi
 
 @runtime_checkable  # the tests check types as they run
 class Faces(Protocol):
-    """Cuts faces out of frames. The caller provides it, as this package knows nothing of faces. It
-    is pickled for worker processes."""
+    """Cuts faces out of frames. The caller passes an object of this type, because `data` does not
+    import `face`. The object is pickled for worker processes."""
 
     @property
     def size(self) -> int:
@@ -113,7 +113,7 @@ class VideoSource:
         return replace(self, num_frames=num_frames, num_poses=num_poses, frame_size=frame_size)
 
     def lengths(self) -> list[tuple[str, int]]:
-        """Name and number of frames of each clip; as in `read_clips`, a short rest is left out."""
+        """List name and number of frames of each clip, without a short rest, as `read_clips`."""
         starts = range(0, self.num_frames, self.length)
         counts = [min(self.length, self.num_frames - start) for start in starts]
         return [
@@ -140,7 +140,7 @@ class VideoSource:
                 deque(own, maxlen=0)  # skip what the caller did not read
 
     def pictures(self) -> dict[str, Size]:
-        """The pictures of each frame and their sizes."""
+        """Return the pictures of each frame and their sizes."""
         names: tuple[str, ...] = ("target", "pose")
         names += () if self.mattes is None else ("matte",)
         pictures: dict[str, Size] = dict.fromkeys(names, (self.size, self.size))
@@ -164,8 +164,8 @@ class VideoSource:
             yield frame
 
     def _window(self, pose: np.ndarray, crop: Box) -> Box:
-        """The square of a pose image to keep: the crop of the frames where it has their size, else
-        the whole image, which must be square."""
+        """Choose the square of a pose image to keep. An image of the frames' size is cropped like
+        the frames; any other must be square and is kept whole."""
         if _size_of(pose) == self.frame_size:
             return crop
         if pose.shape[0] != pose.shape[1]:
@@ -200,7 +200,7 @@ class VideoSource:
 
 
 def _count(path: Path, fps: Fraction) -> tuple[int, int, Size]:
-    """Count the frames of a video at `fps` and at its own rate; and their size."""
+    """Count the frames of a video, first at `fps`, then as stored, and find their size."""
     size, own = (0, 0), 0
 
     def timed() -> Iterator[tuple[Fraction, None]]:

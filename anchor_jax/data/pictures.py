@@ -52,8 +52,8 @@ def read_images(paths: list[Path], size: Size | None) -> Images:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The PNG and JPEG files in a folder, ordered by the numbers in their names; hidden files are
-    left out.
+    """List the PNG and JPEG files in a folder, ordered by the numbers in their names. Hidden files
+    are left out.
 
     Raises:
         AnchorError: there are none.
@@ -127,5 +127,5 @@ def _open_rgb(path: Path, on_black: bool) -> "Picture":
 
 
 def _natural(name: str) -> tuple[list[int], str]:
-    """A sort key that puts `2.png` before `10.png`."""
+    """Make a sort key that puts `2.png` before `10.png`."""
     return [int(digits) for digits in re.findall(r"\d+", name)], name

@@ -1,9 +1,9 @@
-"""Make a data set with several processes, and go on where a killed run stopped.
+"""Make a data set with several processes, and continue where a killed run stopped.
 
 The work is in a hidden folder beside the data set's place. Each clip becomes one file, which
 appears when it is complete, with a small JSON file that has its hash. Then the files of the whole
 data set are written and the folder is renamed. After an interruption at any moment the same command
-goes on and makes the same bytes.
+continues and makes the same bytes.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def prepare(
     processes: int = 1,
     progress: Progress = silent,
 ) -> Dataset:
-    """Make the data set `out`, or go on with it. A complete one is left as it is.
+    """Make the data set `out`, or continue it. A complete one stays unchanged.
 
     Args:
         sources: the clips to store, in this order.
@@ -95,7 +95,7 @@ def prepare(
         try:
             sources = _examine(sources, processes, progress)
             made = _make(sources, folder, fps, digest, processes, progress)
-            made.path.rename(out)  # over an empty folder, but no other
+            made.path.rename(out)  # `out` may be an empty folder; any other folder is an error
         except AnchorError as error:
             if not _complete(folder):
                 raise
@@ -107,12 +107,12 @@ def prepare(
 
 
 def hidden_folder(out: Path) -> Path:
-    """The folder that has the data set `out` until it is complete."""
+    """Return the folder in which the data set `out` is made until it is complete."""
     return out.absolute().with_name(f".{out.absolute().name}.partial")
 
 
 def _finished(out: Path, digest: str) -> Dataset | None:
-    """The complete data set at `out`, if there is one, made of these inputs.
+    """Return the complete data set of these inputs at `out`, or None if nothing is there.
 
     Raises:
         AnchorError: something else is at `out`.
@@ -242,7 +242,7 @@ def _keep_sounds(sources: Sequence[Source], folder: Path, progress: Progress) ->
 
 
 def _write_share(share: _Share, advance: Advance) -> dict[int, ClipRecord]:
-    """Write the clips of one share; returns their records by number in the data set."""
+    """Write the clips of one share. Return their records by number in the data set."""
     made = {}
     for index, frames in share.source.read(range(min(share.clips), max(share.clips) + 1)):
         if index in share.clips:
@@ -263,7 +263,7 @@ def _write_share(share: _Share, advance: Advance) -> dict[int, ClipRecord]:
 
 
 def _record(dataset: Dataset, number: int) -> ClipRecord | None:
-    """The record of a clip, if an earlier run completed it."""
+    """Read the record of a clip, or return None if no earlier run completed it."""
     path, shard = dataset.path.parent / "clips" / f"{number}.json", dataset.shard(number)
     try:
         record = ClipRecord(**json.loads(path.read_text()))
@@ -280,7 +280,8 @@ def _complete(folder: Path) -> bool:
 
 
 def _digest(inputs: Sequence[Path], options: dict[str, object]) -> tuple[str, str]:
-    """Two hashes: of the options and the names and sizes of all files; and of the files' times."""
+    """Compute two hashes: one of the options and of the names and sizes of all files, one of the
+    files' times."""
     names, times = hashlib.sha256(), hashlib.sha256()
     names.update(json.dumps([FORMAT, options], sort_keys=True, default=str).encode())
     for path in inputs:

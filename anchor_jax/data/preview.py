@@ -76,7 +76,7 @@ def draw_sheet(title: str, labels: list[str], frames: list[dict[str, np.ndarray]
 
 
 def _rows(frame: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    """The names and pictures, uint8 (h, w, 3), of a column from top to bottom."""
+    """List the names and pictures, uint8 (h, w, 3), of a column from top to bottom."""
     small = {name: _thumbnail(pixels) for name, pixels in frame.items()}
     rows = []
     for picture, pose, extra in (("target", "pose", "matte"), ("face", "face_pose", "face_mask")):

@@ -167,7 +167,7 @@ def _for_each(values: Sequence[Any], count: int) -> Sequence[Any]:
 
 
 def _names(videos: tuple[Path, ...]) -> list[str]:
-    """The videos' names without suffix; a second video of the same name is `name.2`."""
+    """List the videos' names without suffix. A second video of the same name is `name.2`."""
     names: list[str] = []
     for video in videos:
         name, number = video.stem, 1

@@ -21,7 +21,9 @@ from anchor_jax.errors import AnchorError
 MOVED = 12  # grey levels by which a pixel of the border may vary
 MOVING = 0.3  # of the border: where more pixels vary, the camera moves
 SHADOW = 0.75  # of the light: a darker pixel is no shadow, it belongs to the person
-SURE, LIKELY = 12.0, 6.0  # differences in units of the noise; a person has some above the first
+# Differences in units of the noise. A region of the person is above LIKELY, and has a pixel above
+# SURE.
+SURE, LIKELY = 12.0, 6.0
 QUIET = 3.0  # grey levels: the least noise assumed; compression adds to what is measured
 SMALL = 1 / 500  # of the frame: smaller islands are removed and smaller holes filled
 PRESENT = 0.12  # of the frame: a person fills at least so much
@@ -30,8 +32,8 @@ PRESENT = 0.12  # of the frame: a person fills at least so much
 def still_camera(video: Path, plate: Path | None = None) -> Matting:
     """Make a function that computes mattes of a video from a camera that does not move.
 
-    Changes of the light of the whole picture are compensated, and a pixel that is darker than the
-    background but has its colour is taken for a shadow.
+    Changes of the light of the whole picture are compensated. A pixel that is darker than the
+    background but has the same colour is taken for a shadow.
 
     Args:
         video: the video.
@@ -56,10 +58,10 @@ def still_camera(video: Path, plate: Path | None = None) -> Matting:
 
 
 def still_background(frames: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    """Mattes, uint8 (n, h, w), of frames before a known background.
+    """Compute mattes, uint8 (n, h, w), of frames before a known background.
 
-    Flicker (the light of the whole picture going up and down) is taken out, and where a pixel is
-    darker than the background but has its colour, it is taken for a shadow.
+    Flicker, a change of the light of the whole picture, is compensated. A pixel that is darker than
+    the background but has the same colour is taken for a shadow.
 
     Args:
         frames: uint8 (n, h, w, 3).
@@ -113,7 +115,7 @@ def _check_empty(samples: np.ndarray, scene: np.ndarray, video: Path) -> None:
 
 
 def _relit(scene: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The background under the light of one frame: each channel is scaled so that borders match."""
+    """Adapt the background to the light of one frame: scale each channel so that borders match."""
     edge = border(*scene.shape[:2])
     ratio = np.maximum(pixels[edge], 1) / np.maximum(scene[edge], 1)
     gain = np.median(ratio, axis=0)
@@ -123,8 +125,8 @@ def _relit(scene: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _differences(pixels: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The difference of each pixel to the background in units of the noise: with shadows ignored,
-    and without."""
+    """Compute the difference of each pixel to the background in units of the noise: once with
+    shadows ignored, and once with shadows counted."""
     from scipy import ndimage
 
     sigma = edge_reach(*scene.shape[:2]) / 3
@@ -140,7 +142,7 @@ def _differences(pixels: np.ndarray, scene: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _cut_out(frame: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame."""
+    """Compute the matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame."""
     pixels = frame.astype(np.float32)
     scene = _relit(plate.astype(np.float32), pixels)
     matte = soften(pixels, scene, _person(*_differences(pixels, scene)))
@@ -148,8 +150,9 @@ def _cut_out(frame: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
-    """The person, bool (h, w): large connected regions that are surely different somewhere, with
-    their holes, but without holes that show the background in full light, as between the arms."""
+    """Find the person, bool (h, w): large connected regions with at least one pixel above `SURE`.
+    Holes belong to the person, unless they show the background in full light, as between the arms.
+    """
     from scipy import ndimage
 
     reach = edge_reach(*difference.shape)
@@ -158,7 +161,7 @@ def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
     labels, sizes = find_places(likely)
     if len(sizes) < 2:
         return likely
-    sizes[0] = 0  # all that is not likely
+    sizes[0] = 0  # the background: all pixels that are not above `LIKELY`
     strongest = ndimage.maximum(difference, labels, np.arange(len(sizes)))
     least = max(SMALL * difference.size, ISLAND * sizes.max())
     person = ((sizes > least) & (strongest > SURE))[labels]
@@ -171,8 +174,8 @@ def _person(difference: np.ndarray, unforgiven: np.ndarray) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, size: int) -> np.ndarray:
-    """Remove parts of a mask that are thinner than twice `size`; the mask is taken to go on outside
-    the frame."""
+    """Remove parts of a mask that are thinner than twice `size`. The mask is assumed to continue
+    outside the frame."""
     from scipy import ndimage
 
     kept = ndimage.binary_erosion(mask, iterations=size, border_value=1)

@@ -1,7 +1,7 @@
 """Frames from videos and folders of images, RGB, uint8 (n, h, w, 3).
 
-What reads single pictures is in `pictures`, what writes in `video_writer`; this module has both for
-users: `from anchor_jax.data.video import read_frames, read_image, write_video`.
+`pictures` reads single pictures, and `video_writer` writes. This module exports both for users:
+`from anchor_jax.data.video import read_frames, read_image, write_video`.
 """
 
 import re
@@ -87,7 +87,7 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
 
 def iter_sizes(path: Path) -> Generator[tuple[Fraction, Size], None, None]:
     """Read the time and size of each frame of a video, without converting pixels. Times and errors
-    are those of `iter_video`."""
+    are the same as in `iter_video`."""
     return _iter_frames(path, _shown_size)
 
 
@@ -172,15 +172,15 @@ def _shown_size(frame: "VideoFrame") -> Size:
 
 
 def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:
-    """The time at which a frame is shown; `otherwise` where the container states none."""
+    """Return the time at which a frame is shown, or `otherwise` if the container states none."""
     if frame.pts is None or frame.time_base is None:
         return otherwise
     return frame.pts * frame.time_base
 
 
 def _promised_end(container, stream) -> Fraction | None:
-    """The stated end of the last frame, seconds, of Matroska, WebM and AVI. None for others, whose
-    demuxer notices a missing tail itself."""
+    """Return the end of the last frame, seconds, that Matroska, WebM and AVI files state. None for
+    other formats, whose demuxer notices a missing tail itself."""
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         return stream.frames / stream.average_rate
     if "matroska" not in container.format.name:

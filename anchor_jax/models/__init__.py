@@ -52,12 +52,12 @@ def build(config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: bool = F
 
     Args:
         config: config of one of the five networks.
-        dtype: type of the computation. Parameters keep their own type.
+        dtype: type of the computation. Parameters keep theirs.
         remat: recompute each block's activations in the backward pass instead of keeping them
             (UNet and control branch only).
 
     Raises:
-        TypeError: if `config` is of no network.
+        TypeError: if `config` is not the config of a network.
     """
     match config:
         case UNetConfig():

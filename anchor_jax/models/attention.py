@@ -19,8 +19,9 @@ The backward pass computes the weights again, block by block
         dQ += dS K;  dK += dS^T Q;  dV += P^T dO
 
 Shifting all keys by one vector, or one query's scores by a constant, leaves the softmax unchanged.
-With several blocks the mean key is subtracted first: then the mean score of a query is 0, its
-largest score lies between 0 and the bound |q| max|k|, and a small bound spares the search for it.
+With several blocks the mean key is subtracted first. Then the mean score of a query is 0, and its
+largest score is between 0 and the bound |q| max|k|: if the bound is small, the maximum need not
+be computed.
 
 | where           | keys                     | what runs                                          |
 |-----------------|--------------------------|----------------------------------------------------|

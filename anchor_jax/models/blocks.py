@@ -131,7 +131,7 @@ class _Attention(nn.Module):
 
 
 class _Projection(nn.Module):
-    """A linear layer inside a module of its own, as the checkpoints name its parameters."""
+    """A linear layer in a separate module, as the names of its parameters in checkpoints need."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -224,11 +224,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling by two and a 3x3 convolution, in 4/9 of its arithmetic.
+    """Nearest-neighbour upsampling by two and a 3x3 convolution, with 4/9 of the multiplications.
 
     An output pixel has one of four phases: an even or odd row, an even or odd column. The 3x3
     kernel then covers only two rows and two columns of the small image, so that each phase is a
-    convolution of the small image with a 2x2 kernel, whose entries are sums of those of the 3x3.
+    convolution of the small image with a 2x2 kernel. Its entries are sums of the 3x3 kernel's.
 
     `size` (h, w) is one less than twice the input's where the encoder halved an odd size.
     """

@@ -1,5 +1,5 @@
-"""Frozen configs of the five networks. The defaults are those of Stable Diffusion 1.5
-([latent diffusion](https://arxiv.org/abs/2112.10752)) and of CLIP ViT-B/32
+"""Frozen configs of the five networks. The defaults describe Stable Diffusion 1.5
+([latent diffusion](https://arxiv.org/abs/2112.10752)) and CLIP ViT-B/32
 ([CLIP](https://arxiv.org/abs/2103.00020))."""
 
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class UNetConfig(EncoderConfig):
-    """Config of the denoising UNet. `out_channels` are those of the latents."""
+    """Config of the denoising UNet. `out_channels` equals the channels of the latents."""
 
     out_channels: int = 4
 
 
 @dataclass(frozen=True)
 class ControlConfig(EncoderConfig):
-    """Config of the control branch. `pose_embedding_channels` are those of the convolutions over
-    the pose image. The resolution is halved between neighbours, so that the pose features have the
-    size of the latents."""
+    """Config of the control branch. `pose_embedding_channels` are the channels of the convolutions
+    over the pose image. The resolution is halved between neighbours, so that the pose features have
+    the size of the latents."""
 
     pose_channels: int = 3
     pose_embedding_channels: tuple[int, ...] = (16, 32, 96, 256)

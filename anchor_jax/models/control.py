@@ -1,6 +1,6 @@
-"""The control branch, a [ControlNet](https://arxiv.org/abs/2302.05543): the other half of the
-structure-guided diffusion model. A copy of the UNet's encoder reads the pose image, a render of the
-body mesh, and adds residuals to the UNet's skips (equation 2 of the paper)."""
+"""The control branch, a [ControlNet](https://arxiv.org/abs/2302.05543): one of the two networks of
+the structure-guided diffusion model. A copy of the UNet's encoder reads the pose image, a render of
+the body mesh. Its features are added to the UNet's skips (equation 2 of the paper)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ class PoseEmbedding(nn.Module):
 
 
 class Control(nn.Module):
-    """ControlN(p_i). Its self-attention is per frame with every inflation."""
+    """The control branch, ControlN(p_i) in the paper's notation. Its self-attention never spans the
+    frames, whatever `inflation` is."""
 
     config: ControlConfig
     dtype: DTypeLike = jnp.float32

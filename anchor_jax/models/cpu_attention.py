@@ -1,6 +1,7 @@
 """Attention for CPUs: the algorithm that `models.attention` describes, in blocks of scores that
 stay in the cache. Arrays are (heads, blocks, tokens, width): n heads of all rows, j blocks of s
-queries, k blocks of t keys; d is the width of a head and e >= d + 1 that of the extended values."""
+queries, k blocks of t keys; d is the width of a head, and e >= d + 1 is the width of the values
+with their extra columns."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,12 +14,12 @@ from jaxtyping import Bool, Float
 
 from anchor_jax.shapes import Array
 
-# Queries and keys of one block of scores. Up to twice that many keys are one block.
+# The most queries and keys in one block of scores. Twice as many keys are still one block.
 _CHUNKS = 16384, 512
 # The same in the backward pass, where the scores are transposed.
 _GRADIENT_CHUNKS = 512, 1024
-_KEYS_OF_ALL_HEADS = 256  # up to so many keys all heads are computed at once
-_SCORES_IN_CACHE = 2**19  # the backward pass computes heads together up to so many scores
+_KEYS_OF_ALL_HEADS = 256  # with at most this many keys, all heads are computed at once
+_SCORES_IN_CACHE = 2**19  # the most scores of the heads that the backward pass computes together
 # A sum of exp(64) does not overflow, and a sum that contains exp(-64) does not underflow.
 _SAFE_SCORE = 64.0
 
@@ -67,8 +68,8 @@ def chunked_attention(
 
 
 def _with_shift_column(keys: Float[Array, "... d"]) -> Float[Array, "... d+1"]:
-    """Append a column of ones to the keys. The element that a query gets beside it is added to all
-    scores of the query."""
+    """Append a column of ones to the keys. An element appended to a query is then added to all
+    scores of this query."""
     return _with_column(keys, 1)
 
 
@@ -108,7 +109,7 @@ def _attend(
 
     The gradient is written by hand to save memory: it keeps one number a query, and no score. With
     the gradient that JAX derives, a training step of the 50M model takes 2.2 times the memory and
-    1.9 times the CPU time (`python -m benchmarks.train_step --without attention --pairs 9`). Of
+    1.9 times the CPU time (`python -m benchmarks.train_step --without attention --pairs 9`). For
     several blocks JAX cannot derive it at all, because the loops have traced lengths.
     """
     return _forward(queries, keys, values)[0]
@@ -249,7 +250,8 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     """Compute the gradients of one head, float32: of its queries, transposed (j, d, s), and of its
     keys and values (k, t, d) without their columns of ones, which are constants."""
     queries, log_norm, gradients, keys, values, flat_keys = head
-    # Subtracted through the keys' shift column; promoted, so the logarithm stays float32.
+    # The keys' shift column subtracts `log_norm` from the scores. `concatenate` promotes bfloat16
+    # queries, so that the logarithm stays float32.
     queries = jnp.concatenate([queries, -log_norm], -1)
 
     def add_keys(query_gradients, block):

@@ -19,13 +19,13 @@ from anchor_jax.shapes import Array, Params
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The two networks and how they are computed. It is hashable, so compiled programs are kept by
-    it.
+    """The two networks and how they are computed. It is hashable, so that it can be part of the key
+    of a compiled program.
 
     Attributes:
         unet: 4 input channels for the body, 9 for the face, at Stable Diffusion's size.
         control: the control branch.
-        dtype: of the computation; parameters keep their own type.
+        dtype: type of the computation; parameters keep theirs.
         inflation: what spans the frames of a window.
         remat: recompute each block's activations in the backward pass, to save memory.
     """

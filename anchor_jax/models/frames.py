@@ -40,8 +40,8 @@ class FrameFold:
 
     Attributes:
         num: frames of a window, which are one row after the fold is undone.
-        joint_attention: as of `Inflation`.
-        pooled_norm: as of `Inflation`.
+        joint_attention: see `Inflation`.
+        pooled_norm: see `Inflation`.
         mask: (b, f), False for frames that only pad the window; None if all are real.
     """
 

@@ -16,7 +16,7 @@ from anchor_jax.shapes import Array
 class GroupNorm(nn.Module):
     """Group normalisation of (b f, h, w, c), per frame, or pooled over the frames of a window.
 
-    Statistics are float32, the variance is that of the centred values. Padding frames do not
+    Statistics are float32. The variance is computed from the centred values. Padding frames do not
     count.
     """
 
@@ -40,13 +40,13 @@ class GroupNorm(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _normalise(
-    x: Float[Array, "r f p c"],
+    x: Float[Array, "r f hw c"],
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
     real: Bool[Array, "#r f"] | None,
     groups: int,
     epsilon: float,
-) -> Float[Array, "r f p c"]:
+) -> Float[Array, "r f hw c"]:
     """Normalise over the frames and pixels of each row and each group of channels, float32.
 
     The gradient is written by hand to save time: it needs two sums over the features. With the

@@ -1,5 +1,5 @@
-"""The denoising UNet of [latent diffusion](https://arxiv.org/abs/2112.10752): one half of the
-structure-guided diffusion model (paper, section 3.1)."""
+"""The denoising UNet of [latent diffusion](https://arxiv.org/abs/2112.10752): one of the two
+networks of the structure-guided diffusion model (paper, section 3.1)."""
 
 from collections.abc import Sequence
 
