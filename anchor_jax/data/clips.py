@@ -22,12 +22,12 @@ _Pair = tuple[np.ndarray, np.ndarray | None]  # a frame and its matte
 
 FPS = Fraction(30)
 LENGTH = 300  # frames
-MIN_LENGTH = 16  # frames: what a window of the sampler takes
+MIN_LENGTH = 16  # frames, as many as a window of the sampler
 LONGEST_GAP = 10  # seconds without a frame; a longer one is a damaged file or a still picture
-TIE = Fraction(1, 1000)  # seconds: Matroska rounds times to this; two may err by half of it
-MARGIN = 0.08  # of the person's size, left free on each side of the crop
+TIE = Fraction(1, 1000)  # seconds: Matroska rounds times to this, and each may err by half of it
+MARGIN = 0.08  # share of the person's size that is left free on each side of the crop
 LOOK = Fraction(1, 10)  # seconds between the mattes that the crop is computed from
-PRESENT = 1 / 200  # of the mattes: a pixel counts where at least so many show the person
+PRESENT = 1 / 200  # a pixel counts if at least this share of the mattes shows the person there
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 class VideoClip:
     """Consecutive frames of one video."""
 
-    name: str  # of the video's file, without suffix
+    name: str  # name of the video's file, without suffix
     index: int  # number of the clip in the video, from 0
     frames: np.ndarray  # uint8 (n, size, size, 3), RGB
     start: Fraction  # seconds from the video's first frame; `write_audio` has the same zero

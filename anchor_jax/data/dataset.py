@@ -49,7 +49,7 @@ class ClipRecord:
     name: str
     identity: str
     frames: int
-    bytes: int = 0  # of its shard
+    bytes: int = 0  # size of its shard
     sha256: str = ""
 
 

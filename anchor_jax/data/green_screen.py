@@ -22,8 +22,8 @@ _Colour = tuple[int, int, int]  # RGB, 0-255
 
 CHANNELS = {"green": 1, "blue": 2}
 EXCESS = 24  # grey levels of the screen's channel above the other two, in the darkest corner
-LEAST = 0.4  # of a pixel: where the person covers more, the pixel is inside
-COVERED = 0.4  # of the border of the frames: a screen fills at least so much
+LEAST = 0.4  # a pixel is inside if the person covers a larger share of it
+COVERED = 0.4  # a screen fills at least this share of the frames' border
 
 
 def green_screen(video: Path, key: _Colour | None = None) -> Matting:
@@ -93,11 +93,11 @@ def _key_out(frame: np.ndarray, channel: int) -> tuple[np.ndarray, np.ndarray]:
     screen_excess = _excess(background, channel)
     inside = 1 - excess / np.maximum(screen_excess, 1) > LEAST
     near, sizes = find_places(ndimage.binary_dilation(inside, iterations=2 * reach))
-    sizes[0] = 0  # the screen
+    sizes[0] = 0  # the screen is no island
     inside &= (sizes > ISLAND * sizes.max())[near]
     by_colour = soften(pixels, background, inside)
     by_excess = soften(_excess(pixels, channel)[..., None], screen_excess[..., None], inside)
     matte = np.maximum(by_colour, by_excess)
     person = unmix(pixels, background, matte)
-    person[..., channel] -= np.maximum(_excess(person, channel), 0)  # the spill
+    person[..., channel] -= np.maximum(_excess(person, channel), 0)  # remove the spill
     return to_bytes(matte * 255), to_bytes(person)

@@ -27,7 +27,7 @@ class ListSource:
     name: str
     identity: str
     lines: tuple[dict[str, Path], ...]  # picture -> file, in the order of the list
-    size: Size | None = None  # of all pictures; None: `examine` finds it
+    size: Size | None = None  # size of all pictures; None: `examine` finds it
     resized: bool = False  # pictures of other sizes are resized, else refused
     sound: None = None  # lists have no sound
 

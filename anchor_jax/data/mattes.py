@@ -17,9 +17,9 @@ from anchor_jax.errors import AnchorError
 Matting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Computes matte, uint8 (h, w), and foreground, uint8 (h, w, 3), of a frame, uint8 (h, w, 3)."""
 
-SAMPLES = 32  # the most frames of a video that a background is computed from
-ISLAND = 0.03  # of the largest region: smaller ones are removed, such as a person in the back
-EDGE = 1 / 160  # of the frame's shorter side: half the width of a soft edge
+SAMPLES = 32  # a background is computed from at most this many frames of a video
+ISLAND = 0.03  # regions below this share of the largest are removed, such as people in the back
+EDGE = 1 / 160  # half the width of a soft edge, as a share of the frame's shorter side
 FLOOR, CEILING = 0.06, 0.94  # mattes below become 0 and above become 1: noise of the camera
 
 

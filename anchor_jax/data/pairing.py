@@ -22,7 +22,7 @@ MatteMaker = Literal["green screen", "still background"]  # how mattes are made 
 _Numbered = tuple[int, np.ndarray]  # number of a pose image in its folder or video, and the image
 
 
-@runtime_checkable  # the tests check types as they run
+@runtime_checkable  # because the tests check types at run time
 class Faces(Protocol):
     """Cuts faces out of frames. The caller passes an object of this type, because `data` does not
     import `face`. The object is pickled for worker processes."""
@@ -137,7 +137,7 @@ class VideoSource:
             if clip.index >= wanted.start:
                 own = islice(poses, len(clip.frames))
                 yield clip.index, self._pair(clip, own)
-                deque(own, maxlen=0)  # skip what the caller did not read
+                deque(own, maxlen=0)  # skip poses that the caller did not read
 
     def pictures(self) -> dict[str, Size]:
         """Return the pictures of each frame and their sizes."""

@@ -34,7 +34,7 @@ from anchor_jax.progress import Advance, Progress, silent
 from anchor_jax.shapes import Size, show_size
 
 
-@runtime_checkable  # the tests check types as they run
+@runtime_checkable  # because the tests check types at run time
 class Source(Protocol):
     """Provides clips: `pairing.VideoSource` and `lists.ListSource` do."""
 

@@ -16,7 +16,7 @@ from anchor_jax.progress import Progress
 from anchor_jax.shapes import Size, show_size
 
 SIZE = 512, 512
-# Options that are files and folders. Of these, names and sizes are hashed, not where they are.
+# Options that are files and folders. Their names and sizes are hashed, but not their locations.
 PLACES = "videos", "poses", "faces", "mattes", "plates", "json_list"
 
 

@@ -19,14 +19,14 @@ from anchor_jax.data.pictures import IMAGE_SUFFIXES, read_image
 from anchor_jax.errors import AnchorError
 
 MOVED = 12  # grey levels by which a pixel of the border may vary
-MOVING = 0.3  # of the border: where more pixels vary, the camera moves
-SHADOW = 0.75  # of the light: a darker pixel is no shadow, it belongs to the person
+MOVING = 0.3  # the camera moves if more than this share of the border varies
+SHADOW = 0.75  # a pixel with less than this share of the light is no shadow, but the person
 # Differences in units of the noise. A region of the person is above LIKELY, and has a pixel above
 # SURE.
 SURE, LIKELY = 12.0, 6.0
 QUIET = 3.0  # grey levels: the least noise assumed; compression adds to what is measured
-SMALL = 1 / 500  # of the frame: smaller islands are removed and smaller holes filled
-PRESENT = 0.12  # of the frame: a person fills at least so much
+SMALL = 1 / 500  # islands below this share of the frame are removed, and such holes filled
+PRESENT = 0.12  # a person fills at least this share of the frame
 
 
 def still_camera(video: Path, plate: Path | None = None) -> Matting:

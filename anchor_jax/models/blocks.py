@@ -105,7 +105,7 @@ def attend(
         x: tokens that attend.
         context: tokens that are attended to.
         num_heads: heads, each c / num_heads wide.
-        dtype: of the computation.
+        dtype: type of the computation.
         mask: (b, t), False for tokens of the context that are not attended to.
         qkv_bias: whether the projections to queries, keys and values have a bias.
     """
@@ -131,7 +131,7 @@ class _Attention(nn.Module):
 
 
 class _Projection(nn.Module):
-    """A linear layer in a separate module, as the names of its parameters in checkpoints need."""
+    """A linear layer in a separate module, because checkpoints name its parameters so."""
 
     features: int
     dtype: DTypeLike = jnp.float32

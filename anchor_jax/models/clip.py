@@ -102,7 +102,7 @@ class _VisionEmbeddings(nn.Module):
 
 
 class _VisionTransformer(nn.Module):
-    """The image encoder, one module below `CLIPVision`, as the checkpoints name its parameters."""
+    """The image encoder. It is a module inside `CLIPVision`, because checkpoints name it so."""
 
     config: CLIPVisionConfig
     dtype: DTypeLike = jnp.float32
@@ -149,7 +149,7 @@ class _TextEmbeddings(nn.Module):
 
 
 class _TextTransformer(nn.Module):
-    """The text encoder, one module below `CLIPText`, as the checkpoints name its parameters."""
+    """The text encoder. It is a module inside `CLIPText`, because checkpoints name it so."""
 
     config: CLIPTextConfig
     dtype: DTypeLike = jnp.float32

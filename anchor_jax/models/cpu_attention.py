@@ -19,7 +19,8 @@ _CHUNKS = 16384, 512
 # The same in the backward pass, where the scores are transposed.
 _GRADIENT_CHUNKS = 512, 1024
 _KEYS_OF_ALL_HEADS = 256  # with at most this many keys, all heads are computed at once
-_SCORES_IN_CACHE = 2**19  # the most scores of the heads that the backward pass computes together
+# The backward pass computes several heads together, with at most this many scores.
+_SCORES_IN_CACHE = 2**19
 # A sum of exp(64) does not overflow, and a sum that contains exp(-64) does not underflow.
 _SAFE_SCORE = 64.0
 
@@ -251,7 +252,7 @@ def _head_gradients(head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     keys and values (k, t, d) without their columns of ones, which are constants."""
     queries, log_norm, gradients, keys, values, flat_keys = head
     # The keys' shift column subtracts `log_norm` from the scores. `concatenate` promotes bfloat16
-    # queries, so that the logarithm stays float32.
+    # queries to float32, the type of the logarithm.
     queries = jnp.concatenate([queries, -log_norm], -1)
 
     def add_keys(query_gradients, block):
