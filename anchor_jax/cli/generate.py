@@ -179,11 +179,12 @@ class Generate:
             reason = "the anchor has no face part"
         else:
             reason = "the anchor's face part was never trained (anchor-jax train face)"
-            note(f"faces are not repainted: {reason}")
         for name in ("landmarks", "masks", "detector", "appearance"):
             path = getattr(self, f"face_{name}")
             if path is not None:
                 raise AnchorError(f"--face-{name} {path}: {reason}")
+        if self.face and anchor.face is not None:
+            note(f"faces are not repainted: {reason}")
 
 
 def _rounded(size: tuple[int, int]) -> tuple[int, int]:
