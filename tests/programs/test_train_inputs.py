@@ -99,7 +99,7 @@ def test_contradictions(fresh, train_data, refuse):
     """Catches settings that cannot all be meant, and problems that are told one by one."""
     told = refuse("finetune", fresh, train_data, "--accumulate", "3", "--flip", "0.5")
     assert "accumulate is 3: expected a divisor of batch_size, which is 2" in told
-    assert "what is cached of them cannot be mirrored" in told
+    assert "cached encodings cannot be mirrored" in told
     told = refuse("finetune", fresh, train_data, "--warmup", "4")
     assert "warmup is 4 of 4 steps: expected fewer" in told
     told = refuse("finetune", fresh, train_data, "--learning-rate", "10")
