@@ -2,7 +2,8 @@
 
 XLA computes the gradients of a convolution as convolutions with transposed features or with a
 transposed kernel, and copies these first. A product of matrices accepts both factors in their
-present memory layout.
+present memory layout. On an Intel Xeon the copies took a sixth of a training step (323 of 1950 ms);
+on an AMD EPYC they take less, as the functions below say.
 """
 
 import jax
