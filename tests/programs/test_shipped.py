@@ -1,4 +1,5 @@
-"""The embedded default as it is shipped: complete, small, and as good as the pages say."""
+"""The embedded default as it is shipped: complete, small, and as good as the pages say; and that
+every command drives an anchor at its own settings."""
 
 import json
 import shutil
@@ -12,7 +13,10 @@ from anchor_jax.assets import MANIFEST, SHIPPED, open_assets
 from anchor_jax.data import video
 from anchor_jax.demo import demo
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
+from anchor_jax.studies import run as studies
 from anchor_jax.studies.clip import Variant, generate_and_measure, read_clip
+from anchor_jax.studies.results import Result
+from anchor_jax.studies.run import Row, Study
 
 # One window, of a gesture that is harder than most: the whole clip has 29.4, 28.0 and 21.1 dB.
 FRAMES = 16
@@ -73,3 +77,25 @@ def test_generate_without_options_gives_the_demos_frames(shipped, tmp_path, monk
     assert cli.main(list(map(str, words))) == 0
     frames, _ = video.read_frames(tmp_path / "frames")
     np.testing.assert_array_equal(frames, made[0])
+
+
+def test_windows_are_measured_at_the_anchors_own_settings(
+    published, test_clip, tmp_path, monkeypatch
+):
+    """Catches published anchors that are measured as small ones, and options that are ignored."""
+    seen = []
+
+    def measure(row: Row, study: Study) -> Result:
+        seen.append(row.variant.settings)
+        return Result([{"body/psnr": 20.0}], {}, {}, np.zeros((8, 32, 32, 3), np.uint8))
+
+    monkeypatch.setattr(studies, "_measure_alone", measure)
+    words = ["bench", "windows", published, "--clip", test_clip, "--out", tmp_path / "out"]
+    words += ["--frames", 8, "--seeds", 0, "--pairs", "8/2"]
+    assert cli.main(list(map(str, words))) == 0
+    assert cli.main([*map(str, words), "--guidance=3", "--crossfade"]) == 0
+    first, second = seen
+    assert (first.sampling.guidance, first.sampling.control_scale) == (7.5, 2.0)
+    assert (first.sampling.window, first.sampling.overlap) == (8, 2)
+    assert first.face.size == 256 and first.face.guidance == 3.5 and first.face.fit == "squash"
+    assert second.sampling == replace(first.sampling, guidance=3.0, crossfade=True)

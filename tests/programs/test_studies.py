@@ -110,28 +110,6 @@ def test_the_ablations_leave_out_one_thing_each(drawn, test_clip, tmp_path, monk
     assert len(seen) == 6 and all(row.variant.settings.sampling.steps == 2 for row in seen)
 
 
-def test_windows_are_measured_at_the_anchors_own_settings(
-    published, test_clip, tmp_path, monkeypatch
-):
-    """Catches published anchors that are measured as small ones, and options that are ignored."""
-    seen = []
-
-    def measure(row: Row, study: Study) -> Result:
-        seen.append(row.variant.settings)
-        return Result([{"body/psnr": 20.0}], {}, {}, np.zeros((8, 32, 32, 3), np.uint8))
-
-    monkeypatch.setattr(studies, "_measure_alone", measure)
-    words = ["bench", "windows", published, "--clip", test_clip, "--out", tmp_path / "out"]
-    words += ["--frames", 8, "--seeds", 0, "--pairs", "8/2"]
-    assert cli.main(list(map(str, words))) == 0
-    assert cli.main([*map(str, words), "--guidance=3", "--crossfade"]) == 0
-    first, second = seen
-    assert (first.sampling.guidance, first.sampling.control_scale) == (7.5, 2.0)
-    assert (first.sampling.window, first.sampling.overlap) == (8, 2)
-    assert first.face.size == 256 and first.face.guidance == 3.5 and first.face.fit == "squash"
-    assert second.sampling == replace(first.sampling, guidance=3.0, crossfade=True)
-
-
 def test_settings_change_what_they_say(drawn, test_clip):
     """Catches fresh noise that all frames share, a face that is repainted all the same, and a
     ceiling that depends on the noise."""

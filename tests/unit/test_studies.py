@@ -67,3 +67,9 @@ def test_a_view_is_moved_until_the_face_is_where_it_should_be():
     moved = _frame_like(view, seen, known)
     np.testing.assert_allclose(moved.project(points[None])[0], wanted)
     assert _frame_like(view, seen, -seen) is view
+
+
+def test_a_score_without_a_heading_is_refused():
+    """Catches a new metric that no table and no plot would ever show."""
+    with pytest.raises(ValueError, match="body/lpips"):
+        Result([{"body/lpips": 0.1}], {}, {}, NONE)
