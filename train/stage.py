@@ -80,13 +80,14 @@ def _train(stage: Stage, job: Job) -> None:
     _check_data(stage, job.anchor, dataset, header)
     check_spans(dataset, clip_spans(dataset, 0.0, 1 - job.held_out))
     job = _with_anchor_settings(stage, job, header)
-    names = [f"{stage.part}/unet", f"{stage.part}/control", *NETWORKS]
-    run_settings = {"stage": stage.name, **settings(job), **contents(dataset, header, names)}
+    trained = [f"{stage.part}/unet", f"{stage.part}/control"]
+    inputs = contents(dataset, header, [*trained, *NETWORKS])
+    run_settings = {"stage": stage.name, **settings(job), **inputs}
     run = Run(job.out, run_settings, FREE)
     try:
         if is_complete(job.out):
             return
-        check_stored(job.anchor, names)
+        check_stored(job.anchor, trained)  # the others are loaded now
         anchor = checkpoint.load(job.anchor, networks=NETWORKS)
         pictures = replace(stage.pictures, background=job.background)
         encoder = Encoder(anchor, pictures)
@@ -147,14 +148,14 @@ def _fit_stage(
 
 def _with_anchor_settings(stage: Stage, job: Job, anchor: Anchor) -> Job:
     """Fill in guidance, control scale and validation steps from the anchor if they are None."""
-    sampling = _sampling(stage, anchor.settings)
-    sampling = sampling.updated(guidance=job.guidance, control_scale=job.control_scale)
-    steps = sampling.steps if job.validation_steps is None else job.validation_steps
+    sampling = _sampling(stage, anchor.settings).updated(
+        guidance=job.guidance, control_scale=job.control_scale, steps=job.validation_steps
+    )
     return replace(
         job,
         guidance=sampling.guidance,
         control_scale=sampling.control_scale,
-        validation_steps=steps,
+        validation_steps=sampling.steps,
     )
 
 

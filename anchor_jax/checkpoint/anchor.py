@@ -1,7 +1,7 @@
 """The model of one person in memory: its networks, their configs and its settings."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -153,6 +153,15 @@ def assemble(networks: Mapping[str, Network[Any]], trained: Mapping[str, bool], 
 
 def with_networks(anchor: Anchor, networks: Mapping[str, Network[Any]]) -> Anchor:
     """Return the anchor with its networks replaced by `networks`, by their names on disk."""
-    trained = {"body": anchor.body.trained, "face": anchor.face is None or anchor.face.trained}
-    others = ("schedule", "empty_text", "settings", "provenance", "tokenizer")
-    return assemble(networks, trained, **{name: getattr(anchor, name) for name in others})
+
+    def renewed(name: str, part: Part) -> Part:
+        return replace(part, unet=networks[f"{name}/unet"], control=networks[f"{name}/control"])
+
+    return replace(
+        anchor,
+        body=renewed("body", anchor.body),
+        face=None if anchor.face is None else renewed("face", anchor.face),
+        vae=networks["vae"],
+        image_encoder=networks["image_encoder"],
+        text_encoder=networks["text_encoder"],
+    )

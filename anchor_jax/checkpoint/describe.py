@@ -10,7 +10,7 @@ import numpy as np
 
 from anchor_jax.checkpoint.anchor import Anchor
 from anchor_jax.checkpoint.config_json import brief, printable
-from anchor_jax.checkpoint.folder import file_sizes, megabytes, read_header, read_json
+from anchor_jax.checkpoint.folder import file_sizes, megabytes, parse_header, read_json
 from anchor_jax.checkpoint.parameters import abstract_params
 
 
@@ -21,10 +21,11 @@ def describe(path: str | Path) -> str:
         path: the folder. Its parameters are not read.
 
     Raises:
-        AnchorError: as `read_header`.
+        AnchorError: as `load`.
     """
     path = Path(path)
-    anchor, stored = read_header(path)
+    content = read_json(path)
+    anchor, stored = parse_header(path, content)
     networks = anchor.networks()
     rows = [("network", "parameters", "on disk", "stored as")]
     total = [0, 0]
@@ -36,8 +37,7 @@ def describe(path: str | Path) -> str:
         types = ", ".join(sorted(printable(key) for key in stored[name]["types"]))
         rows.append((name, f"{count:,}", megabytes(size), types))
     rows.append(("total", f"{total[0]:,}", megabytes(total[1]), ""))
-    version = read_json(path)["version"]
-    lines = [f"{path}: ANCHOR, format version {version}", *_settings(anchor), ""]
+    lines = [f"{path}: ANCHOR, format version {content['version']}", *_settings(anchor), ""]
     lines += [*_table(rows), ""]
     configs = {name: network.config for name, network in networks.items()}
     for name, config in (*configs.items(), ("schedule", anchor.schedule)):

@@ -152,7 +152,11 @@ def read_header(path: Path) -> tuple[Anchor, Stored]:
     Raises:
         AnchorError: as `load`; all mistakes in `anchor.json` are listed together.
     """
-    content = read_json(path)
+    return parse_header(path, read_json(path))
+
+
+def parse_header(path: Path, content: dict[str, Any]) -> tuple[Anchor, Stored]:
+    """Parse what `read_json` returned for the ANCHOR at `path`; see `read_header`."""
     problems: list[str] = []
     sections = {}
     for key in ("networks", "schedule", "stored", "provenance"):
@@ -256,8 +260,9 @@ def check_stored(path: Path, networks: Collection[str]) -> None:
         AnchorError: names, shapes or file sizes differ from what was written.
     """
     anchor, stored = read_header(path)
+    present = anchor.networks()
     for name in networks:
-        stored_params(params_folder(path, name, stored), anchor.networks()[name].config)
+        stored_params(params_folder(path, name, stored), present[name].config)
 
 
 def _stored_types(params: Params) -> dict[str, int]:
