@@ -1,6 +1,7 @@
 """The error type for users, and helpers that word its messages."""
 
 import math
+import sys
 from collections.abc import Sequence
 
 LARGEST_SCALE = 100.0  # of guidance and control: far beyond it latents are no longer finite
@@ -54,3 +55,8 @@ def scale_condition(name: str, value: float) -> tuple[bool, str]:
     """Return whether a scale of guidance or control is 0 to 100, and the message for `require`."""
     valid = math.isfinite(value) and 0 <= value <= LARGEST_SCALE
     return valid, f"{name} is {value}: expected 0 to {LARGEST_SCALE:g}"
+
+
+def note(message: str) -> None:
+    """Print a note for the user, which is no error, on standard error."""
+    print(f"anchor-jax: note: {message}", file=sys.stderr)

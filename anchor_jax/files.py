@@ -17,6 +17,12 @@ from anchor_jax.errors import AnchorError, first_line
 NO_SPACE = "No space left on device"  # as the C library words it, and so every library does
 
 
+def cache_folder() -> Path:
+    """Return the user's cache folder of anchor-jax, which may not exist yet."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "anchor-jax"
+
+
 def check_parent(path: Path) -> None:
     """Check that the folder of the output `path` is writable, or can be made. Nothing is made.
 

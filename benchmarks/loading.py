@@ -12,7 +12,6 @@ reliable.
 
 import argparse
 import json
-import os
 import random
 import statistics
 import sys
@@ -30,6 +29,7 @@ from PIL import Image
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches
 from anchor_jax.data.request import Request
+from anchor_jax.processes import num_cores
 from anchor_jax.progress import silent
 from benchmarks.peer import environment
 
@@ -187,7 +187,7 @@ def main() -> None:
         megabytes = sum(clip.bytes for clip in dataset.clips) / 1e6
     print(table(cases))
     if args.out:
-        result = environment("benchmarks.loading", len(os.sched_getaffinity(0))) | {
+        result = environment("benchmarks.loading", num_cores()) | {
             "frames": len(dataset),
             "megabytes": round(megabytes, 1),
             "batch_size": BATCH,

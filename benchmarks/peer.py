@@ -35,6 +35,8 @@ from pathlib import Path
 
 import numpy as np
 
+from anchor_jax.processes import num_cores
+
 TIMESTEP, CONTROL_SCALE = 481, 2.0
 INPAINTING_CHANNELS = 5  # the mask and four of the masked image
 
@@ -143,7 +145,7 @@ def build_torch(case: Case):
     from benchmarks import torch_peer
     from benchmarks.random_checkpoint import SEEDS, SIZES
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(num_cores())
     configs, config = SIZES[case.size], unet_config(case)
     latents, tokens, poses, inpainting = map(torch.from_numpy, inputs(case, config.context_dim))
     latents, poses, inpainting = (x.permute(0, 3, 1, 2) for x in (latents, poses, inpainting))
@@ -318,7 +320,7 @@ def add_arguments(parser: argparse.ArgumentParser, cases: Mapping[str, Case]) ->
     """Add the options that all paired benchmarks have."""
     parser.add_argument("--case", choices=cases, nargs="+", default=list(cases))
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument(
         "--out", type=Path, help="JSON file that gets the results; the table is written next to it"
     )

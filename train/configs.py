@@ -1,6 +1,5 @@
 """Define the settings of the training programs and their presets. `sd15` has the paper's values."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -280,8 +279,3 @@ def settings(job: Any) -> dict[str, Any]:
         else:
             flat[name] = str(value) if isinstance(value, Path) else value
     return flat
-
-
-def note(message: str) -> None:
-    """Print a note on standard error."""
-    print(f"anchor-jax: note: {message}", file=sys.stderr)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from anchor_jax.compiling import compile_ahead, options
 from anchor_jax.data.loader import Batches
-from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.errors import AnchorError, note, shorten
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.progress import open_bar
 from anchor_jax.shapes import Params
@@ -33,7 +33,7 @@ from anchor_jax.training.sharding import (
 )
 from anchor_jax.training.step import Loss, init_state, make_step
 
-from .configs import LoopConfig, note, settings
+from .configs import LoopConfig, settings
 
 # From the parameters to scalars, a picture uint8 (h, w, 3), and a score (higher is better).
 Validate = Callable[[Params], tuple[dict[str, float], np.ndarray, float]]

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from anchor_jax.cli.options import AnchorFolder, Folder, check_seed, note, without_logs
+from anchor_jax.cli.options import AnchorFolder, Folder, check_seed, without_logs
+from anchor_jax.errors import note
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,11 @@ from anchor_jax.cli.options import (
     AnchorsInt,
     FaceOptions,
     SamplingOptions,
-    note,
     parse_fps,
     parse_size,
     use_compile_cache,
 )
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import AnchorError, note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,16 +112,14 @@ class Generate:
 
         use_compile_cache()
         from anchor_jax import checkpoint
-        from anchor_jax.generation.pipeline import generate_video
+        from anchor_jax.generation.pipeline import generate_video, networks_needed
         from anchor_jax.generation.settings import check_inputs
 
         header = checkpoint.load(self.anchor, networks=())
         settings = self._settings(header)
         face = self._read_face(header, pose_frames)
         check_inputs(header, pose_frames.shape, settings, face)  # before the long loading
-        networks = ["body/unet", "body/control", "vae", "image_encoder"]
-        networks += [] if face is None else ["face/unet", "face/control"]
-        loaded = checkpoint.load(self.anchor, networks=networks)
+        loaded = checkpoint.load(self.anchor, networks=networks_needed(face is not None))
         frames = generate_video(loaded, pose_frames, picture, settings, face, noise, progress=True)
         rate = rate or own_rate or Fraction(30)
         video.write_video(self.out, frames, rate, self.frames_dir)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, arg
 
 from anchor_jax.errors import LARGEST_SEED, AnchorError
+from anchor_jax.files import cache_folder
 
 if TYPE_CHECKING:
     from anchor_jax.diffusion import Sampling
@@ -177,8 +177,7 @@ def use_compile_cache() -> None:
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = str(Path(home) / "anchor-jax" / "jax")
+        folder = str(cache_folder() / "jax")
     import jax
 
     try:
@@ -201,8 +200,3 @@ def without_logs() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def note(message: str) -> None:
-    """Print a note on standard error."""
-    print(f"anchor-jax: note: {message}", file=sys.stderr)

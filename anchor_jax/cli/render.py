@@ -11,11 +11,11 @@ from tyro.conf import Positional, arg
 from anchor_jax.cli.options import (
     OneEachCore,
     check_count,
-    note,
     parse_fps,
     parse_size,
     use_compile_cache,
 )
+from anchor_jax.errors import note
 
 if TYPE_CHECKING:
     from anchor_jax.body.motion import Motion

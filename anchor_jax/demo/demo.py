@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from anchor_jax.data import video
 from anchor_jax.data.preview import moments
 from anchor_jax.data.request import Request
 from anchor_jax.demo.report import Shown, write_demo
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import AnchorError, note
 from anchor_jax.files import check_parent, check_space
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
 from anchor_jax.processes import num_cores
@@ -171,7 +170,7 @@ def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> Study
     try:
         clip = read_poses(folder, like.appearance)
     except AnchorError as error:  # the face is turned away in most frames
-        print(f"anchor-jax: note: faces are not repainted: {error}", file=sys.stderr)
+        note(f"faces are not repainted: {error}")
         clip = StudyClip(video.read_frames(folder)[0], like.appearance, like.fps)
     return replace(clip, fps=like.fps)
 

@@ -6,7 +6,6 @@ https://arxiv.org/abs/1907.06724) places 468 points on it, of which five landmar
 Both models are files of the mediapipe package (Apache-2.0) and are run by ai-edge-litert.
 """
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face.align import invert, warp
+from anchor_jax.files import cache_folder
 from anchor_jax.shapes import Images
 
 _DETECTOR_FILE, _MESH_FILE = "face_detection_short_range.tflite", "face_landmark.tflite"
@@ -38,9 +38,7 @@ def find_models(folder: Path | None = None) -> Path | None:
     Raises:
         AnchorError: `folder` lacks the files.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(home) / "anchor-jax" / "face"
-    for place in [cache] if folder is None else [folder]:
+    for place in [cache_folder() / "face"] if folder is None else [folder]:
         if all((place / name).is_file() for name in (_DETECTOR_FILE, _MESH_FILE)):
             return place
     if folder is not None:

@@ -139,12 +139,16 @@ def generate_video(
     return frames
 
 
+def networks_needed(face: bool) -> list[str]:
+    """Return the names of the networks that generation uses; `face` includes the face part."""
+    names = ["body/unet", "body/control", "vae", "image_encoder"]
+    return [*names, "face/unet", "face/control"] if face else names
+
+
 def _check_loaded(anchor: Anchor, face: bool) -> None:
     """Raise AnchorError unless the parameters that generation needs are loaded."""
-    wanted = ["body/unet", "body/control", "vae", "image_encoder"]
-    wanted += ["face/unet", "face/control"] if face else []
     networks = anchor.networks()
-    if missing := [name for name in wanted if not networks[name].params]:
+    if missing := [name for name in networks_needed(face) if not networks[name].params]:
         raise AnchorError(
             f"the anchor was loaded without the parameters of {', '.join(missing)}: load it with"
             " them (anchor_jax.load)"

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.files import NO_SPACE
 
 
 class Checkpoints:
@@ -130,6 +131,6 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    if "No space left on device" in str(error):
+    if NO_SPACE in str(error):
         return "no space left on the disk"
     return first_line(error)
