@@ -12,7 +12,7 @@ import jax
 # tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
 # Eigen: YNNPACK splits output channels into blocks of 64, so that 64 channels keep one thread busy
 # and 320 keep two busy for five sixths of the time. Linear layers stay with Eigen too
-# (`models.cpu_products`).
+# (`models.products`).
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
     # LLVM compiles element-wise loops, which unrolling does not speed up. Not unrolling them saves

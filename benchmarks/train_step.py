@@ -27,7 +27,7 @@ from benchmarks.peer import Case
 CASES = {"50m": Case("50M model, batch 4, 32x32 latents", "train", "50m", 4, 32)}
 LEARNING_RATE = 1e-5
 HAND_WRITTEN = {  # gradients written by hand: module of `anchor_jax.models`, function
-    "attention": ("cpu_attention", "_attend"),
+    "attention": ("attention", "_attend"),
     "group_norm": ("group_norm", "_normalise"),
     "linear": ("products", "mix_channels"),
     "convolution": ("products", "convolve"),

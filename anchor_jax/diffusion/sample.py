@@ -2,7 +2,7 @@
 
 The networks are passed in as one callable:
 
-    denoise(params, latents (f, h, w, c), condition (f, ...), timestep, frame_mask (f,))
+    denoise(params, latents (f, h, w, c), condition (f, ...), timestep, num_real ())
         -> float32 (b, f, h, w, c)
 
 with b = 2 (unconditional, conditional) or, at guidance scale 1, b = 1 (conditional only). The two
@@ -156,9 +156,9 @@ def predict_group(
         float32 (halves, frames, h, w, c).
     """
 
-    def predict_window(start: Array, mask: Array) -> Array:
+    def predict_window(start: Array, num_real: Array) -> Array:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=window_size)
-        predicted = denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, mask)
+        predicted = denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, num_real)
         return predicted if weights is None else predicted * weights[:, None, None, None]
 
     shape = (halves, *latents.shape)

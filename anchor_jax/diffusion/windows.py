@@ -74,8 +74,8 @@ def sum_windows(
     one thread on CPUs.)
 
     Args:
-        predict_window: (start, frame_mask (size,)) -> (b, size, ...), the prediction of the window
-            from frame `start` on. `size` is static; the mask is False after the last real frame.
+        predict_window: (start, num_real) -> (b, size, ...), the prediction of the window from frame
+            `start` on. `size` is static; only the first `num_real` frames are real.
         num_windows: the largest number of windows. Those after the last frame are left out.
         size: frames in a window.
         stride: frames between the starts of two windows.
@@ -88,9 +88,9 @@ def sum_windows(
 
     def add(i: Array, total: Array) -> Array:
         start = i * stride
-        mask = start + jnp.arange(size) < num_frames
+        num_real = jnp.minimum(num_frames - start, size)
         before = lax.dynamic_slice_in_dim(total, start, size, 1)
-        after = before + predict_window(start, mask)
+        after = before + predict_window(start, num_real)
         return lax.dynamic_update_slice_in_dim(total, after, start, 1)
 
     in_use = jnp.clip(-(-jnp.asarray(num_frames) // stride), 0, num_windows)

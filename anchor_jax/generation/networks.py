@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from PIL import Image
 
 from anchor_jax.checkpoint import Network, Part
@@ -44,7 +44,7 @@ class WindowDenoiser:
         latents: Float[Array, "f h w c"],
         condition: dict[str, Array],
         timestep: ArrayLike,
-        frame_mask: Bool[Array, " f"],
+        num_real: Int[Array, ""],
     ) -> Float[Array, "b f h w c"]:
         """Predict noise or velocity for a window.
 
@@ -53,7 +53,7 @@ class WindowDenoiser:
             latents: noisy latents.
             condition: see the class.
             timestep: timestep of the schedule.
-            frame_mask: True for real frames, False for padding.
+            num_real: number of leading frames that are real; the others are padding.
         """
         inpainting = condition.get("inpainting")
         return self.denoiser(
@@ -63,7 +63,7 @@ class WindowDenoiser:
             timestep,
             params["context"],
             control_scale=params["control_scale"],
-            frame_mask=frame_mask[None],
+            num_real=num_real[None],
             inpainting=None if inpainting is None else inpainting[None],
         )
 

@@ -94,7 +94,7 @@ def attend(
     context: Array,
     num_heads: int,
     dtype: DTypeLike,
-    mask: Array | None = None,
+    lengths: Array | None = None,
     qkv_bias: bool = False,
 ) -> Array:
     """Compute multi-head attention of `x` (b, s, c) to `context` (b, t, c'), with its projections.
@@ -106,7 +106,7 @@ def attend(
         context: tokens that are attended to.
         num_heads: heads, each c / num_heads wide.
         dtype: type of the computation.
-        mask: (b, t), False for tokens of the context that are not attended to.
+        lengths: (b,), the leading tokens of the context that are attended to; None: all.
         qkv_bias: whether the projections to queries, keys and values have a bias.
     """
     width = x.shape[-1]
@@ -115,7 +115,8 @@ def attend(
         out = linear(width, use_bias=qkv_bias, dtype=dtype, name=name)(tokens)
         return out.reshape(*tokens.shape[:2], num_heads, width // num_heads)
 
-    out = attention(project("to_q", x), project("to_k", context), project("to_v", context), mask)
+    query, key, value = project("to_q", x), project("to_k", context), project("to_v", context)
+    out = attention(query, key, value, lengths)
     return linear(width, dtype=dtype, name="to_out_0")(out.reshape(x.shape))
 
 
@@ -126,8 +127,10 @@ class _Attention(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
-        return attend(x, x if context is None else context, self.num_heads, self.dtype, mask)
+    def __call__(
+        self, x: Array, context: Array | None = None, lengths: Array | None = None
+    ) -> Array:
+        return attend(x, x if context is None else context, self.num_heads, self.dtype, lengths)
 
 
 class _Projection(nn.Module):
@@ -172,14 +175,13 @@ class _TransformerBlock(nn.Module):
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
         shape = x.shape
-        mask = None
+        lengths = None
         if frames.joint_attention:
             x = x.reshape(-1, frames.num * shape[1], shape[2])
-            if frames.mask is not None:
-                mask = jnp.broadcast_to(frames.mask, (len(x), frames.num))
-                mask = jnp.repeat(mask, shape[1], axis=1)
+            if frames.num_real is not None:
+                lengths = jnp.broadcast_to(frames.num_real * shape[1], (len(x),))
         x = x + _Attention(self.num_heads, dtype=self.dtype, name="attn1")(
-            norm("norm1")(x), mask=mask
+            norm("norm1")(x), lengths=lengths
         )
         # The tokens are the same for every frame, so all frames' pixels share one key and value.
         x = repeat_rows(x.reshape(-1, frames.num * shape[1], shape[2]), len(context))

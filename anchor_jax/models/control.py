@@ -5,7 +5,7 @@ the body mesh. Its features are added to the UNet's skips (equation 2 of the pap
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
 from anchor_jax.models.blocks import TimeEmbedding, conv1, conv3
 from anchor_jax.models.configs import ControlConfig
@@ -50,7 +50,7 @@ class Control(nn.Module):
         context: Float[Array, "b s d"],
         poses: Float[Array, "p f H W 3"],
         scale: ArrayLike,
-        frame_mask: Bool[Array, "r f"] | None = None,
+        num_real: Int[Array, " r"] | None = None,
         inflation: Inflation = PUBLISHED,
     ) -> list[Float[Array, "_ f _ _ _"]]:
         """Compute the residuals that a UNet takes as `control`.
@@ -61,7 +61,7 @@ class Control(nn.Module):
             context: appearance tokens.
             poses: pose images, RGB in [0, 1]; one row per row of the latents, or one for all.
             scale: W_c of equation (2), applied after the zero convolutions.
-            frame_mask: False for padding frames.
+            num_real: leading frames of each window that are real; None: all.
             inflation: as for the UNet.
 
         Returns:
@@ -69,7 +69,7 @@ class Control(nn.Module):
         """
         c = self.config
         rows, f = latents.shape[:2]
-        frames = FrameFold(f, False, inflation.pooled_norm, frame_mask)
+        frames = FrameFold(f, False, inflation.pooled_norm, num_real)
         timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from anchor_jax.models.configs import ControlConfig, UNetConfig
 from anchor_jax.models.control import Control
@@ -45,7 +45,7 @@ class Denoiser:
         context: Float[Array, "b s d"],
         *,
         control_scale: ArrayLike = 1.0,
-        frame_mask: Bool[Array, "r f"] | None = None,
+        num_real: Int[Array, " r"] | None = None,
         inpainting: Float[Array, "r f h w k"] | None = None,
     ) -> Float[Array, "b f h w o"]:
         """Predict the noise (or v) of noisy latents.
@@ -57,7 +57,7 @@ class Denoiser:
             timesteps: a scalar or one for each row of the latents, in [0, 1000).
             context: appearance tokens; for guidance the unconditional ones first.
             control_scale: W_c of equation (2).
-            frame_mask: False for frames that only pad a short window.
+            num_real: leading frames of each window that are real; None: all.
             inpainting: channels of mask and masked image, which the UNet reads after the latents;
                 the control branch does not see them.
 
@@ -74,7 +74,7 @@ class Denoiser:
             context,
             images.astype(dtype),
             control_scale,
-            frame_mask,
+            num_real,
             self.inflation,
         )
         if inpainting is not None:
@@ -85,7 +85,7 @@ class Denoiser:
             timesteps,
             context,
             residuals,
-            frame_mask,
+            num_real,
             self.inflation,
         )
         return out.astype(jnp.float32)

@@ -42,13 +42,19 @@ class FrameFold:
         num: frames of a window, which are one row after the fold is undone.
         joint_attention: see `Inflation`.
         pooled_norm: see `Inflation`.
-        mask: (b, f), False for frames that only pad the window; None if all are real.
+        num_real: int (b,), the leading frames of each window that are real; the others only pad
+            it. None if all are real.
     """
 
     num: int = flax.struct.field(pytree_node=False)
     joint_attention: bool = flax.struct.field(pytree_node=False)
     pooled_norm: bool = flax.struct.field(pytree_node=False)
-    mask: Array | None = None
+    num_real: Array | None = None
+
+    @property
+    def mask(self) -> Array | None:
+        """(b, f), which frames are real; None if all are."""
+        return None if self.num_real is None else jnp.arange(self.num) < self.num_real[:, None]
 
 
 def repeat_rows(x: Array, count: int) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
 from anchor_jax.models.blocks import (
     Downsample,
@@ -139,7 +139,7 @@ class UNet(nn.Module):
         timesteps: ArrayLike,
         context: Float[Array, "b s d"],
         control: Sequence[Float[Array, "_ f _ _ _"]] | None = None,
-        frame_mask: Bool[Array, "r f"] | None = None,
+        num_real: Int[Array, " r"] | None = None,
         inflation: Inflation = PUBLISHED,
     ) -> Float[Array, "b f h w o"]:
         """Predict the noise.
@@ -151,8 +151,8 @@ class UNet(nn.Module):
             context: appearance tokens.
             control: scaled residuals of the control branch: one for each skip and, last, one for
                 the mid block's output.
-            frame_mask: False for frames that only pad a short window. They do not change the
-                prediction of the real frames.
+            num_real: leading frames of each window that are real; the others only pad it, and do
+                not change the prediction of the real ones. None: all.
             inflation: which computations span the frames.
 
         Returns:
@@ -160,7 +160,7 @@ class UNet(nn.Module):
         """
         c = self.config
         rows, f = latents.shape[:2]
-        frames = FrameFold(f, inflation.joint_attention, inflation.pooled_norm, frame_mask)
+        frames = FrameFold(f, inflation.joint_attention, inflation.pooled_norm, num_real)
         timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)

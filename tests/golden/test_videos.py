@@ -89,20 +89,20 @@ def test_latents_after_every_step_and_frames(golden_dir, anchor, name):
 
 
 def test_each_window_of_the_first_step(nine, anchor):
-    """Catches a frame mask that short windows do not honour exactly, halves of guidance swapped,
-    and a shifted tail: it sees other frames."""
+    """Catches padding frames of a short window that change the real ones, swapped halves of
+    guidance, and a shifted tail: it sees other frames."""
     predict = jax.jit(predictor(anchor))
     params, size = nine.params(anchor), nine.settings["window_size"]
     timestep = jnp.asarray(nine.arrays["timesteps"][0])
     for i, window in enumerate(nine.about["windows"]):
-        mask = np.arange(size) < len(window)
+        num_real = np.int32(len(window))
         frames = np.resize(window, size)
         condition = {"poses": nine.poses[frames]}
-        ours = predict(params, nine.noise[frames], condition, timestep, mask)
+        ours = predict(params, nine.noise[frames], condition, timestep, num_real)
         expected = channels_last(nine.arrays[f"step0_window{i}_eps_uncond_cond"])
         assert relative(ours[:, : len(window)], expected) < 1e-5, f"window {i}"
     condition = {"poses": nine.poses[-size:]}
-    shifted = predict(params, nine.noise[-size:], condition, timestep, np.ones(size, bool))
+    shifted = predict(params, nine.noise[-size:], condition, timestep, np.int32(size))
     assert relative(shifted[:, -1:], expected) > 1e-3
 
 

@@ -126,8 +126,8 @@ def test_padding_frames_have_no_gradient():
     module, params = GroupNorm(4), {"scale": draw(12), "bias": draw(12, seed=1)}
     frames = FrameFold(2, joint_attention=False, pooled_norm=True)
     alone = vjp_of_norm(module, params, x[:2], gradient[:2], frames)
-    mask = jnp.array([[True, True, False, False]])
-    padded = FrameFold(4, joint_attention=False, pooled_norm=True, mask=mask)
+    num_real = jnp.array([2])
+    padded = FrameFold(4, joint_attention=False, pooled_norm=True, num_real=num_real)
     of_params, of_x = vjp_of_norm(module, params, x, gradient, padded)
     assert relative(of_x[:2], alone[1]) < 1e-6 and not of_x[2:].any()
     for name, value in alone[0].items():

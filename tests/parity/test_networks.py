@@ -124,7 +124,7 @@ def test_control_and_controlled_unet_per_frame(control_and_unet):
     assert relative(apply(*inputs, inflation=alias), to_ours(expected, 2)) > 1e-3
 
 
-def test_published_window_with_a_frame_mask(control_and_unet):
+def test_published_window_with_padding_frames(control_and_unet):
     """Catches padding frames that leak into attention or into pooled statistics: three real
     frames and two of garbage must come out as three frames do in torch."""
     unet, control, unet_params, control_params = control_and_unet
@@ -141,13 +141,12 @@ def test_published_window_with_a_frame_mask(control_and_unet):
         2.0,
     )
     garbage = ((0, 0), (0, 2), (0, 0), (0, 0), (0, 0))
-    mask = np.arange(5) < 3
 
     @jax.jit
-    def step(control, unet, latents, timestep, tokens, poses, mask):
+    def step(control, unet, latents, timestep, tokens, poses, num_real):
         inputs = latents, timestep, tokens
-        residuals = build(CONTROL).apply(control, *inputs, poses, 2.0, mask, PUBLISHED)
-        return build(UNET).apply(unet, *inputs, residuals, mask, PUBLISHED)
+        residuals = build(CONTROL).apply(control, *inputs, poses, 2.0, num_real, PUBLISHED)
+        return build(UNET).apply(unet, *inputs, residuals, num_real, PUBLISHED)
 
     padded = (
         {"params": control_params},
@@ -157,10 +156,10 @@ def test_published_window_with_a_frame_mask(control_and_unet):
         tokens,
         np.pad(poses, garbage, constant_values=1),
     )
-    ours = step(*padded, np.stack([mask, mask]))
+    ours = step(*padded, np.full(2, 3))
     assert relative(ours[:, :3], to_ours(expected, 3)) < 1e-5
-    unmasked = step(*padded, np.ones((2, 5), bool))
-    assert relative(unmasked[:, :3], to_ours(expected, 3)) > 1e-3
+    all_real = step(*padded, np.full(2, 5))
+    assert relative(all_real[:, :3], to_ours(expected, 3)) > 1e-3
 
 
 def test_autoencoder():

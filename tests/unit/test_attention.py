@@ -1,5 +1,9 @@
-"""Attention in blocks, for CPUs, equals attention with one score matrix."""
+"""The attention of every platform equals a softmax over all keys, in float64.
 
+The kernels of `flash` are computed by Pallas' interpreter, which runs on a CPU.
+"""
+
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchor_jax.models.cpu_attention import chunked_attention
+from anchor_jax.models.attention import attention, cpu, cudnn, flash, xla
+from tests.attention_cases import HOSTILE, roundings, softmax_attention
+
+FLASH = {"interpret": True}
+# Small blocks, so that few tokens are many blocks.
+CPU = {"chunks": (4, 4)}, {"chunks": (4, 4), "gradient_chunks": (3, 5)}
+ONE_BLOCK = {"chunks": (4, 64)}, {"chunks": (4, 64), "gradient_chunks": (3, 5)}
+XLA = {"most_scores": 64}
 
 
 def draw(key: int, *shape: int) -> jax.Array:
@@ -18,112 +29,168 @@ def qkv(b: int, s: int, t: int, m: int, d: int):
     return draw(0, b, s, m, d), draw(1, b, t, m, d), draw(2, b, t, m, d)
 
 
-@pytest.mark.parametrize(
-    ("s", "t", "chunk"),
-    [(12, 12, 64), (5, 300, 512), (12, 12, 4), (13, 29, 8), (7, 1, 4), (1, 40, 8)],
-    ids=["one block", "one for each head", "exact", "uneven", "one key", "one query"],
-)
-@pytest.mark.parametrize("width", [5, 8])
-def test_blocks_change_nothing(s: int, t: int, chunk: int, width: int):
+def attention_of(kernel: Any, forward: dict = {}, backward: dict = {}) -> Any:  # noqa: B006
+    """Return the attention of one file, with its gradient and keyword arguments of its functions,
+    as a function of queries, keys, values and lengths."""
+
+    @jax.custom_vjp
+    def attend(query, key, value, lengths):
+        return kernel.forward(query, key, value, lengths, **forward)[0]
+
+    def with_residuals(*args):
+        out, kept = kernel.forward(*args, **forward)
+        return out, (*args, out, kept)
+
+    def gradients(residuals, gradient):
+        return *kernel.backward(*residuals, gradient, **backward), None
+
+    attend.defvjp(with_residuals, gradients)
+    return attend
+
+
+KERNELS = {
+    "cpu": attention_of(cpu, *CPU),
+    "cpu, one block": attention_of(cpu, *ONE_BLOCK),
+    "xla": attention_of(xla, XLA, XLA),
+    "flash": attention_of(flash, FLASH, FLASH),
+}
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    """The attention of one file. Float32 is exact, as it is on a GPU unless told otherwise."""
+    with jax.default_matmul_precision("highest"):
+        yield KERNELS[request.param]
+
+
+def check(kernel: Any, query: Any, key: Any, value: Any, lengths: Any, most: float) -> None:
+    """Compare output and gradients with float64. A difference may be `most` of the largest value
+    of the array."""
+    gradient = draw(3, *query.shape).astype(query.dtype)
+    out, pull = jax.vjp(partial(kernel, lengths=lengths), query, key, value)
+    expected = softmax_attention(query, key, value, gradient, lengths)
+    for ours, wanted, share in zip((out, *pull(gradient)), expected, (1, 2, 2, 2), strict=True):
+        assert ours.dtype == query.dtype
+        error = np.abs(np.asarray(ours, np.float64) - wanted).max()
+        assert error < share * most * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("lengths", [None, (13, 5)], ids=["all", "padded"])
+@pytest.mark.parametrize("width", [8, 40])
+def test_equals_a_softmax(kernel, width: int, lengths):
     """Catches padded queries or keys that change the softmax, a block of keys that is not added to
-    the previous ones, swapped heads or rows, and a norm that is read from the columns that pad the
-    values to whole vectors (width 8)."""
-    query, key, value = qkv(2, s, t, 3, width)
-    expected = jax.nn.dot_product_attention(query, key, value)
-    out = chunked_attention(query, key, value, chunks=(chunk, chunk))
-    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    the previous ones, swapped heads or rows, a length that is ignored or another row's, NaN from a
+    block without a real key, and in the gradients a block that is left out or counted twice."""
+    query, key, value = qkv(2, 11, 13, 3, width)
+    check(kernel, query, key, value, None if lengths is None else jnp.array(lengths), 1e-6)
 
 
-@pytest.mark.parametrize("chunk", [4, 64])
-def test_masked_keys_do_not_exist(chunk: int):
-    """Catches a mask that is ignored, shifted by a block, or shared by rows; and NaN from a block
-    with only masked keys."""
-    query, key, value = qkv(2, 9, 12, 2, 4)
-    lengths = [12, 5]
-    mask = jnp.arange(12) < jnp.array(lengths)[:, None]
-    out = chunked_attention(query, key, value, mask, chunks=(chunk, chunk))
-    for row, length in enumerate(lengths):
-        alone = jax.nn.dot_product_attention(
-            query[row : row + 1], key[row : row + 1, :length], value[row : row + 1, :length]
-        )
-        np.testing.assert_allclose(out[row], alone[0], rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(
+    ("s", "t", "width", "dtype", "most"),
+    [
+        (150, 150, 40, "float32", 1e-6),
+        (150, 150, 40, "bfloat16", 5e-3),
+        (129, 70, 80, "float32", 1e-6),
+        (128, 64, 80, "bfloat16", 5e-3),
+        (20, 65, 160, "float32", 1e-6),
+        (70, 130, 160, "bfloat16", 5e-3),
+        (17, 40, 24, "float32", 1e-6),
+        (16, 40, 136, "bfloat16", 5e-3),
+        (16, 3, 256, "float32", 1e-6),
+        (16, 1, 40, "float32", 1e-6),
+    ],
+)
+def test_kernels_at_every_width(s: int, t: int, width: int, dtype: str, most: float):
+    """Catches columns of a part of the width that are left out or counted twice, a last block of
+    queries or keys whose padding counts, a block that starts at the wrong token, weights that are
+    not those of the type; with rows of different length, a loop that ends too early."""
+    query, key, value = (x.astype(dtype) for x in qkv(2, s, t, 2, width))
+    lengths = jnp.array([t, max(1, t // 3)], jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        check(KERNELS["flash"], query, key, value, lengths, most)
 
 
-@pytest.mark.parametrize("size", [10, 63, 100, 127, 129, 1000])
-@pytest.mark.parametrize("shift", [0, -110])
-@pytest.mark.parametrize("chunk", [2, 64], ids=["many blocks", "one block"])
-def test_scores_of_any_size(size: int, shift: int, chunk: int):
-    """Catches exponentials that overflow, or that all underflow; a bound that is too low; a mean
-    key that is not subtracted, so that all scores are far below the bound; in one block, a maximum
-    that is not subtracted, or is another query's."""
-    query, key, value = (np.asarray(x, np.float64) for x in qkv(1, 6, 9, 1, 4))
-    key -= key.mean(1)
-    longest = key[0, np.linalg.norm(key, axis=-1).argmax(), 0]
-    query = longest + 0.1 * query  # all similar, so that one shift of the keys moves all scores
-    query *= 2 * size / np.linalg.norm(query, axis=-1).max() / np.linalg.norm(longest)
-    query[:, -1] *= -1  # whose largest score is far below the bound
-    key += 2 * shift * query[:, :1] / np.square(query[:, :1]).sum()
-    scores = np.einsum("bsmd,btmd->bmst", query, key) / 2
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    expected = np.einsum("bmst,btmd->bsmd", weights / weights.sum(-1, keepdims=True), value)
-    out = chunked_attention(*map(jnp.float32, (query, key, value)), chunks=(4, chunk))
-    np.testing.assert_allclose(out, expected, atol=1e-6 * (size - shift))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_scores(kernel, name: str, dtype: str):
+    """Catches exponentials that overflow, or that all underflow; keys that lose digits when their
+    mean is subtracted from them; a gradient of noise, because the output was rounded; NaN.
+
+    No error may be larger than twice that of a softmax over all scores in the same type, or than
+    rounding the scores to float32 and the terms of the sums to the type: who keeps no scores
+    computes them again, and the second rounding is another.
+    """
+    query, key, value = (x.astype(dtype) for x in HOSTILE[name]())
+    gradient = draw(3, *query.shape).astype(dtype)
+    expected = softmax_attention(query, key, value, gradient, None)
+
+    def errors(function):
+        out, pull = jax.vjp(function, query, key, value)
+        results = [np.asarray(x, np.float64) for x in (out, *pull(gradient))]
+        assert all(np.isfinite(x).all() for x in results)
+        return [np.abs(a - b).max() for a, b in zip(results, expected, strict=True)]
+
+    ours, plain = errors(lambda *qkv: kernel(*qkv, None)), errors(jax.nn.dot_product_attention)
+    eps, eps32 = (float(jnp.finfo(x).eps) for x in (dtype, "float32"))
+    of_scores, of_terms = roundings(query, key, value, gradient)
+    allowed = eps * of_terms + eps32 * of_scores
+    assert (np.array(ours) <= 2 * np.maximum(plain, allowed)).all()
 
 
 def test_heads_may_need_their_maximum_or_not():
-    """Catches a head that is computed in the regime of another head."""
+    """Catches a head that is computed in the regime of another head on a CPU."""
     query, key, value = qkv(2, 6, 6, 3, 4)
     query *= jnp.array([1, 1000, 0.1])[:, None]
-    out = chunked_attention(query, key, value, chunks=(2, 2))
+    out, _ = cpu.forward(query, key, value, chunks=(2, 2))
     expected = jax.nn.dot_product_attention(query, key, value)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [4, 64], ids=["many blocks", "one block"])
-def test_gradients_are_those_of_plain_attention(chunk: int):
-    """Catches a block that the backward pass leaves out, and a wrong norm from the forward pass of
-    one block."""
-    args = qkv(1, 6, 10, 2, 4)
-
-    def loss(attend):
-        return jax.grad(lambda args: (attend(*args) ** 2).sum())(args)
-
-    chunks = {"chunks": (4, chunk), "gradient_chunks": (3, 5)}
-    ours = loss(lambda *args: chunked_attention(*args, **chunks))
-    for a, b in zip(ours, loss(jax.nn.dot_product_attention), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+def test_short_rows_on_a_cpu():
+    """Catches a norm that is read from the columns that pad the values to whole vectors, and one
+    block of 300 keys for each head."""
+    query, key, value = qkv(2, 5, 300, 3, 8)
+    out, _ = cpu.forward(query, key, value)
+    expected = jax.nn.dot_product_attention(query, key, value)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1, 12])
-def test_gradients_across_many_chunks(scale: int):
-    """Catches a backward pass that leaves out a block, the mask or the gradient of the norm, that
-    counts the padding of the last block, or whose norm differs where scores are large."""
-    query, key, value = qkv(2, 11, 9, 3, 8)
-    query = scale * query
-    mask = (jnp.arange(18) % 3 != 2).reshape(2, 9)
-    weights = draw(3, 2, 11, 3, 8)
-
-    def whole(query, key, value):
-        scores = jnp.einsum("bsmd,btmd->bmst", query, key) * 8**-0.5
-        scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
-        return jnp.einsum("bmst,btmd->bsmd", jax.nn.softmax(scores), value)
-
-    def gradients(function):
-        loss = lambda *args: (weights * function(*args)).sum()
-        return jax.grad(loss, argnums=(0, 1, 2))(query, key, value)
-
-    chunks = {"chunks": (4, 4), "gradient_chunks": (3, 5)}
-    ours = gradients(lambda *args: chunked_attention(*args, key_mask=mask, **chunks))
-    for gradient, expected in zip(ours, gradients(whole), strict=True):
-        np.testing.assert_allclose(gradient, expected, atol=2e-5 * scale)
+@pytest.mark.parametrize("tokens", [64, 2500])
+def test_the_chosen_attention_has_gradients(tokens: int):
+    """Catches a platform's forward pass whose residuals its backward pass cannot read, and a
+    length that does not reach it."""
+    query, key, value = qkv(2, 30, tokens, 2, 8)
+    check(attention, query, key, value, jnp.array([tokens, tokens // 2]), 2e-6)
 
 
 def test_the_backward_pass_keeps_no_scores():
     """Catches residuals of the size of the scores. With them, training takes four times the
     memory."""
     shape = (1, 4096, 1, 8)
-    loss = lambda *args: chunked_attention(*args).sum()
+    loss = lambda *args: attention(*args).sum()
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     lowered = step.lower(*[jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
     memory: Any = lowered.compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4096 * 4096 * 4 / 2
+
+
+def test_remat_can_save_attention():
+    """Catches a result without the name that a policy of `jax.remat` asks for: attention would be
+    computed again in the backward pass."""
+    policy = jax.checkpoint_policies.save_only_these_names("attention")
+    query, key, value = qkv(1, 32, 32, 1, 8)
+    loss = jax.checkpoint(lambda *args: attention(*args).sum(), policy=policy)
+    text = str(jax.make_jaxpr(jax.grad(loss))(query, key, value))
+    everything = jax.checkpoint(lambda *args: attention(*args).sum())
+    more = str(jax.make_jaxpr(jax.grad(everything))(query, key, value))
+    assert text.count("platform_index") < more.count("platform_index")
+
+
+def test_cudnn_knows_its_limits(monkeypatch):
+    """Catches a program for cuDNN with heads that it refuses, which could not be compiled."""
+    half = lambda width: jnp.zeros((1, 1, 1, width), jnp.bfloat16)
+    assert cudnn.serves(half(40))
+    assert cudnn.serves(half(128))
+    assert not cudnn.serves(half(160))
+    assert not cudnn.serves(half(36))
+    assert not cudnn.serves(half(40).astype(jnp.float32))
