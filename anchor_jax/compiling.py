@@ -1,8 +1,8 @@
-"""`jax.jit` with the compiler options of the platform."""
+"""`jax.jit` with the options of the platform; the type and the precision of a computation."""
 
 import ctypes
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, wraps
 from typing import Any
 
@@ -46,6 +46,35 @@ def jit(function: Callable, **kwargs) -> Callable:
 
     call.cache_size = lambda: compiled()._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
     return call
+
+
+def resolve_dtype(dtype: str) -> str:
+    """Return the type that networks compute in: "auto" is "bfloat16" if the first local device is a
+    GPU, else "float32"; the other types stay. Do not call it while importing, as `on_cpu`.
+
+    >>> resolve_dtype("bfloat16")
+    'bfloat16'
+    """
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if jax.local_devices()[0].platform == "gpu" else "float32"
+
+
+def matmul_precision(dtype: str, tf32: bool = False) -> AbstractContextManager[None]:
+    """Set the precision of float32 matrix products and convolutions while programs are traced.
+
+    By default JAX lets a GPU round the factors of a float32 product to TF32, which has 10 bits of
+    mantissa instead of 23. Then float32 results do not agree with PyTorch's. On CPUs neither
+    results nor speed depend on the precision.
+
+    Args:
+        dtype: type that the networks compute in. For "bfloat16" JAX's default stays, since few
+            products are float32 then.
+        tf32: round to TF32, where the device has it, also for "float32".
+    """
+    if tf32:
+        return jax.default_matmul_precision("tensorfloat32")
+    return jax.default_matmul_precision("highest") if dtype == "float32" else nullcontext()
 
 
 def compile_ahead(jitted: Any, *args) -> Callable:

@@ -69,6 +69,10 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     face: FaceSampling = field(default_factory=FaceSampling)
 
+    def resolved(self) -> "Settings":
+        """Return a copy with the type that this machine computes in, in place of "auto"."""
+        return replace(self, sampling=self.sampling.resolved())
+
     def describe(self, face: bool = True) -> str:
         """Format all settings as one line; `face` includes those of the face."""
         values = asdict(self.sampling)

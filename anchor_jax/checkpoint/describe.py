@@ -12,6 +12,7 @@ from anchor_jax.checkpoint.anchor import Anchor
 from anchor_jax.checkpoint.config_json import brief, printable
 from anchor_jax.checkpoint.folder import file_sizes, megabytes, parse_header, read_json
 from anchor_jax.checkpoint.parameters import abstract_params
+from anchor_jax.checkpoint.settings import settings_to_json
 
 
 def describe(path: str | Path) -> str:
@@ -41,7 +42,7 @@ def describe(path: str | Path) -> str:
     lines += [*_table(rows), ""]
     configs = {name: network.config for name, network in networks.items()}
     for name, config in (*configs.items(), ("schedule", anchor.schedule)):
-        lines.append(f"{name:<15}{_values(config)}")
+        lines.append(f"{name:<15}{_values(asdict(config))}")
     lines.append(f"{'empty text':<15}{' x '.join(map(str, anchor.empty_text.shape))}, float32")
     lines += [f"{'tokenizer':<15}{', '.join(anchor.tokenizer) or 'none'}", ""]
     for key, value in anchor.provenance.items():
@@ -54,9 +55,10 @@ def describe(path: str | Path) -> str:
 
 def _settings(anchor: Anchor) -> list[str]:
     """List the recommended settings and the untrained parts."""
-    lines = [f"{'sampling':<15}{_values(anchor.settings.sampling)}"]
+    stored = settings_to_json(anchor)
+    lines = [f"{'sampling':<15}{_values(stored['sampling'])}"]
     if anchor.face is not None:
-        lines.append(f"{'face sampling':<15}{_values(anchor.settings.face)}")
+        lines.append(f"{'face sampling':<15}{_values(stored['face_sampling'])}")
     parts = {"body": anchor.body, "face": anchor.face}
     untrained = [name for name, part in parts.items() if part is not None and not part.trained]
     if untrained:
@@ -64,8 +66,8 @@ def _settings(anchor: Anchor) -> list[str]:
     return lines
 
 
-def _values(config: Any) -> str:
-    return " ".join(f"{key}={brief(value)}" for key, value in asdict(config).items())
+def _values(config: dict[str, Any]) -> str:
+    return " ".join(f"{key}={brief(value)}" for key, value in config.items())
 
 
 def _items(value: Any) -> str:

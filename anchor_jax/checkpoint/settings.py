@@ -6,7 +6,7 @@ from typing import Any
 
 from anchor_jax.checkpoint.anchor import Anchor, Settings
 from anchor_jax.checkpoint.config_json import parse_config
-from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.diffusion.settings import MACHINE_SETTINGS, Sampling
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
 
@@ -19,12 +19,14 @@ FRESH_NOTE = "fresh control branch"  # the note of a conversion without a traine
 
 
 def settings_to_json(anchor: Anchor) -> dict[str, Any]:
-    """Make the sections "sampling", "face_sampling" and "trained" of `anchor.json`."""
+    """Make the sections "sampling", "face_sampling" and "trained" of `anchor.json`. The settings
+    that belong to the machine are left out."""
+    sampling = asdict(anchor.settings.sampling)
     trained = {"body": anchor.body.trained}
     if anchor.face is not None:
         trained["face"] = anchor.face.trained
     return {
-        "sampling": asdict(anchor.settings.sampling),
+        "sampling": {name: x for name, x in sampling.items() if name not in MACHINE_SETTINGS},
         "face_sampling": asdict(anchor.settings.face),
         "trained": trained,
     }
@@ -36,21 +38,24 @@ def settings_from_json(
     """Read the settings, and whether "body" and "face" are trained.
 
     Args:
-        content: the content of `anchor.json`. Missing settings have their defaults.
+        content: the content of `anchor.json`. Missing settings have their defaults. Those
+            of the machine, which older versions stored, are ignored.
         problems: receives one line for each mistake.
     """
 
-    def read(cls: type, key: str) -> Any:
+    def read(cls: type, key: str, ignored: tuple[str, ...] = ()) -> Any:
         values = content.get(key, {})
         if isinstance(values, dict):
-            values = asdict(cls()) | values
+            stored = {name: value for name, value in values.items() if name not in ignored}
+            values = asdict(cls()) | stored
         return parse_config(cls, values, key, problems)
 
     trained = content.get("trained")
     if not isinstance(trained, dict) or not all(isinstance(x, bool) for x in trained.values()):
         problems.append('trained is not an object of "body" and "face" to true or false')
         trained = {}
-    settings = Settings(read(Sampling, "sampling"), read(FaceSampling, "face_sampling"))
+    sampling = read(Sampling, "sampling", MACHINE_SETTINGS)
+    settings = Settings(sampling, read(FaceSampling, "face_sampling"))
     return settings, {name: trained.get(name, True) for name in ("body", "face")}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -50,7 +50,6 @@ class Generate:
         noise: initial latents, float32, (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
         seed: seed of the noise; the same seed gives the same video on the same machine.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
-        dtype: type that the networks compute in.
         face: repaint faces, if the anchor has a trained face part.
         face_landmarks: face landmarks: .npz, .json, or the folder that `render` wrote.
         face_masks: folder with the face region of each frame: white, or class numbers of a parser.
@@ -79,10 +78,6 @@ class Generate:
     fps: Annotated[
         str | None,
         arg(metavar="FPS", help_behavior_hint="(default: that of the pose video, or 30)"),
-    ] = None
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        arg(metavar="{float32,bfloat16}", help_behavior_hint="(default: the anchor's)"),
     ] = None
     face: bool = True
     face_landmarks: Annotated[
@@ -125,7 +120,7 @@ class Generate:
         video.write_video(self.out, frames, rate, self.frames_dir)
         num_frames, height, width = frames.shape[:3]
         print(f"{self.out}: {num_frames} frames, {width}x{height}, {float(rate):g} fps")
-        print(settings.describe(face is not None))
+        print(settings.resolved().describe(face is not None))
 
     def _read_poses(self) -> tuple["Images", Fraction | None]:
         """Read the pose images at a size that the networks accept, and their rate or None."""
@@ -146,7 +141,6 @@ class Generate:
             window=self.window,
             overlap=self.overlap,
             seed=self.seed,
-            dtype=self.dtype,
         )
         return Settings(sampling, self.faces.over(recommended.face))
 

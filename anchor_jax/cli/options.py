@@ -41,6 +41,8 @@ class SamplingOptions:
         control_scale: weight of the poses.
         crossfade: fade from one window into the next where they overlap, against flicker.
         no_crossfade: weight windows equally where they overlap, as published.
+        dtype: type that the networks compute in; auto is bfloat16 on GPUs, float32 elsewhere.
+        tf32: compute in float32, and let GPUs round the factors of products to TF32.
     """
 
     steps: AnchorsInt = None
@@ -48,6 +50,8 @@ class SamplingOptions:
     control_scale: AnchorsFloat = None
     crossfade: Annotated[_Flag, arg(help_behavior_hint=_HINT)] = False
     no_crossfade: Annotated[_Flag, arg(help_behavior_hint="")] = False
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    tf32: _Flag = False
 
     def over(self, recommended: "Sampling", **more: object) -> "Sampling":
         """Return the recommended settings, changed by these options and by `more`."""
@@ -56,6 +60,8 @@ class SamplingOptions:
             guidance=self.guidance,
             control_scale=self.control_scale,
             crossfade=_choose_flag(self, "crossfade"),
+            dtype=self.dtype,
+            tf32=self.tf32,
             **more,
         )
 

@@ -134,7 +134,7 @@ def show(
         "size": list(frames.shape[2:0:-1]),
         "seconds": round(seconds, 2),
         "seconds per frame": round(seconds / len(frames), 3),
-        "settings": asdict(variant.settings),
+        "settings": asdict(variant.settings.resolved()),
         "versions": versions(),
         "machine": f"{platform.machine()}, {num_cores()} cores",
         "assets": assets.provenance,

@@ -3,9 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from anchor_jax.compiling import resolve_dtype
 from anchor_jax.errors import LARGEST_SEED, require, scale_condition
 
-_DTYPES = ("float32", "bfloat16")
+_DTYPES = ("auto", "float32", "bfloat16")
+
+# Settings that belong to the machine, not to the person: an ANCHOR does not store them.
+MACHINE_SETTINGS = ("dtype", "tf32")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class Sampling:
         crossfade: where windows overlap, weight their predictions so that one window fades into
             the next; published: equal weights.
         seed: seed of the initial noise, 0 to 2^32 - 1.
-        dtype: type that the networks compute in, "float32" or "bfloat16".
+        dtype: type that the networks compute in, "float32", "bfloat16" or "auto": bfloat16 on GPUs,
+            float32 elsewhere.
+        tf32: compute in float32, and let GPUs round the factors of products to TF32.
 
     Raises:
         AnchorError: settings are out of range; the message names all of them.
@@ -35,7 +41,8 @@ class Sampling:
     overlap: int = 4
     crossfade: bool = False
     seed: int = 42
-    dtype: str = "float32"
+    dtype: str = "auto"
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -52,8 +59,16 @@ class Sampling:
                 f"seed is {self.seed}: expected 0 to {LARGEST_SEED}",
             ),
             (self.dtype in _DTYPES, f"dtype is {self.dtype!r}: expected {' or '.join(_DTYPES)}"),
+            (
+                not (self.tf32 and self.dtype == "bfloat16"),
+                "tf32 goes with dtype float32, but dtype is 'bfloat16': leave one of them out",
+            ),
         )
 
     def updated(self, **given: Any) -> "Sampling":
         """Return a copy with the `given` settings; None keeps the present value."""
         return replace(self, **{name: x for name, x in given.items() if x is not None})
+
+    def resolved(self) -> "Sampling":
+        """Return a copy with the type that this machine computes in, in place of "auto"."""
+        return replace(self, dtype="float32" if self.tf32 else resolve_dtype(self.dtype))

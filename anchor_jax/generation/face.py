@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from anchor_jax.checkpoint import Anchor, Network, Part, Settings
+from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, plan_windows, sample
 from anchor_jax.face import align, blend, mask
 from anchor_jax.face.landmarks import Track
@@ -173,7 +174,14 @@ def through_autoencoder(
     Returns:
         uint8 (n, h, w, 3).
     """
-    vae, mean = anchor.vae, jnp.zeros(())  # zero noise gives the posterior's mean
+    with matmul_precision("float32"):
+        return _through_autoencoder(anchor.vae, frames, face, settings)
+
+
+def _through_autoencoder(
+    vae: Network[VAEConfig], frames: Images, face: Face | None, settings: Settings
+) -> Images:
+    mean = jnp.zeros(())  # zero noise gives the posterior's mean
     settings = replace(settings, sampling=replace(settings.sampling, dtype="float32"))
 
     def encode(images: Images) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from anchor_jax.checkpoint import Network, Part
-from anchor_jax.compiling import jit
+from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import CLIPVisionConfig, Denoiser, VAEConfig, apply
@@ -150,7 +150,7 @@ def encode_appearance(encoder: Network[CLIPVisionConfig], image: Images) -> Arra
     """Compute the appearance tokens of a picture (paper, section 3.1).
 
     They are the last hidden state of CLIP (https://arxiv.org/abs/2103.00020), including the class
-    token, before the last layer norm.
+    token, before the last layer norm. They are computed once for a video, so always in float32.
 
     Args:
         encoder: the image encoder, loaded.
@@ -160,7 +160,8 @@ def encode_appearance(encoder: Network[CLIPVisionConfig], image: Images) -> Arra
         float32 (tokens, width).
     """
     pixels = clip_pixels(image, encoder.config.image_size)
-    return encode_pixels(encoder.config, encoder.params, pixels)[0]
+    with matmul_precision("float32"):
+        return encode_pixels(encoder.config, encoder.params, pixels)[0]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Settings
-from anchor_jax.diffusion import plan_windows, sample
+from anchor_jax.compiling import matmul_precision
+from anchor_jax.diffusion import Sampling, plan_windows, sample
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.face import Face, repaint
@@ -17,8 +18,8 @@ from anchor_jax.generation.networks import (
 )
 from anchor_jax.generation.settings import check_inputs
 from anchor_jax.models import Denoiser
-from anchor_jax.progress import bars
-from anchor_jax.shapes import Images
+from anchor_jax.progress import Progress, bars
+from anchor_jax.shapes import Array, Images
 
 
 def generate(
@@ -35,6 +36,7 @@ def generate(
     noise: np.ndarray | None = None,
     seed: int | None = None,
     dtype: str | None = None,
+    tf32: bool | None = None,
     face: Face | None = None,
     face_sampling: FaceSampling | None = None,
     progress: bool = False,
@@ -58,7 +60,9 @@ def generate(
             the next; published: equal weights.
         noise: initial latents, float32 (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
         seed: seed of the initial noise, if `noise` is None; all frames start from the same noise.
-        dtype: type that the networks compute in, "float32" or "bfloat16".
+        dtype: type that the networks compute in, "float32", "bfloat16" or "auto", which is bfloat16
+            on GPUs and float32 elsewhere.
+        tf32: compute in float32, and let GPUs round the factors of products to TF32.
         face: where to repaint faces (paper, section 3.3); None repaints none.
         face_sampling: settings of repainting; None takes `anchor.settings.face`.
         progress: show progress bars.
@@ -79,6 +83,7 @@ def generate(
         crossfade=crossfade,
         seed=seed,
         dtype=dtype,
+        tf32=tf32,
     )
     settings = Settings(sampling, face_sampling or anchor.settings.face)
     return generate_video(anchor, poses, appearance, settings, face, noise, progress)
@@ -112,15 +117,33 @@ def generate_video(
     """
     shape = check_inputs(anchor, poses.shape, settings, face)
     _check_loaded(anchor, face is not None)
+    settings = settings.resolved()
     sampling = settings.sampling
     latents = initial_latents(shape, noise, sampling.seed)
     # Denoising and decoding; with faces, also cropping, repainting and pasting.
     progress_bars = bars(progress, 2 if face is None else 5)
+    with matmul_precision(sampling.dtype, sampling.tf32):
+        frames = _generate_body(anchor, poses, appearance, sampling, latents, progress_bars)
+        if face is not None and anchor.face is not None:
+            repaint(anchor, anchor.face, frames, poses, appearance, face, settings, progress_bars)
+    return frames
+
+
+def _generate_body(
+    anchor: Anchor,
+    poses: Images,
+    appearance: Images,
+    sampling: Sampling,
+    latents: Array,
+    progress: Progress,
+) -> Images:
+    """Denoise `latents` (n, h/8, w/8, 4), the initial noise, and decode them: the video before its
+    faces are repainted, uint8 (n, h, w, 3)."""
     tokens = encode_appearance(anchor.image_encoder, appearance)
     params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
     unet, control = anchor.body.unet.config, anchor.body.control.config
     num_windows = len(plan_windows(len(poses), sampling.window, sampling.overlap))
-    with progress_bars("denoising", sampling.steps * num_windows, "window") as advance:
+    with progress("denoising", sampling.steps * num_windows, "window") as advance:
         latents = sample(
             WindowDenoiser(Denoiser(unet, control, sampling.dtype)),
             params,
@@ -132,11 +155,8 @@ def generate_video(
         )
     del params
     check_finite(latents)
-    with progress_bars("decoding", len(poses), "frame") as advance:
-        frames = decode(anchor.vae, latents, sampling.dtype, advance)
-    if face is not None and anchor.face is not None:
-        repaint(anchor, anchor.face, frames, poses, appearance, face, settings, progress_bars)
-    return frames
+    with progress("decoding", len(poses), "frame") as advance:
+        return decode(anchor.vae, latents, sampling.dtype, advance)
 
 
 def networks_needed(face: bool) -> list[str]:

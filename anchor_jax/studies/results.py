@@ -40,6 +40,7 @@ class Result:
         once: scores that do not depend on the seed.
         autoencoder: scores of the autoencoder alone.
         frames: some frames of the first seed, chosen by `preview.moments`, uint8 (k, h, w, 3).
+        dtype: type that the networks computed in.
 
     Raises:
         ValueError: a score has no entry in `SCORES`, so that no table would show it.
@@ -49,6 +50,7 @@ class Result:
     once: dict[str, float]
     autoencoder: dict[str, float]
     frames: Images
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         names = {*self.once, *self.autoencoder, *(name for score in self.scores for name in score)}

@@ -146,8 +146,9 @@ def _measure_row(row: Row, study: Study) -> Result:
         sampled_frames.append(frames[moments(len(frames))])
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
     flops = step_flops(anchor, clip.poses.shape, row.variant.settings.sampling)
+    dtype = row.variant.settings.sampling.resolved().dtype
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
-    return Result(scores, once, ceiling(anchor, clip, row.variant), sampled_frames[0])
+    return Result(scores, once, ceiling(anchor, clip, row.variant), sampled_frames[0], dtype)
 
 
 def _describe(row: Row) -> dict[str, Any]:
@@ -165,9 +166,9 @@ def _describe(row: Row) -> dict[str, Any]:
 
 
 def _numbers(result: Result) -> dict[str, Any]:
-    """Return the measurements for JSON, without the pictures."""
+    """Return the measurements for JSON, and the type that was computed in, without the pictures."""
     measured = {"scores": result.scores, "once": result.once, "autoencoder": result.autoencoder}
-    return json_safe(measured)
+    return {"dtype": result.dtype, **json_safe(measured)}
 
 
 def _relative(path: Path) -> str:

@@ -448,6 +448,20 @@ def test_a_setting_that_an_older_library_did_not_know_has_its_default(saved, tmp
     assert load(path, []).settings.sampling == Sampling(steps=7, crossfade=True)
 
 
+@pytest.mark.parametrize("stored", ["float32", "int3"])
+def test_an_anchor_does_not_choose_the_type_of_the_computation(anchor, saved, tmp_path, stored):
+    """Catches an ANCHOR that was converted on a CPU and then computes in float32 on every GPU, as
+    those of older versions, which stored the type, would."""
+    mine = anchor.settings.sampling.updated(dtype="bfloat16")
+    path = shutil.copytree(saved, tmp_path / "anchor")
+    store_settings(path, Settings(mine, anchor.settings.face))
+    assert {"dtype", "tf32"}.isdisjoint(json.loads((path / "anchor.json").read_text())["sampling"])
+    assert "dtype" not in describe(path).splitlines()[1]
+    edit(path, lambda c: c["sampling"].update(dtype=stored))
+    assert load(path, []).settings.sampling == Sampling(steps=7, crossfade=True)
+    assert Sampling().dtype == "auto"
+
+
 PUBLISHED = Settings()
 VERSION_1: dict[str, tuple[dict[str, Any], Settings, dict[str, bool]]] = {
     "converted": ({"notes": []}, PUBLISHED, {"body": True, "face": True}),

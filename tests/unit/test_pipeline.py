@@ -11,6 +11,7 @@ from PIL import Image
 
 from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.diffusion import Sampling
+from anchor_jax.diffusion import settings as settings_module
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
@@ -78,6 +79,7 @@ APPEARANCE = np.random.default_rng(2).integers(0, 256, (20, 30, 3), np.uint8)
         ({"control_scale": -1.0}, "control_scale is -1.0"),
         ({"seed": -1}, "seed is -1"),
         ({"dtype": "float16"}, "float32 or bfloat16"),
+        ({"dtype": "bfloat16", "tf32": True}, "tf32 goes with dtype float32"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 0, "seed": -1}, "steps is 0.*; seed is -1"),
     ],
@@ -151,6 +153,41 @@ def test_what_is_left_out_comes_from_the_anchor(anchor, poses, monkeypatch):
     assert seen[0] == own
     assert seen[1].face == own.face
     assert seen[1].sampling == dataclasses.replace(own.sampling, guidance=2.0, crossfade=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "precision"),
+    [
+        ({}, "bfloat16", "default"),
+        ({"dtype": "float32"}, "float32", "highest"),
+        ({"tf32": True}, "float32", "tensorfloat32"),
+    ],
+)
+def test_type_and_precision_reach_the_networks(anchor, poses, monkeypatch, given, dtype, precision):
+    """Catches "auto" that a GPU computes in float32, float32 products that a GPU rounds to TF32
+    unasked, and appearance tokens that are not float32 in a bfloat16 run."""
+    seen = {}
+
+    def noted(name: str, result):
+        def function(*args, **_):
+            seen[name] = args, jax.config.jax_default_matmul_precision  # pyright: ignore
+            return result
+
+        return function
+
+    monkeypatch.setattr(
+        settings_module, "resolve_dtype", lambda x: "bfloat16" if x == "auto" else x
+    )
+    monkeypatch.setattr(pipeline, "sample", noted("sample", jnp.zeros((3, 1, 1, 4))))
+    monkeypatch.setattr(pipeline, "decode", noted("decode", poses))
+    monkeypatch.setattr(inference, "encode_pixels", noted("encode", jnp.zeros((1, 5, 8))))
+    with jax.default_matmul_precision("default"):
+        generate(anchor, poses, APPEARANCE, **given)
+    assert seen["encode"][1] == "highest"
+    assert seen["sample"][1] == seen["decode"][1] == precision
+    (denoise, params, *_), _ = seen["sample"]
+    assert denoise.denoiser.dtype == params["unet"]["conv_in"]["kernel"].dtype == dtype
+    assert seen["decode"][0][2] == dtype
 
 
 def test_one_noise_frame_serves_all():
