@@ -27,12 +27,13 @@ from anchor_jax.checkpoint.anchor import (
     with_networks,
 )
 from anchor_jax.checkpoint.config_json import invalid_configs, parse_config, printable
-from anchor_jax.checkpoint.parameters import read_params, stored_params, write_params
+from anchor_jax.checkpoint.parameters import read_params, stored_params, with_types, write_params
 from anchor_jax.checkpoint.settings import (
     settings_from_json,
     settings_of_version_1,
     settings_to_json,
 )
+from anchor_jax.compiling import resolve_dtype
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import new_folder, write_text
@@ -41,6 +42,8 @@ from anchor_jax.shapes import Params
 
 FORMAT_VERSION = 2  # version 1 stored no settings
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+_ENCODERS = ("image_encoder", "text_encoder")  # they compute in float32
 
 # For each network: "types" maps each type to its number of tensors, "files" each file to its size.
 Stored = dict[str, dict[str, dict[str, int]]]
@@ -114,6 +117,7 @@ def load(
     path: str | Path,
     networks: Collection[str] | None = None,
     dtype: Any = jnp.float32,
+    kernels: str | None = None,
 ) -> Anchor:
     """Read an ANCHOR.
 
@@ -122,6 +126,10 @@ def load(
         networks: names of the networks whose parameters are loaded; None: all but the text
             encoder. The others have empty parameters.
         dtype: type of the parameters in memory; None keeps the stored types.
+        kernels: type that generation computes in, "float32", "bfloat16" or "auto" as `Sampling`
+            has it. Matrices and convolution kernels of body, face and autoencoder then have this
+            type, which spares a copy of them; a later float32 computation does not get back what
+            bfloat16 has rounded. None: `dtype` holds for them too.
 
     Returns:
         The anchor, with its parameters on the first device.
@@ -137,10 +145,14 @@ def load(
         networks = [name for name in present if name != "text_encoder"]
     if unknown := sorted(set(networks) - set(present)):
         raise AnchorError(f"{path}: no network {', '.join(unknown)}; it has {', '.join(present)}")
+    kernels = None if kernels is None else resolve_dtype(kernels)
     for name in networks:
         folder = params_folder(path, name, stored)
         wanted = stored_params(folder, present[name].config)
-        present[name] = replace(present[name], params=read_params(folder, wanted, dtype))
+        typed = with_types(
+            wanted, dtype, dtype if kernels is None or name in _ENCODERS else kernels
+        )
+        present[name] = replace(present[name], params=read_params(folder, typed))
     return with_networks(anchor, present)
 
 

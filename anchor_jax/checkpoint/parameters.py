@@ -111,20 +111,40 @@ def stored_params(folder: Path, config: NetworkConfig) -> Params:
         )
 
 
-def read_params(folder: Path, wanted: Params, dtype: Any = None) -> Params:
-    """Read parameters onto the first device.
+def is_kernel(leaf: Any) -> bool:
+    """Return whether a parameter is a matrix or a convolution kernel. These are almost all bytes of
+    a network, and they keep the type that a network computes in. Biases and the scales of norms
+    are float32 for every type of the computation."""
+    return len(leaf.shape) > 1
+
+
+def with_types(wanted: Params, dtype: Any, kernels: Any) -> Params:
+    """Return a tree of `jax.ShapeDtypeStruct` with other types: `kernels` for kernels, `dtype` for
+    the other parameters. None keeps the present types."""
+
+    def typed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        wanted_type = kernels if is_kernel(leaf) else dtype
+        return leaf if wanted_type is None else jax.ShapeDtypeStruct(leaf.shape, wanted_type)
+
+    return jax.tree.map(typed, wanted)
+
+
+def read_params(folder: Path, wanted: Params) -> Params:
+    """Read parameters onto the first device. Each is cast on the way, so that the device never has
+    it in its stored type.
 
     Args:
         folder: the parameter folder of a network.
-        wanted: the result of `stored_params`, or a part of that tree.
-        dtype: type of the arrays; None keeps the stored types.
+        wanted: the result of `stored_params`, or a part of that tree, in the types of the result.
 
     Raises:
         AnchorError: the parameters are missing or damaged.
     """
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     args = jax.tree.map(
-        lambda _: ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding),
+        lambda leaf: ocp.ArrayRestoreArgs(
+            restore_type=jax.Array, dtype=leaf.dtype, sharding=sharding
+        ),
         wanted,
     )
     restore = ocp.args.PyTreeRestore(wanted, restore_args=args, partial_restore=True)

@@ -114,13 +114,15 @@ class Generate:
         settings = self._settings(header)
         face = self._read_face(header, pose_frames)
         check_inputs(header, pose_frames.shape, settings, face)  # before the long loading
-        loaded = checkpoint.load(self.anchor, networks=networks_needed(face is not None))
+        settings = settings.resolved()
+        networks = networks_needed(face is not None)
+        loaded = checkpoint.load(self.anchor, networks, kernels=settings.sampling.dtype)
         frames = generate_video(loaded, pose_frames, picture, settings, face, noise, progress=True)
         rate = rate or own_rate or Fraction(30)
         video.write_video(self.out, frames, rate, self.frames_dir)
         num_frames, height, width = frames.shape[:3]
         print(f"{self.out}: {num_frames} frames, {width}x{height}, {float(rate):g} fps")
-        print(settings.resolved().describe(face is not None))
+        print(settings.describe(face is not None))
 
     def _read_poses(self) -> tuple["Images", Fraction | None]:
         """Read the pose images at a size that the networks accept, and their rate or None."""

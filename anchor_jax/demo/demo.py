@@ -118,13 +118,15 @@ def show(
             clip = _draw_motion(motion, clip, count or len(clip.poses), Path(folder) / "poses")
     elif count is not None:
         clip = clip[:count]
+    variant = variant.resolved()
+    dtype = variant.settings.sampling.dtype
     scores: dict[str, dict[str, float]] = {}
     if before is not None:
         print("before: the pretrained anchor", flush=True)
         _, scores["before"] = generate_and_measure(
-            checkpoint.load(before), clip, variant, progress=True
+            checkpoint.load(before, kernels=dtype), clip, variant, progress=True
         )
-    loaded = checkpoint.load(anchor)
+    loaded = checkpoint.load(anchor, kernels=dtype)
     frames, scores["generated"] = generate_and_measure(loaded, clip, variant, progress=True)
     scores["autoencoder"] = ceiling(loaded, clip, variant)
     seconds = scores["generated"].pop("seconds")
@@ -134,7 +136,7 @@ def show(
         "size": list(frames.shape[2:0:-1]),
         "seconds": round(seconds, 2),
         "seconds per frame": round(seconds / len(frames), 3),
-        "settings": asdict(variant.settings.resolved()),
+        "settings": asdict(variant.settings),
         "versions": versions(),
         "machine": f"{platform.machine()}, {num_cores()} cores",
         "assets": assets.provenance,

@@ -162,19 +162,20 @@ def _paste_faces(
 def through_autoencoder(
     anchor: Anchor, frames: Images, face: Face | None, settings: Settings
 ) -> Images:
-    """Encode and decode frames with the autoencoder, computing in float32.
+    """Encode and decode frames with the autoencoder.
 
     Args:
         anchor: the anchor, loaded.
         frames: uint8 (n, h, w, 3).
         face: where the faces are, which then also pass the autoencoder at the size of repainting
             and are pasted; or None.
-        settings: size of the face and how it is pasted.
+        settings: the type of the computation, the size of the face and how it is pasted.
 
     Returns:
         uint8 (n, h, w, 3).
     """
-    with matmul_precision("float32"):
+    settings = settings.resolved()
+    with matmul_precision(settings.sampling.dtype, settings.sampling.tf32):
         return _through_autoencoder(anchor.vae, frames, face, settings)
 
 
@@ -182,14 +183,15 @@ def _through_autoencoder(
     vae: Network[VAEConfig], frames: Images, face: Face | None, settings: Settings
 ) -> Images:
     mean = jnp.zeros(())  # zero noise gives the posterior's mean
-    settings = replace(settings, sampling=replace(settings.sampling, dtype="float32"))
+    dtype = settings.sampling.dtype
+    params = cast_kernels(vae.params, dtype)
 
     def encode(images: Images) -> Array:
         pixels = [fill(x / np.float32(127.5) - 1, PICTURE_BATCH) for x in _batches(images)]
-        latents = [encode_images(vae.config, vae.params, x, mean, "float32") for x in pixels]
+        latents = [encode_images(vae.config, params, x, mean, dtype) for x in pixels]
         return jnp.concatenate(latents)[: len(images)]
 
-    out = decode(vae, encode(frames))
+    out = decode(vae, encode(frames), dtype)
     if face is not None and face.track.usable.any():
         usable = face.track.usable
         crops = align.crop(frames[usable], face.track.transforms()[usable])

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from anchor_jax.checkpoint import Network, Part
+from anchor_jax.checkpoint.parameters import is_kernel
 from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves
 from anchor_jax.errors import AnchorError
@@ -232,5 +233,6 @@ def fill(rows: Array | np.ndarray, batch: int) -> Array:
 
 
 def cast_kernels(params: Params, dtype: str) -> Params:
-    """Cast matrices and convolution kernels to `dtype`; scales and biases keep their types."""
-    return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, params)
+    """Cast matrices and convolution kernels to `dtype`; scales and biases keep their types. Kernels
+    that have this type, as from `load(..., kernels=dtype)`, are not copied."""
+    return jax.tree.map(lambda x: x.astype(dtype) if is_kernel(x) else x, params)

@@ -86,6 +86,10 @@ class Variant:
         sampling = self.settings.sampling.updated(**changes)
         return replace(self, settings=replace(self.settings, sampling=sampling))
 
+    def resolved(self) -> "Variant":
+        """Return a copy with the type that this machine computes in, in place of "auto"."""
+        return replace(self, settings=self.settings.resolved())
+
 
 def read_clip(folder: Path, count: int | None = None) -> StudyClip:
     """Read a test clip, for example one that `python -m benchmarks.synthetic` wrote.

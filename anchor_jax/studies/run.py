@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,9 @@ def _measure_alone(row: Row, study: Study) -> Result:
 def _measure_row(row: Row, study: Study) -> Result:
     """Generate the clip from every seed and measure it, after a first step that compiles."""
     clip = read_clip(study.clip, study.frames)
-    anchor = checkpoint.load(row.anchor)
+    row = replace(row, variant=row.variant.resolved())
+    dtype = row.variant.settings.sampling.dtype
+    anchor = checkpoint.load(row.anchor, kernels=dtype)
     generate_clip(anchor, clip, row.variant.with_sampling(steps=1, seed=study.seeds[0]))
     scores, sampled_frames = [], []
     for seed in study.seeds:
@@ -146,7 +148,6 @@ def _measure_row(row: Row, study: Study) -> Result:
         sampled_frames.append(frames[moments(len(frames))])
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
     flops = step_flops(anchor, clip.poses.shape, row.variant.settings.sampling)
-    dtype = row.variant.settings.sampling.resolved().dtype
     once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
     return Result(scores, once, ceiling(anchor, clip, row.variant), sampled_frames[0], dtype)
 

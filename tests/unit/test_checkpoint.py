@@ -30,6 +30,7 @@ from anchor_jax.checkpoint.settings import settings_of_version_1
 from anchor_jax.diffusion import Sampling
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation.networks import cast_kernels
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -446,6 +447,35 @@ def test_a_setting_that_an_older_library_did_not_know_has_its_default(saved, tmp
     path = shutil.copytree(saved, tmp_path / "anchor")
     edit(path, lambda c: c["sampling"].pop("window"))
     assert load(path, []).settings.sampling == Sampling(steps=7, crossfade=True)
+
+
+def test_kernels_are_loaded_in_the_type_of_the_computation(saved):
+    """Catches a float32 copy of the kernels in memory, norms or biases in bfloat16, an image
+    encoder that is not float32, other values than a cast on the device gives, and a copy of
+    kernels that have their type already."""
+    plain = load(saved)
+    present = {id(x) for x in jax.live_arrays()}
+    back = load(saved, kernels="bfloat16")
+    new = [x for x in jax.live_arrays() if id(x) not in present]
+    encoder = {id(x) for x in jax.tree.leaves(back.image_encoder.params)}
+    assert not [
+        x.shape for x in new if x.ndim > 1 and x.nbytes > 2 * x.size and id(x) not in encoder
+    ]
+    for name, network in back.networks().items():
+        dtype = "float32" if name == "image_encoder" else "bfloat16"
+        expected = cast_kernels(plain.networks()[name].params, dtype)
+        jax.tree.map(np.testing.assert_array_equal, network.params, expected)
+        assert jax.tree.map(lambda x: x.dtype, network.params) == jax.tree.map(
+            lambda x: x.dtype, expected
+        )
+        for ours, cast in zip(
+            *map(jax.tree.leaves, (network.params, cast_kernels(network.params, dtype))),
+            strict=True,
+        ):
+            assert cast.unsafe_buffer_pointer() == ours.unsafe_buffer_pointer()
+    assert (
+        load(saved, ["vae"], kernels="auto").vae.params["quant_conv"]["kernel"].dtype == "float32"
+    )
 
 
 @pytest.mark.parametrize("stored", ["float32", "int3"])

@@ -190,6 +190,34 @@ def test_type_and_precision_reach_the_networks(anchor, poses, monkeypatch, given
     assert seen["decode"][0][2] == dtype
 
 
+def test_a_bfloat16_run_makes_no_float32_kernels(anchor, poses, monkeypatch):
+    """Catches kernels that are cast up again on the way to the networks: twice the memory."""
+    parts = ("unet", "control")
+    body = anchor.body
+    halves = {
+        name: inference.cast_kernels(getattr(body, name).params, "bfloat16") for name in parts
+    }
+    networks = {
+        name: dataclasses.replace(getattr(body, name), params=halves[name]) for name in parts
+    }
+    half = dataclasses.replace(anchor, body=dataclasses.replace(body, **networks))
+    shapes = {x.shape for x in jax.tree.leaves(halves) if x.ndim > 1}
+    found = []
+
+    def sample(denoise, params, latents, *_, **__):
+        found.append(live_kernels())
+        assert params["unet"]["conv_in"]["kernel"] is halves["unet"]["conv_in"]["kernel"]
+        return latents
+
+    def live_kernels() -> int:
+        return sum(x.shape in shapes and x.dtype == "float32" for x in jax.live_arrays())
+
+    before = live_kernels()
+    monkeypatch.setattr(pipeline, "sample", sample)
+    generate(half, poses, APPEARANCE, dtype="bfloat16")
+    assert found == [before]
+
+
 def test_one_noise_frame_serves_all():
     """Catches fresh noise for every frame, and a seed without effect."""
     latents = initial_latents((4, 2, 3, 5), seed=1)
