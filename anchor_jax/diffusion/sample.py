@@ -39,9 +39,13 @@ from anchor_jax.shapes import Array
 Denoise = Callable[..., Array]
 
 # Windows in one call of the compiled program. The program loops over them, so their number does not
-# change the time to compile. More windows mean fewer calls, but memory for more frames: conditions
-# of one group of windows are on the device at a time. No measurement of other numbers is recorded.
+# change the time to compile. More windows mean fewer calls, but memory for more frames. No
+# measurement of other numbers is recorded.
 WINDOWS_PER_CALL = 4
+
+# Conditions of a whole video up to this size are put on the device once: 1,300 pose images of
+# 512x512. Of a longer video the device gets those of one group of windows at a time.
+_CONDITION_BYTES = 1 << 30
 
 
 def sample(
@@ -65,12 +69,12 @@ def sample(
         denoise: see the module's docstring.
         params: first argument of `denoise`, any pytree.
         latents: initial noise (n, h, w, c).
-        condition: conditions of each frame, a NumPy array (n, ...) or a tree of them. They stay on
-            the host; the device gets the conditions of one group of windows at a time.
+        condition: conditions of each frame, a NumPy array (n, ...) or a tree of them.
         schedule: noise schedule.
         sampling: steps, guidance and windows. A video shorter than a window is one window of the
             video's length.
-        on_windows: called when windows are complete, with their number since the last call.
+        on_windows: called when windows are complete, with their number since the last call. The
+            device computes the next group of windows meanwhile.
         on_step: called after each step with its index and the latents. The next step overwrites
             these latents, so copy them to keep them.
 
@@ -95,32 +99,32 @@ def sample(
     sum_group = partial(
         predict_group, denoise, params, halves=halves, window_size=window_size, stride=stride
     )
+    cut_condition = _condition_slices(condition, n + padding, group_size)
     # Compile before the first step. With 0 real frames the program computes no window.
     first_group = lax.dynamic_slice_in_dim(_pad_frames(x, padding), 0, group_size)
-    first_condition = _host_slice(condition, 0, group_size)
-    sum_group(first_group, first_condition, 0, 0, weights).block_until_ready()
+    sum_group(first_group, cut_condition(0), 0, 0, weights).block_until_ready()
     return_freed_memory()
+    wait = _wait_one_late(on_windows)
     for i, step in enumerate(sampling_steps(schedule, sampling.steps)):
         padded = _pad_frames(x, padding)
         total = jnp.zeros((halves, *padded.shape), jnp.float32)
         for g, start in enumerate(group_starts):
             group_sum = sum_group(
                 lax.dynamic_slice_in_dim(padded, start, group_size),
-                _host_slice(condition, start, group_size),
+                cut_condition(start),
                 step.timestep,
                 n - start,
                 weights,
             )
             total = _add_at(total, group_sum, start)
-            if on_windows is not None:
-                total.block_until_ready()
-                windows = slice(g * WINDOWS_PER_CALL, (g + 1) * WINDOWS_PER_CALL)
-                on_windows(len(window_starts[windows]))
+            windows = slice(g * WINDOWS_PER_CALL, (g + 1) * WINDOWS_PER_CALL)
+            wait(group_sum, len(window_starts[windows]))
         alphas = step.alpha, step.alpha_prev
         kind = schedule.prediction_type
         x = _guided_step(x, total, counts, sampling.guidance, *alphas, prediction_type=kind)
         if on_step is not None:
             on_step(i, x)
+    wait(None, 0)
     return x
 
 
@@ -193,11 +197,42 @@ def _pad_frames(x: Array, count: int) -> Array:
     return jnp.pad(x, ((0, count), (0, 0), (0, 0), (0, 0)))
 
 
-def _host_slice(tree: Any, start: int, count: int) -> Any:
-    """Cut `count` frames from arrays on the host, with zeros behind the last frame."""
+def _wait_one_late(
+    on_windows: Callable[[int], object] | None,
+) -> Callable[[Array | None, int], None]:
+    """Return a function that takes the sum of a group, which the device may still be computing, and
+    its number of windows. It waits for the group of the call before and calls `on_windows`. So
+    the device always has a next group to compute, and the host is never further ahead."""
+    running: list[tuple[Array, int]] = []
 
-    def cut(x: np.ndarray) -> np.ndarray:
-        frames = np.asarray(x[start : start + count])
-        return np.pad(frames, ((0, count - len(frames)), *[(0, 0)] * (frames.ndim - 1)))
+    def wait(group_sum: Array | None, windows: int) -> None:
+        for before, count in running:
+            before.block_until_ready()
+            if on_windows is not None:
+                on_windows(count)
+        running[:] = [] if group_sum is None else [(group_sum, windows)]
 
-    return jax.tree.map(cut, tree)
+    return wait
+
+
+def _condition_slices(condition: Any, total: int, count: int) -> Callable[[int], Any]:
+    """Return a function of a first frame that returns the conditions of `count` frames.
+
+    Args:
+        condition: a tree of arrays (n, ...).
+        total: frames with padding. The conditions of padding are zeros.
+        count: frames of a slice.
+    """
+
+    def cut_on_host(start: int, count: int = count) -> Any:
+        def cut(x: np.ndarray) -> np.ndarray:
+            frames = np.asarray(x[start : start + count])
+            return np.pad(frames, ((0, count - len(frames)), *[(0, 0)] * (frames.ndim - 1)))
+
+        return jax.tree.map(cut, condition)
+
+    if sum(x.nbytes // len(x) for x in jax.tree.leaves(condition)) * total > _CONDITION_BYTES:
+        return cut_on_host
+    whole = jax.device_put(cut_on_host(0, total), jax.local_devices()[0])
+    cut = partial(lax.dynamic_slice_in_dim, slice_size=count)
+    return lambda start: jax.tree.map(lambda x: cut(x, start), whole)

@@ -2,6 +2,7 @@
 pose image (paper, section 3.3 and equation 9), and paste them back."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,12 +24,13 @@ from anchor_jax.generation.networks import (
     cast_kernels,
     check_finite,
     decode,
-    decode_images,
+    decode_batches,
     denoiser_params,
     encode_appearance,
     encode_images,
     fill,
     initial_latents,
+    one_late,
 )
 from anchor_jax.models import PER_FRAME, Denoiser, Inflation, VAEConfig
 from anchor_jax.progress import Advance, Progress
@@ -146,14 +148,13 @@ def _paste_faces(
     settings: Settings,
     advance: Advance,
 ) -> None:
-    """Decode the latents (k, h, w, c) of the usable frames' faces, and paste them in place."""
-    dtype, only_face = settings.sampling.dtype, settings.face.blend == "face"
-    params = cast_kernels(vae.params, dtype)
+    """Decode the latents (k, h, w, c) of the usable frames' faces, and paste them in place. The
+    device decodes the next batch while one is pasted."""
+    only_face = settings.face.blend == "face"
     chosen, transforms = np.flatnonzero(face.track.usable), face.track.transforms()
-    for chunk, chunk_latents in zip(_batches(chosen), _batches(latents), strict=True):
-        batch = fill(chunk_latents, PICTURE_BATCH)
-        images = np.asarray(decode_images(vae.config, params, batch, dtype))[: len(chunk)]
-        crops = _resize_squares(np.round(images * 255).astype(np.uint8), align.SIZE)
+    decoded = decode_batches(vae, latents, settings.sampling.dtype, rounded=True)
+    for chunk, images in zip(_batches(chosen), decoded, strict=True):
+        crops = _resize_squares(images, align.SIZE)
         inside = _face_regions(face, chunk, transforms) if only_face else None
         frames[chunk] = blend.paste(frames[chunk], crops, transforms[chunk], inside)
         advance(len(chunk))
@@ -208,7 +209,8 @@ def _condition(
     settings: Settings,
     advance: Advance,
 ) -> dict[str, np.ndarray]:
-    """Make the conditions of the usable frames.
+    """Make the conditions of the usable frames. A thread cuts the crops of the next batch while the
+    device encodes one.
 
     Returns:
         "poses", uint8 (k, size, size, 3): the crops of the pose images. "inpainting", float32
@@ -220,17 +222,28 @@ def _condition(
     key = jax.random.fold_in(jax.random.key(sampling.seed), 1)
     noise = jax.random.normal(key, (side, side, vae.config.latent_channels))
     transforms = face.track.transforms()
-    pose_crops, inpainting = [], []
-    for chunk in _batches(np.flatnonzero(face.track.usable)):
+
+    def cut(chunk: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
         here = transforms[chunk]
         crops = _resize_squares(align.crop(frames[chunk], here), size)
-        pose_crops.append(_resize_squares(align.crop(poses[chunk], here), size))
         keep = _shrink(mask.repaint_mask(_face_regions(face, chunk, transforms)), size)
-        masked = fill(mask.masked_images(crops, keep), PICTURE_BATCH)
-        latents = encode_images(vae.config, params, masked, noise, sampling.dtype)
-        latents = np.asarray(latents)[: len(chunk)]
-        inpainting.append(np.concatenate([mask.to_latents(keep, vae.config.factor), latents], -1))
-        advance(len(chunk))
+        pose_crops = _resize_squares(align.crop(poses[chunk], here), size)
+        return pose_crops, keep, mask.masked_images(crops, keep)
+
+    def encoded(pool: Executor) -> Iterator[tuple[Images, np.ndarray, Array]]:
+        chunks = _batches(np.flatnonzero(face.track.usable))
+        for future in one_late(pool.submit(cut, chunk) for chunk in chunks):
+            crops, keep, masked = future.result()
+            batch = fill(masked, PICTURE_BATCH)
+            yield crops, keep, encode_images(vae.config, params, batch, noise, sampling.dtype)
+
+    pose_crops, inpainting = [], []
+    with ThreadPoolExecutor(1) as pool:
+        for crops, keep, latents in one_late(encoded(pool)):
+            masks = mask.to_latents(keep, vae.config.factor)
+            inpainting.append(np.concatenate([masks, np.asarray(latents)[: len(keep)]], -1))
+            pose_crops.append(crops)
+            advance(len(crops))
     return {"poses": np.concatenate(pose_crops), "inpainting": np.concatenate(inpainting)}
 
 

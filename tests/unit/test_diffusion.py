@@ -1,5 +1,6 @@
 """Windows, schedule and sampling with a denoiser that is no network."""
 
+import importlib
 import itertools
 from functools import partial
 
@@ -20,6 +21,7 @@ from anchor_jax.diffusion.ddim import clean_and_noise
 from anchor_jax.diffusion.windows import count_windows, crossfade_weights
 
 SCHEDULE = ScheduleConfig()
+sample_module = importlib.import_module("anchor_jax.diffusion.sample")
 
 
 @pytest.mark.parametrize("num_frames", range(1, 30))
@@ -128,6 +130,50 @@ def test_another_length_compiles_the_network_once():
         run(latents=np.zeros((num_frames, 1, 1, 1)), condition=np.zeros((num_frames, 1)))
     assert len(traced) == times
     assert set(traced) == {(4, 1, 1, 1)}
+
+
+class CountedReads(np.ndarray):
+    """An array that counts how often a part of it is read."""
+
+    reads = 0
+
+    def __getitem__(self, key):
+        CountedReads.reads += isinstance(key, slice)
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(1 << 30, 1), (0, 1 + 3 * 2)])
+def test_conditions_that_fit_are_put_on_the_device_once(monkeypatch, limit, reads):
+    """Catches conditions that are sent to the device in every step, a long video that is sent
+    whole, and slices that differ between the two."""
+    monkeypatch.setattr(sample_module, "_CONDITION_BYTES", limit)
+    rng = np.random.default_rng(1)
+    latents = rng.normal(size=(19, 2, 1, 1)).astype(np.float32)
+    condition = rng.normal(size=(19, 1, 1, 1)).astype(np.float32)
+    sampling = Sampling(steps=3, guidance=2.5, window=4, overlap=1)  # 7 windows, 2 groups
+    CountedReads.reads = 0
+    counted = condition.view(CountedReads)
+    out = sample(window_mean_denoiser, 0.3, latents, counted, SCHEDULE, sampling)
+    assert CountedReads.reads == reads
+    expected = reference(latents, condition, 3, 2.5, 4, 1, False)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_next_windows_are_dispatched_before_a_group_is_waited_for(monkeypatch):
+    """Catches a device that idles while the host waits, and a host that runs steps ahead."""
+    events = []
+    real = sample_module.predict_group
+
+    def predict_group(*args, **kwargs):
+        events.append("dispatch")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sample_module, "predict_group", predict_group)
+    sampling = Sampling(steps=2, guidance=2.5, window=4, overlap=1)
+    zeros = np.zeros((19, 1, 1, 1))
+    denoise = window_mean_denoiser
+    sample(denoise, 0.3, zeros, zeros, SCHEDULE, sampling, on_windows=events.append)
+    assert events == ["dispatch", "dispatch", "dispatch", 4, "dispatch", 3, "dispatch", 4, 3]
 
 
 def test_sampling_leaves_its_input_alone():

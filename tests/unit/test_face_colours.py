@@ -12,6 +12,7 @@ from anchor_jax.face import align
 from anchor_jax.face.landmarks import follow
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation import face as repaint
+from anchor_jax.generation import networks
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import read_conditions
@@ -63,10 +64,12 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
         given["poses"], given["crossfade"] = condition["poses"], sampling.crossfade
         return latents
 
-    def decode(config, params, latents, dtype):
-        return jnp.broadcast_to(jnp.array(PAINT) / 255, (len(latents), 32, 32, 3))
+    def decode(config, params, latents, dtype, rounded):
+        assert rounded
+        return jnp.broadcast_to(jnp.array(PAINT, jnp.uint8), (len(latents), 32, 32, 3))
 
-    fakes = {"encode_images": encode, "sample": sample, "decode_images": decode}
+    monkeypatch.setattr(networks, "decode_pixels", decode)
+    fakes = {"encode_images": encode, "sample": sample}
     fakes |= {"denoiser_params": lambda *_: {}, "encode_appearance": lambda *_: None}
     for name, fake in fakes.items():
         monkeypatch.setattr(repaint, name, fake)

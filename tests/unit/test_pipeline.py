@@ -249,11 +249,40 @@ def test_pictures_are_prepared_as_transformers_does(size: tuple[int, int]):
 
 
 def test_frames_are_truncated_not_rounded(anchor, monkeypatch):
-    """Catches rounding: saved video frames of the published system are truncated."""
-    images = jnp.asarray([0.0, 0.5, 254.9 / 255, 1.0]).reshape(1, 2, 2, 1).repeat(3, 3)
-    monkeypatch.setattr(inference, "decode_images", lambda *_: images)
-    frames = inference.decode(anchor.vae, jnp.zeros((1, 1, 1, 4)))
+    """Catches rounding: saved video frames of the published system are truncated, and the crops
+    that it pastes are rounded."""
+    levels = jnp.asarray([-9.0, 127.5, 254.9, 300.0]).reshape(1, 2, 2, 1).repeat(3, 3)
+    monkeypatch.setattr(inference, "apply", lambda *_, **__: levels / 127.5 - 1)
+    with jax.disable_jit():
+        frames = inference.decode(anchor.vae, jnp.zeros((1, 1, 1, 4)))
+        (crops,) = inference.decode_batches(
+            anchor.vae, jnp.zeros((1, 1, 1, 4)), "float32", rounded=True, batch=1
+        )
     assert frames[0, :, :, 0].tolist() == [[0, 127], [254, 255]]
+    assert crops[0, :, :, 0].tolist() == [[0, 128], [255, 255]]
+
+
+def test_batches_are_decoded_one_ahead(anchor, monkeypatch):
+    """Catches a device that waits while the host uses a batch, float images that leave the device,
+    frames of the padding, and batches in another order."""
+    dispatched = []
+    real = inference.decode_pixels
+
+    def decode_pixels(*args):
+        dispatched.append(args[2].shape)
+        return real(*args)
+
+    monkeypatch.setattr(inference, "decode_pixels", decode_pixels)
+    latents = jnp.asarray(np.random.default_rng(4).normal(size=(5, 4, 6, 4)), jnp.float32)
+    ahead, frames = [], []
+    for images in inference.decode_batches(anchor.vae, latents, "float32", batch=2):
+        ahead.append(len(dispatched))
+        frames.append(images)
+    assert ahead == [2, 3, 3] and set(dispatched) == {(2, 4, 6, 4)}
+    images = inference.decode_images(anchor.vae.config, anchor.vae.params, latents, "float32")
+    expected = (np.asarray(images) * 255).astype(np.uint8)
+    assert np.concatenate(frames).dtype == np.uint8
+    assert abs(np.concatenate(frames).astype(int) - expected).max() <= 1
 
 
 def test_guidance_of_one_is_the_conditional_half_alone(anchor, poses):
