@@ -1,12 +1,15 @@
 """`jax.jit` with the options of the platform; the type and the precision of a computation."""
 
 import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, wraps
 from typing import Any
 
 import jax
+
+from anchor_jax.errors import AnchorError
 
 # With YNNPACK a block of attention (two products and the exponential between them) is one pass over
 # tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
@@ -19,6 +22,12 @@ _CPU_OPTIONS = {
     # a ninth of the compile time.
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_prefer_vector_width": 512,  # if the CPU has such vectors; XLA's default is 256
+}
+
+# What to change if the memory of the device does not suffice, by command.
+_LESS_MEMORY = {
+    "generate": "a smaller window or size, or dtype bfloat16",
+    "train": "a smaller batch (more accumulate keeps the step the same), remat, or dtype bfloat16",
 }
 
 
@@ -75,6 +84,31 @@ def matmul_precision(dtype: str, tf32: bool = False) -> AbstractContextManager[N
     if tf32:
         return jax.default_matmul_precision("tensorfloat32")
     return jax.default_matmul_precision("highest") if dtype == "float32" else nullcontext()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether XLA, or a library that passes its error on, found too little memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+@contextmanager
+def explained_memory(command: str) -> Iterator[None]:
+    """Raise XLA's out-of-memory error as an AnchorError that tells what to change.
+
+    Args:
+        command: "generate" or "train".
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = re.search(r"allocat\w+ (\d[\d.]* ?\w+)", str(error))
+        raise AnchorError(
+            f"the device has too little memory{f' (for {asked[1]} more)' if asked else ''}: use"
+            f" {_LESS_MEMORY[command]}; anchor-jax plan {command} --help tells how to compute what"
+            " they need"
+        ) from error
 
 
 def compile_ahead(jitted: Any, *args) -> Callable:

@@ -14,6 +14,7 @@ from absl import logging
 from jax.tree_util import DictKey, tree_leaves_with_path
 
 from anchor_jax import models
+from anchor_jax.compiling import is_out_of_memory
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.models import NetworkConfig
 from anchor_jax.shapes import Params
@@ -213,6 +214,11 @@ def _open(folder: Path) -> Iterator[ocp.Checkpointer]:
         with _checkpointer() as checkpointer:
             yield checkpointer
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
+        if is_out_of_memory(error):
+            raise AnchorError(
+                f"{folder}: the device has too little memory for the parameters: free some, or use"
+                " dtype bfloat16"
+            ) from error
         raise AnchorError(
             f"{folder}: cannot be read, convert or copy the ANCHOR again: {first_line(error)}"
         ) from None

@@ -37,5 +37,7 @@ def run_training(words: Sequence[str]) -> None:
     need_extra("train", *MODULES)
     use_compile_cache()
     program = import_module(f"anchor_jax.train.{stage}")
-    with without_logs():
+    from anchor_jax.compiling import explained_memory
+
+    with without_logs(), explained_memory("train"):
         program.main(rest or ["--help"])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Settings
-from anchor_jax.compiling import matmul_precision
+from anchor_jax.compiling import explained_memory, matmul_precision
 from anchor_jax.diffusion import Sampling, plan_windows, sample
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
@@ -71,8 +71,8 @@ def generate(
         The frames, uint8 (n, h, w, 3) RGB. As published, values are truncated, not rounded.
 
     Raises:
-        AnchorError: settings are out of range, arguments do not fit each other or the anchor, or
-            sampling gave values that are not finite.
+        AnchorError: settings are out of range, arguments do not fit each other or the anchor,
+            sampling gave values that are not finite, or the device has too little memory.
     """
     sampling = anchor.settings.sampling.updated(
         steps=steps,
@@ -89,6 +89,7 @@ def generate(
     return generate_video(anchor, poses, appearance, settings, face, noise, progress)
 
 
+@explained_memory("generate")
 def generate_video(
     anchor: Anchor,
     poses: Images,

@@ -1,13 +1,22 @@
-"""The type and the precision that a machine computes in."""
+"""The type and the precision that a machine computes in, and what happens if its memory is full."""
 
+import os
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 
-from anchor_jax.compiling import matmul_precision, resolve_dtype
+from anchor_jax.checkpoint import parameters
+from anchor_jax.cli import entry
+from anchor_jax.compiling import explained_memory, matmul_precision, resolve_dtype
 from anchor_jax.diffusion import Sampling
+from anchor_jax.errors import AnchorError
+
+OUT_OF_MEMORY = jax.errors.JaxRuntimeError(
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\n\tbuffers: ..."
+)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +45,58 @@ def test_float32_products_are_exact_unless_tf32_is_asked_for():
         with matmul_precision("bfloat16"):
             assert "HIGH" not in precision()
         assert "HIGH" not in precision()
+
+
+def fail(error: Exception):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("generate", ("window", "size", "dtype")), ("train", ("batch", "remat", "dtype"))],
+)
+def test_a_full_device_is_told_in_one_line(command, settings):
+    """Catches a traceback of a page, and advice without the settings or the command that helps."""
+    with pytest.raises(AnchorError) as caught, explained_memory(command):
+        fail(OUT_OF_MEMORY)()
+    message = str(caught.value)
+    assert "\n" not in message and "17179869184 bytes" in message
+    assert all(word in message for word in (*settings, f"anchor-jax plan {command}"))
+    for other in (jax.errors.JaxRuntimeError("INTERNAL: a bug"), ValueError("RESOURCE_EXHAUSTED")):
+        with pytest.raises(type(other), match=str(other)), explained_memory(command):
+            fail(other)()
+
+
+def test_parameters_that_do_not_fit_are_not_called_damaged(monkeypatch, tmp_path):
+    """Catches advice to copy the ANCHOR again where the device is full."""
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail(OUT_OF_MEMORY))
+    with pytest.raises(AnchorError, match=r"too little memory.*dtype bfloat16"):
+        parameters.read_params(tmp_path, {"bias": jax.ShapeDtypeStruct((1,), jnp.float32)})
+
+
+def test_training_on_a_full_device_ends_with_2(monkeypatch, capsys):
+    """Catches a training that shows a traceback where generation shows one line."""
+    from anchor_jax.train import finetune
+
+    monkeypatch.setattr(finetune, "main", fail(OUT_OF_MEMORY))
+    assert entry.main(["train", "finetune", "--help"]) == 2
+    assert "anchor-jax plan train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_commands_use_most_of_a_gpu_unless_told(monkeypatch, capsys, name):
+    """Catches a quarter of a GPU that lies idle, a share of the user's that is replaced, and both
+    variables set, which JAX refuses."""
+    both = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    for variable in both:
+        monkeypatch.delenv(variable, raising=False)
+    assert entry.main(["--version"]) == 0
+    assert os.environ[both[0]] == "0.92" and both[1] not in os.environ
+    monkeypatch.delenv(both[0])
+    monkeypatch.setenv(name, "0.3")
+    assert entry.main(["--version"]) == 0
+    assert [os.environ.get(variable) for variable in both].count("0.3") == 1
+    assert "0.92" not in map(os.environ.get, both)

@@ -218,6 +218,17 @@ def test_a_bfloat16_run_makes_no_float32_kernels(anchor, poses, monkeypatch):
     assert found == [before]
 
 
+def test_a_full_device_is_bad_input(anchor, poses, monkeypatch):
+    """Catches a traceback of XLA in place of the setting to change."""
+
+    def sample(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(pipeline, "sample", sample)
+    with pytest.raises(AnchorError, match="smaller window or size, or dtype bfloat16"):
+        generate(anchor, poses, APPEARANCE)
+
+
 def test_one_noise_frame_serves_all():
     """Catches fresh noise for every frame, and a seed without effect."""
     latents = initial_latents((4, 2, 3, 5), seed=1)
