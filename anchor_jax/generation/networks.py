@@ -1,5 +1,6 @@
 """Run the networks for generation: initial noise, appearance tokens, latents and pictures."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -238,7 +239,7 @@ def decode_batches(
             pixels.copy_to_host_async()
             yield pixels, len(chunk)
 
-    for pixels, count in one_late(decoded()):
+    for pixels, count in made_ahead(decoded()):
         yield np.asarray(pixels)[:count]
 
 
@@ -264,17 +265,18 @@ def _decode(config: VAEConfig, params: Params, latents: Array, dtype: str) -> Ar
     return jnp.clip(images / 2 + 0.5, 0, 1)
 
 
-def one_late(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield each item after the next one was made. If making an item starts work in the background,
-    that of the next one runs while the caller uses an item.
+def made_ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
+    """Yield each item after the next `count` were made. If making an item starts work in the
+    background, that of the next ones runs while the caller uses an item.
 
-    >>> list(one_late(range(3)))
+    >>> list(made_ahead(range(3)))
     [0, 1, 2]
     """
-    waiting: list[Item] = []
+    waiting: deque[Item] = deque()
     for item in items:
-        yield from waiting
-        waiting = [item]
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
     yield from waiting
 
 
