@@ -18,11 +18,15 @@ import argparse
 import importlib
 import statistics
 import time
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from benchmarks import peer
 from benchmarks.peer import Case
+
+if TYPE_CHECKING:
+    from anchor_jax.models import Remat
 
 CASES = {"50m": Case("50M model, batch 4, 32x32 latents", "train", "50m", 4, 32)}
 LEARNING_RATE = 1e-5
@@ -48,7 +52,7 @@ def inputs(case: Case, context_dim: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
+def make_jitted(case: Case, dtype: str = "float32", remat: "Remat" = "none"):
     """Return our jitted step, and the function from parameters to its first state."""
     import jax
 
@@ -74,7 +78,7 @@ def make_jitted(case: Case, dtype: str = "float32", remat: bool = False):
     return step, begin
 
 
-def build_ours(case: Case, dtype: str = "float32", remat: bool = False):
+def build_ours(case: Case, dtype: str = "float32", remat: "Remat" = "none"):
     """Build our side: a function that computes a step and returns loss and gradient norms."""
     import jax
     import jax.numpy as jnp
@@ -152,7 +156,7 @@ def build_torch(case: Case):
     return run
 
 
-def compute(case: Case, dtype: str, remat: bool, steps: int) -> dict[str, float]:
+def compute(case: Case, dtype: str, remat: "Remat", steps: int) -> dict[str, float]:
     """Return seconds of the first step, which compiles, and of the fastest of the other steps, and
     the peak memory in GB."""
     from anchor_jax.memory import peak_memory_mb
@@ -166,7 +170,7 @@ def compute(case: Case, dtype: str, remat: bool, steps: int) -> dict[str, float]
     return {"first": seconds[0], "other": min(seconds[1:]), "peak": peak}
 
 
-def plan(case: Case, dtype: str, remat: bool) -> dict[str, float]:
+def plan(case: Case, dtype: str, remat: "Remat") -> dict[str, float]:
     """Return the memory in GB that a step's program needs: its state, and its other arrays."""
     import jax
     import jax.numpy as jnp
@@ -235,6 +239,8 @@ def without(case: Case, names: list[str], pairs: int) -> dict[str, dict[str, flo
 
 
 def main() -> None:
+    from anchor_jax.models import Remat
+
     parser = argparse.ArgumentParser(description="Compares our training step with PyTorch's.")
     parser.add_argument("--plan", choices=("50m", "sd15"), help="only print a step's memory")
     parser.add_argument(
@@ -242,7 +248,12 @@ def main() -> None:
     )
     parser.add_argument("--side", type=int, default=32, help="with --plan: side of the latents")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--no-remat", action="store_true", help="with --plan: keep all activations")
+    parser.add_argument(
+        "--remat",
+        choices=get_args(Remat),
+        default="blocks",
+        help="with --plan: what the backward pass computes again (default %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=0, help="with --plan: compute this many steps")
     parser.add_argument(
         "--without", choices=HAND_WRITTEN, nargs="+", help="measure gradients written by hand"
@@ -254,7 +265,7 @@ def main() -> None:
         return
     if args.plan:
         case = Case("", "train", args.plan, args.batch, args.side)
-        how = args.dtype, not args.no_remat
+        how = args.dtype, args.remat
         print(compute(case, *how, args.steps) if args.steps > 0 else plan(case, *how))
         return
     peer.run(CASES, args, "benchmarks.train_step")

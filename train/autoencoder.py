@@ -30,7 +30,7 @@ from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
-from .configs import FREE, parse, settings
+from .configs import FREE, parse, settings, translate
 from .frozen import StagePictures
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import Task, fit, is_complete, open_devices
@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
     cut = job.cut if {"target", "matte"} <= set(dataset.pictures) else 0.0
     start = None if job.anchor is None else _load_start(job.anchor, config)
     run_settings = {"stage": "autoencoder", **settings(job), **contents(dataset, start, ["vae"])}
-    run = Run(job.out, run_settings, FREE)
+    run = Run(job.out, run_settings, FREE, translate)
     try:
         if is_complete(job.out):
             return

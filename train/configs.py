@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
 from anchor_jax.errors import LARGEST_SEED, require
+from anchor_jax.models.remat import Remat
 from anchor_jax.training.optimizer import OptimizerConfig
 
 _C = TypeVar("_C", bound="LoopConfig")
@@ -106,7 +107,8 @@ class Config(LoopConfig):
         drop_condition: probability of dropping the appearance, which trains the unconditional
             prediction of guidance (arXiv:2207.12598); published: 0.
         dtype: type that the networks compute in; parameters are float32.
-        remat: compute the activations of each block again in the backward pass, to save memory.
+        remat: what the backward pass computes again to save memory: nothing, the activations of
+            each block, or those but the results of attention.
         flip: probability of mirroring an example; published: 0.
         cached: encode every frame with the frozen networks once, before the first step.
         background: grey level behind the person if mattes remove the background.
@@ -121,7 +123,7 @@ class Config(LoopConfig):
     min_snr: float = 0.0
     drop_condition: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    remat: Remat = "none"
     flip: float = 0.0
     cached: bool = True
     background: int = 0
@@ -279,3 +281,11 @@ def settings(job: Any) -> dict[str, Any]:
         else:
             flat[name] = str(value) if isinstance(value, Path) else value
     return flat
+
+
+def translate(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the settings of a run that an earlier version started to those of this version."""
+    new = dict(old)
+    if "remat" in new:  # was a switch
+        new["remat"] = {False: "none", True: "blocks"}.get(new["remat"], new["remat"])
+    return new

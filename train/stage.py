@@ -27,7 +27,7 @@ from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
 from . import validation
-from .configs import FREE, PRESETS, Job, StagePlaces, parse, settings
+from .configs import FREE, PRESETS, Job, StagePlaces, parse, settings, translate
 from .frozen import NETWORKS, Cached, Encoder, StagePictures, cache, keep_mask
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import Task, fit, is_complete, open_devices
@@ -83,7 +83,7 @@ def _train(stage: Stage, job: Job) -> None:
     trained = [f"{stage.part}/unet", f"{stage.part}/control"]
     inputs = contents(dataset, header, [*trained, *NETWORKS])
     run_settings = {"stage": stage.name, **settings(job), **inputs}
-    run = Run(job.out, run_settings, FREE)
+    run = Run(job.out, run_settings, FREE, translate)
     try:
         if is_complete(job.out):
             return

@@ -20,6 +20,7 @@ from anchor_jax.models.configs import (
 from anchor_jax.models.control import Control
 from anchor_jax.models.denoiser import Denoiser
 from anchor_jax.models.frames import PER_FRAME, PUBLISHED, Inflation
+from anchor_jax.models.remat import Remat
 from anchor_jax.models.unet import UNet
 from anchor_jax.models.vae import VAE
 from anchor_jax.shapes import Params
@@ -37,6 +38,7 @@ __all__ = [
     "Denoiser",
     "Inflation",
     "NetworkConfig",
+    "Remat",
     "UNet",
     "UNetConfig",
     "VAEConfig",
@@ -47,13 +49,15 @@ __all__ = [
 ]
 
 
-def build(config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: bool = False) -> nn.Module:
+def build(
+    config: NetworkConfig, dtype: DTypeLike = jnp.float32, remat: Remat = "none"
+) -> nn.Module:
     """Build the module of a config.
 
     Args:
         config: config of one of the five networks.
         dtype: type of the computation. Parameters keep theirs.
-        remat: recompute each block's activations in the backward pass instead of keeping them
+        remat: what the backward pass computes again instead of keeping it, see `models.remat`
             (UNet and control branch only).
 
     Raises:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from anchor_jax.models.blocks import TimeEmbedding, conv1, conv3
 from anchor_jax.models.configs import ControlConfig
 from anchor_jax.models.frames import PUBLISHED, FrameFold, Inflation, repeat_rows
+from anchor_jax.models.remat import Remat
 from anchor_jax.models.unet import MidBlock, encode
 from anchor_jax.shapes import Array
 
@@ -40,7 +41,7 @@ class Control(nn.Module):
 
     config: ControlConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(

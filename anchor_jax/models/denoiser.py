@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from anchor_jax.models.configs import ControlConfig, UNetConfig
 from anchor_jax.models.control import Control
 from anchor_jax.models.frames import PUBLISHED, Inflation
+from anchor_jax.models.remat import Remat
 from anchor_jax.models.unet import UNet
 from anchor_jax.shapes import Array, Params
 
@@ -27,14 +28,14 @@ class Denoiser:
         control: the control branch.
         dtype: type of the computation; parameters keep theirs.
         inflation: what spans the frames of a window.
-        remat: recompute each block's activations in the backward pass, to save memory.
+        remat: what the backward pass computes again to save memory, see `models.remat`.
     """
 
     unet: UNetConfig
     control: ControlConfig
     dtype: str = "float32"
     inflation: Inflation = PUBLISHED
-    remat: bool = False
+    remat: Remat = "none"
 
     def __call__(
         self,

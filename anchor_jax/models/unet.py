@@ -19,6 +19,7 @@ from anchor_jax.models.blocks import (
 from anchor_jax.models.configs import EncoderConfig, UNetConfig
 from anchor_jax.models.frames import PUBLISHED, FrameFold, Inflation, repeat_rows
 from anchor_jax.models.group_norm import GroupNorm
+from anchor_jax.models.remat import Remat, recomputed
 from anchor_jax.shapes import Array
 
 
@@ -36,7 +37,7 @@ class _Block(nn.Module):
     num_layers: int
     resample: str | None = None  # "down", "up"
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -48,8 +49,8 @@ class _Block(nn.Module):
         skips: list[Array] | None = None,
     ) -> tuple[Array, list[Array]]:
         c, outputs = self.config, []
-        residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+        residual = recomputed(ResidualBlock, self.remat)
+        transformer = recomputed(SpatialTransformer, self.remat)
         for i in range(self.num_layers):
             if skips is not None:
                 skip = repeat_rows(skips.pop(), len(x))
@@ -77,13 +78,13 @@ class MidBlock(nn.Module):
 
     config: EncoderConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, time: Array, context: Array, frames: FrameFold) -> Array:
         c = self.config
-        residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+        residual = recomputed(ResidualBlock, self.remat)
+        transformer = recomputed(SpatialTransformer, self.remat)
         width = c.channels[-1]
         x = residual(width, c.norm_groups, dtype=self.dtype, name="resnets_0")(x, time, frames)
         x = transformer(c.num_heads, c.norm_groups, dtype=self.dtype, name="attentions_0")(
@@ -99,7 +100,7 @@ def encode(
     context: Array,
     frames: FrameFold,
     dtype: DTypeLike,
-    remat: bool,
+    remat: Remat,
 ) -> list[Array]:
     """Run the encoder, which the UNet and the control branch have in common.
 
@@ -130,7 +131,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(

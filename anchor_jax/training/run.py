@@ -14,7 +14,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,22 @@ class Run:
         folder: created if it is missing.
         settings: everything that determines the result, as JSON values.
         free: names of settings that may change when a run continues.
+        translate: from the settings that an earlier version wrote to those of this version.
 
     Raises:
         AnchorError: the folder is not a run, is in use, cannot be written, or belongs to a run with
             other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], free: frozenset[str]):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        free: frozenset[str],
+        translate: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ):
         self.folder = folder
+        self._translate = translate
         self.is_main = jax.process_index() == 0
         self._events: Any = None  # opened by `begin`
         self._lock = filelock.FileLock(folder / ".lock")
@@ -83,6 +91,7 @@ class Run:
     def _check(self, settings: Mapping[str, Any], free: frozenset[str]) -> None:
         try:
             old = json.loads((self.folder / "config.json").read_text("utf-8"))["settings"]
+            old = self._translate(old)
             new = json.loads(json.dumps(dict(settings)))
             changed = [
                 f"{name} was {old.get(name)!r} and is {new.get(name)!r}"

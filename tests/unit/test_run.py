@@ -1,6 +1,7 @@
 """The folder of a run: logs that continue, events for TensorBoard, folders that are refused."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from anchor_jax.errors import AnchorError
+from anchor_jax.train.configs import translate
 from anchor_jax.training.events import EventWriter
 from anchor_jax.training.run import Run
 from tests.full_disk import largest_file
@@ -101,3 +103,18 @@ def test_what_is_no_run_of_ours_is_left_alone(tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(AnchorError, match="exists and is no run"):
         opened(tmp_path / "mine")
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Catches a run that is refused for a setting whose values have other names now, and one that
+    goes on although it has another value."""
+
+    def start(remat: object) -> None:
+        Run(tmp_path / "run", SETTINGS | {"remat": remat}, frozenset(), translate).close()
+
+    for old, new, other in ((False, "none", "blocks"), (True, "blocks", "none")):
+        start(old)
+        with pytest.raises(AnchorError, match=f"remat was '{new}' and is '{other}'"):
+            start(other)
+        start(new)
+        shutil.rmtree(tmp_path / "run")

@@ -56,6 +56,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
 from anchor_jax.models.attention import cpu, cudnn, flash, xla
+from anchor_jax.models.remat import ATTENTION
 from anchor_jax.shapes import Array
 
 _FEW_KEYS = 256  # with so many keys, XLA's scores are not much larger than the queries
@@ -97,7 +98,7 @@ def _attend(query: Array, key: Array, value: Array, lengths: Array | None) -> Ar
 
 def _forward(query: Array, key: Array, value: Array, lengths: Array | None):
     results = _on_platform("forward", query, key, value, lengths)
-    out, residuals = jax.tree.map(lambda x: checkpoint_name(x, "attention"), results)
+    out, residuals = jax.tree.map(lambda x: checkpoint_name(x, ATTENTION), results)
     return out, (query, key, value, lengths, out, residuals)
 
 
