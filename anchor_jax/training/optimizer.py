@@ -24,6 +24,9 @@ class OptimizerConfig:
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
         weight_decay: decoupled weight decay.
+        first_moment: type that the first moment is kept in. "bfloat16" saves 2 bytes a parameter.
+            The second moment stays float32, because one step changes it by a factor as small as
+            `beta2`, 0.999, and bfloat16 has no number between 0.996 and 1.
         clip: which gradients are clipped by their norm: those of the control branch ("control"),
             those of both networks by their common norm ("global"), or none ("none").
         max_norm: the norm that they are clipped to.
@@ -39,6 +42,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 1e-2
+    first_moment: Literal["float32", "bfloat16"] = "float32"
     clip: Literal["control", "global", "none"] = "control"
     max_norm: float = 1.0
 
@@ -94,5 +98,6 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         b2=config.beta2,
         eps=config.epsilon,
         weight_decay=config.weight_decay,
+        mu_dtype=config.first_moment,
     )
     return optax.chain(*parts, adamw)
