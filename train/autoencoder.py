@@ -18,7 +18,7 @@ import numpy as np
 
 from anchor_jax import checkpoint
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.compiling import jit
+from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches, Load, clip_spans
@@ -34,6 +34,7 @@ from .configs import FREE, parse, settings, translate
 from .frozen import StagePictures
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import Task, fit, is_complete, open_devices
+from .program import Objective
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
 
 _HELP = """Train a small autoencoder, and make the anchor that the other stages start from.
@@ -77,14 +78,19 @@ def main(args: Sequence[str] | None = None) -> None:
         if is_complete(job.out):
             return
         inputs = [*pictures, "matte"] if cut else pictures
-        with _make_batches(job, dataset, inputs) as batches:
+        with (
+            _make_batches(job, dataset, inputs) as batches,
+            matmul_precision("float32", job.tf32),
+        ):
             truth = _validation_frames(job, dataset, cut > 0)
             task = Task(
                 "autoencoder",
-                shapes={"vae": abstract_params(config)},
+                Objective(
+                    {"vae": abstract_params(config)},
+                    make_optimizer(job.optimizer, job.steps),
+                    partial(loss, config, job.kl_weight, cut, pictures),
+                ),
                 initial=partial(_initial_params, job, config),
-                optimizer=make_optimizer(job.optimizer, job.steps),
-                loss=partial(loss, config, job.kl_weight, cut, pictures),
                 inputs_of=lambda batch: {n: batch[n] for n in (*inputs, "position")},
                 validate=partial(validate, config, truth),
             )

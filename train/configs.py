@@ -23,7 +23,7 @@ FREE = frozenset(
     {
         *("workers", "log_every", "save_every", "keep_last", "keep_best"),
         *("validate_every", "validation_frames", "validation_steps"),
-        *("data", "anchor", "out", "preset", "encodings", "coordinator"),
+        *("data", "anchor", "out", "preset", "encodings", "coordinator", "ema_memory"),
     }
 )
 
@@ -38,6 +38,8 @@ class LoopConfig:
         accumulate: number of parts that a batch is split into, to save memory.
         optimizer: AdamW, its learning rate and its clipping.
         ema: decay of the moving average of the parameters, which the anchor then gets; 0: none.
+        ema_memory: memory of the moving average; "host" saves 4 bytes a parameter on the device.
+        tf32: let GPUs round the factors of float32 products to TF32, which is faster.
         seed: seed of noise, order and references.
         workers: processes that read the data; 0: threads of this process.
         held_out: fraction of each clip, its last frames, that is kept for validation.
@@ -58,6 +60,8 @@ class LoopConfig:
     accumulate: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: float = 0.0
+    ema_memory: Literal["device", "host"] = "device"
+    tf32: bool = False
     seed: int = 42
     workers: int = 0
     held_out: float = 0.1
@@ -106,7 +110,8 @@ class Config(LoopConfig):
         min_snr: gamma of min-SNR weighting of the loss (arXiv:2303.09556); 0: none, as published.
         drop_condition: probability of dropping the appearance, which trains the unconditional
             prediction of guidance (arXiv:2207.12598); published: 0.
-        dtype: type that the networks compute in; parameters are float32.
+        dtype: type that the networks compute in: bfloat16 on GPUs and float32 elsewhere if "auto".
+            Parameters are float32.
         remat: what the backward pass computes again to save memory: nothing, the activations of
             each block, or those but the results of attention.
         flip: probability of mirroring an example; published: 0.
@@ -122,7 +127,7 @@ class Config(LoopConfig):
 
     min_snr: float = 0.0
     drop_condition: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Remat = "none"
     flip: float = 0.0
     cached: bool = True
@@ -283,9 +288,13 @@ def settings(job: Any) -> dict[str, Any]:
     return flat
 
 
+# Settings that runs of earlier versions did not have, and what they did instead.
+_ADDED = {"tf32": False, "optimizer.first_moment": "float32"}
+
+
 def translate(old: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the settings of a run that an earlier version started to those of this version."""
-    new = dict(old)
+    new = _ADDED | dict(old)
     if "remat" in new:  # was a switch
         new["remat"] = {False: "none", True: "blocks"}.get(new["remat"], new["remat"])
     return new

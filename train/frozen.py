@@ -16,7 +16,7 @@ import numpy as np
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.checkpoint.parameters import flatten
-from anchor_jax.compiling import jit
+from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.data.encodings import Encodings
 from anchor_jax.face import mask
@@ -72,11 +72,12 @@ class Encoder:
     Args:
         anchor: the anchor, with the parameters of autoencoder and image encoder.
         pictures: the pictures of the stage.
+        tf32: let GPUs round the factors of products to TF32.
     """
 
-    def __init__(self, anchor: Anchor, pictures: StagePictures):
+    def __init__(self, anchor: Anchor, pictures: StagePictures, tf32: bool = False):
         self.vae, self.image_encoder = anchor.vae, anchor.image_encoder
-        self.pictures = pictures
+        self.pictures, self.tf32 = pictures, tf32
 
     def posterior(self, images: np.ndarray) -> jax.Array:
         """Compute mean and log-variance (b, h, w, 2c) of images uint8 (b, H, W, 3)."""
@@ -95,15 +96,17 @@ class Encoder:
 
     def encode(self, target, reference, mask=None) -> dict[str, jax.Array]:
         """Encode targets, references and, for the face, masks: the inputs of a training step."""
-        arrays = {"posterior": self.posterior(target), "tokens": self.tokens(reference)}
-        if mask is not None:
-            arrays["masked_posterior"] = self.masked_posterior(target, mask)
+        with matmul_precision("float32", self.tf32):
+            arrays = {"posterior": self.posterior(target), "tokens": self.tokens(reference)}
+            if mask is not None:
+                arrays["masked_posterior"] = self.masked_posterior(target, mask)
         return arrays
 
     def key(self, dataset: Dataset) -> str:
         """Compute a SHA-256 hash of everything that determines the encodings of a data set."""
         digest = hashlib.sha256()
         digest.update(repr((dataset.inputs, asdict(self.pictures))).encode())
+        digest.update(b"tf32" if self.tf32 else b"")
         for clip in dataset.clips:
             digest.update(clip.sha256.encode())
         configs = self.vae.config, self.image_encoder.config

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
-from anchor_jax.compiling import compile_ahead, options
+from anchor_jax.compiling import compile_ahead
 from anchor_jax.data.loader import Batches
 from anchor_jax.errors import AnchorError, note, shorten
 from anchor_jax.memory import peak_memory_mb
-from anchor_jax.progress import open_bar
+from anchor_jax.progress import Bar, open_bar
 from anchor_jax.shapes import Params
 from anchor_jax.training.checkpoints import Checkpoints
 from anchor_jax.training.optimizer import learning_rate
@@ -28,12 +28,11 @@ from anchor_jax.training.sharding import (
     make_mesh,
     put_batch,
     put_whole,
-    replicated,
-    state_sharding,
 )
-from anchor_jax.training.step import Loss, init_state, make_step
+from anchor_jax.training.step import State
 
 from .configs import LoopConfig, settings
+from .program import Objective, Program, make_program
 
 # From the parameters to scalars, a picture uint8 (h, w, 3), and a score (higher is better).
 Validate = Callable[[Params], tuple[dict[str, float], np.ndarray, float]]
@@ -45,22 +44,18 @@ class Task:
 
     Attributes:
         name: label of the progress bar.
-        shapes: shapes of the trained parameters, {name: tree}.
-        initial: makes or loads these parameters if there is no checkpoint. Nothing else may keep
+        objective: what a step computes.
+        initial: makes or loads the parameters if there is no checkpoint. Nothing else may keep
             them, so that they are in memory once.
-        optimizer: computes updates from gradients.
-        loss: see `make_step`.
-        inputs_of: converts a batch to the inputs of the loss.
+        inputs_of: converts a batch to the inputs of the loss, on the host or on the first device.
         validate: called at intervals and at the end, or None.
         scalars_of: computes further scalars to log from the metrics of a step.
     """
 
     name: str
-    shapes: Params
+    objective: Objective
     initial: Callable[[], Params]
-    optimizer: optax.GradientTransformation
-    loss: Loss
-    inputs_of: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
+    inputs_of: Callable[[dict[str, np.ndarray]], Mapping[str, ArrayLike]]
     validate: Validate | None
     scalars_of: Callable[[Mapping[str, Any]], dict[str, float]] = lambda metrics: {}
 
@@ -83,24 +78,18 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
         AnchorError: a loss is not finite, or the disk is full; checkpoints stay.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
-    begin = lambda params: init_state(params, task.optimizer, job.seed, job.ema > 0)
-    start = jax.eval_shape(begin, task.shapes)
-    places = state_sharding(mesh, start, job.fsdp)
-    jitted = _jit_step(task, job, mesh, places)
+    program = make_program(task.objective, job, mesh)
     checkpoints = Checkpoints(run.folder / "checkpoints", job.keep_last, job.keep_best)
     latest = checkpoints.latest()
     if latest is not None:
-        wanted = jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), start, places
-        )
-        state, position = checkpoints.restore(latest, wanted)
+        state, position = checkpoints.restore(latest, program.state)
         batches.set_state(position)
     else:
-        state = jax.jit(begin, out_shardings=places)(put_whole(places.params, task.initial()))
+        state = program.begin(put_whole(program.shardings.params, task.initial()))
     run.begin(int(state.step))
     with stoppable() as stop:
         try:
-            state = _run_steps(task, job, run, mesh, batches, jitted, checkpoints, state, stop)
+            state = _run_steps(task, job, run, mesh, batches, program, checkpoints, state, stop)
         finally:
             checkpoints.close()
     if run.is_main:
@@ -109,23 +98,7 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
         raise KeyboardInterrupt(
             f"step {number} of {job.steps} is saved; repeat the command to continue"
         )
-    return gather(mesh, _trained(state))
-
-
-def _jit_step(task: Task, job: LoopConfig, mesh: Mesh, places: Any) -> Any:
-    """Make the compiled training step, whose metrics also contain the frames of the batch."""
-
-    def loss_and_frames(params, key, batch):
-        mean, examples = task.loss(params, key, batch)
-        return mean, examples | {"frames": batch["frames"]}
-
-    return jax.jit(
-        make_step(loss_and_frames, task.optimizer, accumulate=job.accumulate, ema=job.ema),
-        in_shardings=(places, None),
-        out_shardings=(places, replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=options(),
-    )
+    return gather(mesh, _trained(state, program))
 
 
 def _run_steps(
@@ -134,55 +107,104 @@ def _run_steps(
     run: Run,
     mesh: Mesh,
     batches: Batches,
-    jitted: Any,
+    program: Program,
     checkpoints: Checkpoints,
-    state: Any,
+    state: State,
     stop: Stop,
-) -> Any:
+) -> State:
     """Run steps until the last one or a signal to stop, with logs, grids and checkpoints.
+
+    A step is started before the one before it is looked at. So this process reads a batch, encodes
+    it and sends it to the device while the device computes the step before.
 
     Returns:
         The last state, which is saved.
     """
     number = int(state.step)
     saved = -1 if checkpoints.latest() is None else number
-    rate = learning_rate(job.optimizer, job.steps)
     step = None
     show = run.is_main
     with open_bar(task.name, job.steps, "step", show=show, done=number, smoothing=0.05) as bar:
-        began, since = time.perf_counter(), number
+        started = _StartedSteps(task, job, run, bar, number)
         while number < job.steps and not any_process(bool(stop)):
             batch = next(batches)
             frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
             inputs = put_batch(mesh, {**task.inputs_of(batch), "frames": frames})
-            step = step or compile_ahead(jitted, state, inputs)
+            step = step or compile_ahead(program.step, state, inputs)
             state, metrics = step(state, inputs)
             number, score = number + 1, None
-            _check_finite(number, metrics)
-            bar(1)
-            if _due(number, job.log_every, job.steps):
-                speed = (number - since) / (time.perf_counter() - began)
-                values = {k: float(v) for k, v in metrics.items() if not v.ndim}
-                values |= task.scalars_of(metrics) | {
-                    "learning_rate": float(np.asarray(rate(number - 1))),
-                    "frames_per_second": job.batch_size * speed,
-                    "memory_mb": peak_memory_mb(),
-                }
-                run.log(number, values, np.asarray(metrics["frames"]).tolist())
-                bar.note(loss=f"{values['loss']:.4f}")
-                began, since = time.perf_counter(), number
+            started.add(number, metrics)
             if task.validate is not None and _due(number, job.validate_every, job.steps):
-                scalars, picture, score = task.validate(gather(mesh, _trained(state)))
+                started.finish()
+                scalars, picture, score = task.validate(gather(mesh, _trained(state, program)))
                 run.log(number, scalars)
                 run.log_grid(number, picture)
-                began, since = time.perf_counter(), number
+                started.restart_clock()
             if _due(number, job.save_every, job.steps):
+                started.finish()  # a state that is not finite is never saved
                 checkpoints.save(number, state, batches.get_state(), score)
                 saved = number
+        started.finish()
         if saved < number < job.steps:
             checkpoints.save(number, state, batches.get_state(), None)
         checkpoints.wait()
     return state
+
+
+class _StartedSteps:
+    """Waits for steps, one step late; checks, shows and logs them.
+
+    Args:
+        task: what is trained.
+        job: settings.
+        run: gets the scalars.
+        bar: advances.
+        number: number of steps done.
+    """
+
+    def __init__(self, task: Task, job: LoopConfig, run: Run, bar: Bar, number: int):
+        self._task, self._job, self._run, self._bar = task, job, run, bar
+        self._rate = learning_rate(job.optimizer, job.steps)
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._done = number
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last step that was logged out of the speed."""
+        self._began, self._since = time.perf_counter(), self._done
+
+    def add(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Finish the step before, and remember step `number`, which has just been started."""
+        self.finish()
+        self._pending = number, metrics
+
+    def finish(self) -> None:
+        """Wait for the step that was added last.
+
+        Raises:
+            AnchorError: its loss or a gradient is not finite.
+        """
+        if self._pending is None:
+            return
+        number, metrics = self._pending
+        self._pending = None
+        _check_finite(number, metrics)
+        self._done = number
+        self._bar(1)
+        if _due(number, self._job.log_every, self._job.steps):
+            self._log(number, metrics)
+
+    def _log(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
+        speed = (number - self._since) / (time.perf_counter() - self._began)
+        values = {k: float(v) for k, v in metrics.items() if not v.ndim}
+        values |= self._task.scalars_of(metrics) | {
+            "learning_rate": float(np.asarray(self._rate(number - 1))),
+            "frames_per_second": self._job.batch_size * speed,
+            "memory_mb": peak_memory_mb(),
+        }
+        self._run.log(number, values, np.asarray(metrics["frames"]).tolist())
+        self._bar.note(loss=f"{values['loss']:.4f}")
+        self.restart_clock()
 
 
 def is_complete(folder: Path) -> bool:
@@ -213,9 +235,12 @@ def _due(number: int, every: int, last: int) -> bool:
     return number == last or (every > 0 and number % every == 0)
 
 
-def _trained(state: Any) -> Params:
-    """Return the moving average of the parameters if it is kept, else the parameters."""
-    return state.params if state.average is None else state.average
+def _trained(state: State, program: Program) -> Params:
+    """Return the moving average of the parameters if it is kept, else the parameters, in the memory
+    of the devices."""
+    if state.average is None:
+        return state.params
+    return jax.device_put(state.average, program.shardings.params)
 
 
 def _check_finite(number: int, metrics: Mapping[str, jax.Array]) -> None:

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from anchor_jax import checkpoint
 from anchor_jax.checkpoint import Anchor, Part, Settings, check_stored
+from anchor_jax.compiling import matmul_precision, resolve_dtype
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches, Load, check_spans, clip_spans
@@ -27,10 +29,11 @@ from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
 
 from . import validation
-from .configs import FREE, PRESETS, Job, StagePlaces, parse, settings, translate
+from .configs import FREE, PRESETS, Config, Job, StagePlaces, parse, settings, translate
 from .frozen import NETWORKS, Cached, Encoder, StagePictures, cache, keep_mask
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import Task, fit, is_complete, open_devices
+from .program import Objective
 
 _HELP = """If the run is stopped, repeat the command to continue from the last checkpoint.
 The result is RUN/anchor; RUN/report.html shows curves and pictures, and TensorBoard reads
@@ -79,7 +82,7 @@ def _train(stage: Stage, job: Job) -> None:
     header = checkpoint.load(job.anchor, networks=())
     _check_data(stage, job.anchor, dataset, header)
     check_spans(dataset, clip_spans(dataset, 0.0, 1 - job.held_out))
-    job = _with_anchor_settings(stage, job, header)
+    job = replace(_with_anchor_settings(stage, job, header), dtype=resolve_dtype(job.dtype))
     trained = [f"{stage.part}/unet", f"{stage.part}/control"]
     inputs = contents(dataset, header, [*trained, *NETWORKS])
     run_settings = {"stage": stage.name, **settings(job), **inputs}
@@ -90,10 +93,13 @@ def _train(stage: Stage, job: Job) -> None:
         check_stored(job.anchor, trained)  # the others are loaded now
         anchor = checkpoint.load(job.anchor, networks=NETWORKS)
         pictures = replace(stage.pictures, background=job.background)
-        encoder = Encoder(anchor, pictures)
+        encoder = Encoder(anchor, pictures, job.tf32)
         encodings = cache(encoder, dataset, job.encodings) if job.cached else None
         cached = None if encodings is None else Cached(encodings)
-        with _make_batches(job, dataset, encoder, cached) as batches:
+        with (
+            _make_batches(job, dataset, encoder, cached) as batches,
+            matmul_precision(job.dtype, job.tf32),
+        ):
             _fit_stage(stage, job, run, mesh, dataset, anchor, encoder, batches)
     finally:
         run.close()
@@ -110,15 +116,10 @@ def _fit_stage(
     batches: Batches,
 ) -> None:
     """Train the networks and save the anchor."""
-    model = _make_model(stage, job, anchor)
+    model = make_model(stage, job, anchor)
     frames = _validation_frames(job, dataset, encoder)
     recommended = _new_settings(stage, job, dataset, anchor.settings)
     sampling = _sampling(stage, recommended).updated(steps=job.validation_steps)
-
-    def loss(params, key, batch):
-        sampled = sample_batch(model, key, batch, jnp.asarray(anchor.empty_text))
-        each = losses(model, params, sampled)
-        return each.mean(), {"losses": each, "timesteps": sampled.timesteps}
 
     def validate(params):
         generated = validation.generate(
@@ -129,13 +130,8 @@ def _fit_stage(
 
     task = Task(
         stage.name,
-        shapes={
-            "unet": abstract_params(model.denoiser.unet),
-            "control": abstract_params(model.denoiser.control),
-        },
+        make_objective(model, anchor.empty_text, job),
         initial=lambda: _load_part(stage, job.anchor),
-        optimizer=make_optimizer(job.optimizer, job.steps),
-        loss=loss,
         inputs_of=lambda batch: _step_inputs(encoder, batch),
         validate=validate,
         scalars_of=lambda metrics: by_quarter(
@@ -235,17 +231,36 @@ def _check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> N
     check_factor(dataset, list(sizes), anchor.vae.config.factor)
 
 
-def _make_model(stage: Stage, job: Job, anchor: Anchor) -> Model:
+def make_model(stage: Stage, job: Config, anchor: Anchor) -> Model:
     """Make the model: the networks that are trained, and the options of the loss."""
     part = anchor.part(stage.part)
     assert part is not None, "_check_data checks this"
     unet, control = part.unet.config, part.control.config
     return Model(
-        Denoiser(unet, control, job.dtype, PER_FRAME, job.remat),
+        Denoiser(unet, control, resolve_dtype(job.dtype), PER_FRAME, job.remat),
         anchor.schedule,
         anchor.vae.config.scaling_factor,
         drop_condition=job.drop_condition,
         min_snr=job.min_snr or None,
+    )
+
+
+def make_objective(model: Model, empty_text: np.ndarray, job: Config) -> Objective:
+    """Make what a step computes: the denoising loss of both networks, and AdamW."""
+
+    def loss(params, key, batch):
+        sampled = sample_batch(model, key, batch, jnp.asarray(empty_text))
+        each = losses(model, params, sampled)
+        return each.mean(), {"losses": each, "timesteps": sampled.timesteps}
+
+    return Objective(
+        {
+            "unet": abstract_params(model.denoiser.unet),
+            "control": abstract_params(model.denoiser.control),
+        },
+        make_optimizer(job.optimizer, job.steps),
+        loss,
+        model.denoiser.dtype,
     )
 
 
@@ -276,8 +291,9 @@ def _make_batches(job: Job, dataset: Dataset, encoder: Encoder, cached: Cached |
     )
 
 
-def _step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Make the inputs of a training step from a batch; what is not cached is encoded now."""
+def _step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, ArrayLike]:
+    """Make the inputs of a training step from a batch. What is not cached is encoded now, and stays
+    on the device."""
     pictures = encoder.pictures
     inputs: dict[str, Any] = dict(batch)
     inputs["pose"] = batch[pictures.pose]
@@ -287,7 +303,7 @@ def _step_inputs(encoder: Encoder, batch: dict[str, np.ndarray]) -> dict[str, np
         inputs |= encoder.encode(*validation.compose(encoder, examples))
     if pictures.mask is not None:
         inputs["mask"] = mask.to_latents(keep_mask(batch[pictures.mask]), encoder.vae.config.factor)
-    return {name: np.asarray(inputs[name]) for name in _STEP_INPUTS if name in inputs}
+    return {name: inputs[name] for name in _STEP_INPUTS if name in inputs}
 
 
 def _validation_frames(job: Job, dataset: Dataset, encoder: Encoder) -> validation.GridFrames:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 _AXIS = "data"
 
@@ -34,8 +35,9 @@ def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
     return jax.tree.map(choose, state)
 
 
-def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Make arrays over the whole mesh from this process's rows of a batch."""
+def put_batch(mesh: Mesh, batch: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
+    """Make arrays over the whole mesh from this process's rows of a batch. Rows that are already on
+    a device do not pass through the host."""
     sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
     return {
         name: jax.make_array_from_process_local_data(sharding, values)

@@ -55,6 +55,7 @@ def make_step(
     *,
     accumulate: int = 1,
     ema: float = 0.0,
+    average_on_host: bool = False,
 ) -> Callable[[State, dict[str, Array]], tuple[State, dict[str, Array]]]:
     """Make the training step, a function from state and batch to the next state and metrics.
 
@@ -67,6 +68,8 @@ def make_step(
             (1 + n) / (10 + n), the warm-up of TensorFlow's average
             (https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage).
             It is computed only if the state has an average.
+        average_on_host: the average is in the host's memory. The device reads and writes it a
+            few leaves at a time, so that it needs no memory there.
 
     Returns:
         The step. Its metrics are `loss`, the norm of each network's gradient before clipping
@@ -101,7 +104,11 @@ def make_step(
         average = state.average
         if average is not None:
             decay = jnp.minimum(ema, (1 + done) / (10 + done))
+            if average_on_host:
+                average = jax.device_put(average, jax.memory.Space.Device)
             average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)
+            if average_on_host:
+                average = jax.device_put(average, jax.memory.Space.Host)
         norms = {f"gradient_norm/{name}": optax.tree.norm(grads[name]) for name in grads}
         return State(done, state.seed, params, moments, average), {
             "loss": mean,
