@@ -1,6 +1,6 @@
 """Distributes a batch over a mesh of devices and, with FSDP, parameters and optimizer too."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 _AXIS = "data"
 
 
-def make_mesh() -> Mesh:
-    """Make a mesh of one axis with all devices of all processes."""
-    return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """Make a mesh of one axis with the given devices, by default all devices of all processes."""
+    count = jax.device_count() if devices is None else len(devices)
+    return jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
@@ -35,10 +36,15 @@ def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
     return jax.tree.map(choose, state)
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that gives each device the same number of rows of a batch."""
+    return NamedSharding(mesh, PartitionSpec(_AXIS))
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
     """Make arrays over the whole mesh from this process's rows of a batch. Rows that are already on
     a device do not pass through the host."""
-    sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
+    sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, values)
         for name, values in batch.items()
