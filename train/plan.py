@@ -1,0 +1,114 @@
+"""Make the program of a stage's training step from sizes alone.
+
+    step, arguments = training_program(PRESETS["finetune"]["sd15"], devices=topology.devices)
+    step.lower(*arguments).compile().memory_analysis()
+
+It is the program that `loop.fit` compiles, so its memory is that of the run. Devices may be absent:
+those of `jax.experimental.topologies.get_topology_desc`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchor_jax.checkpoint import Anchor, Network, Part
+from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.models import (
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ControlConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from anchor_jax.training.sharding import batch_sharding, make_mesh
+from anchor_jax.training.step import State
+
+from . import face, finetune, pretrain
+from .configs import Config
+from .program import make_program
+from .stage import Stage, make_model, make_objective
+
+STAGES: dict[str, Stage] = {
+    module.STAGE.name: module.STAGE for module in (pretrain, finetune, face)
+}
+
+
+def published_sizes() -> Anchor:
+    """Return an anchor without parameters, whose networks have the sizes of the published ones."""
+    unet, latents = UNetConfig(), VAEConfig().latent_channels
+    part = lambda channels: Part(
+        Network(replace(unet, in_channels=channels)), Network(ControlConfig())
+    )
+    images = CLIPVisionConfig()
+    return Anchor(
+        body=part(latents),
+        face=part(2 * latents + 1),
+        vae=Network(VAEConfig()),
+        image_encoder=Network(images),
+        text_encoder=Network(CLIPTextConfig()),
+        schedule=ScheduleConfig(),
+        empty_text=np.zeros((images.num_tokens, images.width), np.float32),
+    )
+
+
+def training_program(
+    job: Config,
+    anchor: Anchor | None = None,
+    stage: str = "finetune",
+    size: tuple[int, int] = (512, 512),
+    devices: Sequence[Any] | None = None,
+) -> tuple[Any, tuple[State, dict[str, jax.ShapeDtypeStruct]]]:
+    """Make the training step and its arguments as shapes.
+
+    Args:
+        job: settings. With the type "auto" the step is computed in bfloat16 if the devices are
+            GPUs.
+        anchor: has the configs of the networks; its parameters are not used. Default: networks of
+            the published sizes.
+        stage: "pretrain", "finetune" or "face".
+        size: width and height of the pictures, multiples of the autoencoder's factor.
+        devices: they share the batch. Default: all of this machine.
+
+    Returns:
+        The result of `jax.jit`, whose first argument is donated, and its arguments: a state and
+        the inputs of a step, with `jax.ShapeDtypeStruct` leaves that have shardings.
+    """
+    anchor = published_sizes() if anchor is None else anchor
+    mesh = make_mesh(devices)
+    if job.dtype == "auto":
+        on_gpus = mesh.devices.flat[0].platform in {"gpu", "cuda", "rocm"}
+        job = replace(job, dtype="bfloat16" if on_gpus else "float32")
+    model = make_model(STAGES[stage], job, anchor)
+    program = make_program(make_objective(model, anchor.empty_text, job), job, mesh)
+    place, shapes = batch_sharding(mesh), _input_shapes(STAGES[stage], anchor, size)
+    return program.step, (
+        program.state,
+        {
+            name: jax.ShapeDtypeStruct((job.batch_size, *shape), dtype, sharding=place)
+            for name, (shape, dtype) in shapes.items()
+        },
+    )
+
+
+def _input_shapes(
+    stage: Stage, anchor: Anchor, size: tuple[int, int]
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return shape and type of one example of each input of a step."""
+    width, height = size
+    vae, images = anchor.vae.config, anchor.image_encoder.config
+    small = height // vae.factor, width // vae.factor
+    posterior = (*small, 2 * vae.latent_channels), jnp.float32
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "posterior": posterior,
+        "tokens": ((images.num_tokens, images.width), jnp.float32),
+        "pose": ((height, width, 3), jnp.uint8),
+        "position": ((), jnp.int32),
+        "frames": ((2,), jnp.int32),
+    }
+    if stage.pictures.mask is not None:
+        shapes |= {"mask": ((*small, 1), jnp.float32), "masked_posterior": posterior}
+    return shapes
