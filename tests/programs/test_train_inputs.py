@@ -122,13 +122,16 @@ def test_places_that_cannot_be_written(fresh, train_data, tmp_path, refuse, caps
     assert mine.read_text() == "mine"
 
 
-def test_nan_names_step_and_frame(half, finetuned, fresh, train_data, tmp_path, capsys):
+@pytest.mark.parametrize("step", [3, 4])
+def test_nan_names_step_and_frame(half, finetuned, fresh, train_data, tmp_path, capsys, step):
     """Catches weights that are spoilt by a damaged frame, one that is not found among the parts
-    that a batch is computed in, and a run that cannot go on once it is repaired."""
+    that a batch is computed in, and a run that cannot go on once it is repaired. Step 4 saves: also
+    a state that is saved before it is looked at, and step 3: the name of step 4, which has begun by
+    then."""
     settings = ("--accumulate", "2", "--encodings", tmp_path / "encodings")
     shutil.copytree(train_data / "encodings", tmp_path / "encodings")
     (frame, reference), _ = next(
-        line["frames"] for line in logged(finetuned) if line["step"] == 3 and "loss" in line
+        line["frames"] for line in logged(finetuned) if line["step"] == step and "loss" in line
     )
     kept = {}
     for path in (tmp_path / "encodings").glob(f"*/posterior-{frame // 8:05d}.npy"):
@@ -139,7 +142,9 @@ def test_nan_names_step_and_frame(half, finetuned, fresh, train_data, tmp_path, 
     before = digests(half / "checkpoints")
     assert train("finetune", fresh, train_data, half, *settings) == 2
     told = one_error(capsys)
-    what = f"step 3: the loss is not finite for frame {frame} with reference {reference} of the"
+    what = (
+        f"step {step}: the loss is not finite for frame {frame} with reference {reference} of the"
+    )
     assert told.startswith(what) and "the last checkpoint is kept" in told
     assert digests(half / "checkpoints") == before
     for path, whole in kept.items():

@@ -8,9 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import jax
 import psutil
 import pytest
+
+from anchor_jax.train.configs import PRESETS
+from anchor_jax.train.plan import training_program
 
 from .training import assert_same, changed, train, words
 
@@ -91,6 +96,21 @@ def test_a_run_goes_on_from_its_last_checkpoint(finetuned, fresh, train_data, tm
     assert names(run) == names(finetuned)
     assert names(run / "checkpoints") == names(finetuned / "checkpoints")
     assert not changed(run / "anchor", finetuned / "anchor")
+
+
+def test_a_moving_average_in_the_memory_of_the_host(finetuned, fresh, train_data, tmp_path):
+    """Catches an average that changes with its place, a checkpoint that can be read into one memory
+    only, and an option that is ignored."""
+    run = shutil.copytree(finetuned, tmp_path / "run")
+    shutil.rmtree(run / "anchor")
+    shutil.rmtree(run / "checkpoints" / "4")
+    settings = ("--accumulate", "2", "--ema-memory", "host")
+    assert train("finetune", fresh, train_data, run, *settings) == 0
+    assert_same(run, finetuned, 4)
+    assert not changed(run / "anchor", finetuned / "anchor")
+    _, (kept, _) = training_program(replace(PRESETS["finetune"]["debug"], ema_memory="host"))
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(kept.average)} == {"pinned_host"}
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(kept.params)} == {"device"}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -50,6 +51,21 @@ def test_weight_decay_is_decoupled():
     updates: Any
     updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
     np.testing.assert_allclose(np.asarray(updates["unet"]["a"]), -0.05, rtol=1e-6)
+
+
+def test_the_first_moment_alone_is_rounded():
+    """Catches an option that is ignored, and a second moment in bfloat16, which a thousandth of it
+    cannot change."""
+    optimizer = make_optimizer(OptimizerConfig(first_moment="bfloat16"), 10)
+    moments: Any = optimizer.init(PARAMS)
+    updates, moments = optimizer.update(GRADIENTS, moments, PARAMS)
+    for name, dtype in (("mu", "bfloat16"), ("nu", "float32")):
+        leaves = jax.tree.leaves(optax.tree.get(moments, name))
+        assert {leaf.dtype.name for leaf in leaves} == {dtype}
+    exact: Any = make_optimizer(OptimizerConfig(), 10)
+    expected, _ = exact.update(GRADIENTS, exact.init(PARAMS), PARAMS)
+    for ours, theirs in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2)
 
 
 def rates(steps: int, **settings) -> np.ndarray:

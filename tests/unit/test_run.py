@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anchor_jax.errors import AnchorError
-from anchor_jax.train.configs import translate
+from anchor_jax.train.configs import FREE, PRESETS, settings, translate
 from anchor_jax.training.events import EventWriter
 from anchor_jax.training.run import Run
 from tests.full_disk import largest_file
@@ -106,15 +106,20 @@ def test_what_is_no_run_of_ours_is_left_alone(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
-    """Catches a run that is refused for a setting whose values have other names now, and one that
-    goes on although it has another value."""
+    """Catches a run that is refused for a setting that it did not have, or whose values have other
+    names now, and one that goes on although a setting has another value."""
+    now = settings(PRESETS["finetune"]["debug"]) | {"dtype": "float32"}
+    added = {"tf32", "ema_memory", "optimizer.first_moment"}
+    earlier = {name: value for name, value in now.items() if name not in added}
 
-    def start(remat: object) -> None:
-        Run(tmp_path / "run", SETTINGS | {"remat": remat}, frozenset(), translate).close()
+    def start(settings: dict[str, object]) -> None:
+        Run(tmp_path / "run", settings, FREE, translate).close()
 
     for old, new, other in ((False, "none", "blocks"), (True, "blocks", "none")):
-        start(old)
+        start(earlier | {"remat": old})
         with pytest.raises(AnchorError, match=f"remat was '{new}' and is '{other}'"):
-            start(other)
-        start(new)
+            start(now | {"remat": other})
+        with pytest.raises(AnchorError, match="tf32 was False and is True"):
+            start(now | {"remat": new, "tf32": True})
+        start(now | {"remat": new, "ema_memory": "host"})
         shutil.rmtree(tmp_path / "run")
