@@ -38,6 +38,9 @@ from .program import Objective, Program, make_program
 Validate = Callable[[Params], tuple[dict[str, float], np.ndarray, float]]
 
 
+_AGREE_EVERY = 5  # steps between the questions of several processes whether to stop
+
+
 @dataclass(frozen=True)
 class Task:
     """What a program trains, and how.
@@ -126,7 +129,7 @@ def _run_steps(
     show = run.is_main
     with open_bar(task.name, job.steps, "step", show=show, done=number, smoothing=0.05) as bar:
         started = _StartedSteps(task, job, run, bar, number)
-        while number < job.steps and not any_process(bool(stop)):
+        while number < job.steps and not _stops(number, stop):
             batch = next(batches)
             frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
             inputs = put_batch(mesh, {**task.inputs_of(batch), "frames": frames})
@@ -228,6 +231,14 @@ def open_devices(job: LoopConfig) -> Mesh:
             f" {job.accumulate} parts (accumulate)"
         )
     return mesh
+
+
+def _stops(number: int, stop: Stop) -> bool:
+    """Return whether any process got a signal. Several processes ask each other in some steps only,
+    since they wait for all steps that have started before they get an answer."""
+    if jax.process_count() > 1 and number % _AGREE_EVERY:
+        return False
+    return any_process(bool(stop))
 
 
 def _due(number: int, every: int, last: int) -> bool:

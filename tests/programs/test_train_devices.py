@@ -50,10 +50,14 @@ def assert_same_losses(ours: Path, theirs: Path, *, in_order: bool = True) -> No
                 np.testing.assert_allclose(line[name], other[name], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("more", [(), ("--fsdp",)], ids=["whole", "fsdp"])
+HOST = "--ema-memory", "host"
+
+
+@pytest.mark.parametrize("more", [(), ("--fsdp", *HOST)], ids=["whole", "fsdp"])
 def test_eight_devices_have_the_losses_of_one(one, fresh, train_data, tmp_path, more):
     """Catches a mean over means of unequal parts, noise that hangs on the device, gradients that
-    are not summed over devices, and parameters that are put together wrongly."""
+    are not summed over devices, and parameters that are put together wrongly, also if the moving
+    average is in the memory of the host."""
     run = tmp_path / "run"
     process = start(8, words("finetune", fresh, train_data, run, *SETTINGS, *more))
     _, told = process.communicate()
@@ -63,12 +67,13 @@ def test_eight_devices_have_the_losses_of_one(one, fresh, train_data, tmp_path, 
 
 def test_two_processes_have_the_losses_of_one(one, fresh, train_data, tmp_path):
     """Catches processes that read the same frames, a second one that writes over the first one's
-    logs, and a checkpoint or an anchor with half of the parameters."""
+    logs, a checkpoint or an anchor with half of the parameters, and what a process encodes in the
+    step taken for the rows of all."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     run = tmp_path / "run"
-    command = words("finetune", fresh, train_data, run, *SETTINGS, "--fsdp")
+    command = words("finetune", fresh, train_data, run, *SETTINGS, "--fsdp", "--no-cached")
     processes = [start(1, [*command, "--coordinator", f"{address},2,{i}"]) for i in range(2)]
     told = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
