@@ -21,7 +21,7 @@ from anchor_jax.models import Denoiser
 from anchor_jax.shapes import Array
 
 
-def _count_flops(function: Callable, *args: Any) -> int:
+def count_flops(function: Callable, *args: Any) -> int:
     """Count the floating-point operations of the matrix products and convolutions in a function.
 
     A multiplication with its addition counts as two. The body of a `scan` counts once for each
@@ -61,7 +61,7 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
         return denoise(params, latents, {"poses": poses}, jnp.int32(0), jnp.ones(size, bool))
 
     poses = array((size, height, width, 3), np.uint8)
-    flops = _count_flops(predict, params, array(latents, np.float32), poses)
+    flops = count_flops(predict, params, array(latents, np.float32), poses)
     return flops * len(plan_windows(n, sampling.window, sampling.overlap)) / n
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from anchor_jax.body.view import View
 from anchor_jax.demo.demo import _frame_like
-from anchor_jax.studies.flops import _count_flops
+from anchor_jax.studies.flops import count_flops
 from anchor_jax.studies.results import Result, _interval, json_safe, markdown
 
 NONE = np.zeros((0, 1, 1, 3), np.uint8)  # frames
@@ -24,16 +24,16 @@ def test_flops_are_those_of_products_and_convolutions():
     """Catches batches that are left out, a factor of two, a kernel counted for its outputs, and a
     loop or an inner function that counts once or not at all."""
     product = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
-    assert _count_flops(product, shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
-    assert _count_flops(jax.jit(product), shape(2, 3, 5), shape(2, 5, 7)) == 420
+    assert count_flops(product, shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
+    assert count_flops(jax.jit(product), shape(2, 3, 5), shape(2, 5, 7)) == 420
     conv = lambda x, k: lax.conv_general_dilated(
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    assert _count_flops(conv, shape(1, 8, 8, 3), shape(3, 3, 3, 16)) == 2 * 64 * 16 * 27
+    assert count_flops(conv, shape(1, 8, 8, 3), shape(3, 3, 3, 16)) == 2 * 64 * 16 * 27
     loop = lambda x: lax.map(lambda row: row @ row.T, x)
-    assert _count_flops(loop, shape(4, 3, 5)) == 4 * 2 * 3 * 3 * 5
-    assert _count_flops(jax.checkpoint(loop), shape(4, 3, 5)) == 360
-    assert _count_flops(lambda x: jnp.exp(x) + x, shape(9)) == 0
+    assert count_flops(loop, shape(4, 3, 5)) == 4 * 2 * 3 * 3 * 5
+    assert count_flops(jax.checkpoint(loop), shape(4, 3, 5)) == 360
+    assert count_flops(lambda x: jnp.exp(x) + x, shape(9)) == 0
 
 
 def test_intervals_are_students():
