@@ -54,6 +54,7 @@ def jit(function: Callable, **kwargs) -> Callable:
         return compiled()(*args, **kwargs)
 
     call.cache_size = lambda: compiled()._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    call.lower = lambda *args, **kwargs: compiled().lower(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 

@@ -1,0 +1,245 @@
+"""The compiled programs of generation and training, one by one: time, rate and memory."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchor_jax.checkpoint import Anchor, Part
+from anchor_jax.compiling import options
+from anchor_jax.diffusion import Sampling, ScheduleConfig, num_halves
+from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
+from anchor_jax.generation.face import face_sampling
+from anchor_jax.generation.networks import (
+    PICTURE_BATCH,
+    WindowDenoiser,
+    decode_images,
+    denoiser_params,
+)
+from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser, Inflation
+from anchor_jax.shapes import Array, Params
+from anchor_jax.training.loss import DenoisingBatch, Model, losses
+from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
+from anchor_jax.training.step import init_state, make_step
+from benchmarks.gpu.report import Section, program_gb, seconds_of
+from benchmarks.gpu.scale import Scale, operations, random_images, random_params
+
+_TIMESTEP = 481
+
+
+@dataclass
+class Program:
+    """A program to measure.
+
+    Attributes:
+        lowered: returns the traced program, which is not compiled yet.
+        arguments: what it is called with.
+        calls: how many of the measured unit one call computes.
+        flops: operations of one unit.
+        donates: whether a call replaces its first argument by its first result.
+    """
+
+    lowered: Callable[[], Any]
+    arguments: list[Any]
+    calls: int
+    flops: int
+    donates: bool = False
+
+
+def window_program(
+    anchor: Anchor, scale: Scale, part: Part, inflation: Inflation = PUBLISHED
+) -> Program:
+    """Make the program of `sample`'s windows: control branch and UNet, both halves of guidance.
+
+    Args:
+        anchor: the anchor.
+        scale: sizes.
+        part: its body or face. The face's windows are of faces.
+        inflation: what spans the frames.
+    """
+    face = part is anchor.face
+    sampling = face_sampling(anchor.settings) if face else scale.sampling
+    stride = sampling.window - sampling.overlap
+    frames = (WINDOWS_PER_CALL - 1) * stride + sampling.window
+    pixels = scale.face.size if face else scale.pixels
+    latents, condition = _window_inputs(scale, frames, pixels, face)
+    params = _window_params(anchor, scale, part, sampling)
+    denoiser = Denoiser(part.unet.config, part.control.config, sampling.dtype, inflation)
+    sizes = {
+        "halves": num_halves(sampling.guidance),
+        "window_size": sampling.window,
+        "stride": stride,
+    }
+    arguments = [params, latents, condition, _TIMESTEP, frames, None]
+    return Program(
+        partial(_lower, predict_group, WindowDenoiser(denoiser), *arguments, **sizes),
+        arguments,
+        WINDOWS_PER_CALL,
+        _window_operations(denoiser, params, latents, condition, sampling.window),
+    )
+
+
+def _window_inputs(
+    scale: Scale, frames: int, pixels: int, face: bool
+) -> tuple[Array, dict[str, np.ndarray]]:
+    """Draw latents and conditions of a group of windows."""
+    side, channels = pixels // scale.vae.factor, scale.vae.latent_channels
+    shape = frames, side, side, channels
+    latents = jax.device_put(
+        np.random.default_rng(1).standard_normal(shape, np.float32), jax.local_devices()[0]
+    )
+    condition = {"poses": random_images(frames, pixels)}
+    if face:
+        more = (*shape[:3], channels + 1)
+        condition["inpainting"] = np.random.default_rng(2).standard_normal(more, np.float32)
+    return latents, condition
+
+
+def _window_params(anchor: Anchor, scale: Scale, part: Part, sampling: Sampling) -> Params:
+    """Collect the parameters of the windows, with random appearance tokens."""
+    tokens = np.random.default_rng(3).standard_normal(anchor.empty_text.shape, np.float32)
+    tokens = jax.device_put(tokens, jax.local_devices()[0])
+    return denoiser_params(part, tokens, anchor.empty_text, sampling)
+
+
+def _window_operations(
+    denoiser: Denoiser, params: Params, latents: Array, condition: dict[str, Any], window: int
+) -> int:
+    """Count the operations of one window."""
+
+    def predict(params: Params, latents: Array, condition: dict[str, Array]) -> Array:
+        more = {k: v[None] for k, v in condition.items() if k == "inpainting"}
+        inputs = latents[None], condition["poses"][None], _TIMESTEP, params["context"]
+        return denoiser(params, *inputs, control_scale=params["control_scale"], **more)
+
+    cut = jax.tree.map(lambda x: x[:window], (latents, condition))
+    return operations(predict, params, *jax.tree.map(_abstract, cut))
+
+
+def decode_program(anchor: Anchor, scale: Scale) -> Program:
+    """Make the decoder's program, for the frames that one call of `decode` takes."""
+    latents, _ = _window_inputs(scale, PICTURE_BATCH, scale.pixels, False)
+    vae, dtype = anchor.vae, scale.sampling.dtype
+    decode = partial(_plain(decode_images), vae.config, dtype=dtype)
+    return Program(
+        partial(_lower, decode_images, vae.config, vae.params, latents, dtype),
+        [vae.params, latents],
+        PICTURE_BATCH,
+        operations(decode, vae.params, _abstract(latents)) // PICTURE_BATCH,
+    )
+
+
+def training_program(scale: Scale, dtype: str = "bfloat16") -> Program:
+    """Make the training step: loss, gradients, clipping and AdamW, without an EMA."""
+    configs = {"unet": scale.unet, "control": scale.control}
+    denoiser = Denoiser(scale.unet, scale.control, dtype, PER_FRAME)
+    model = Model(denoiser, ScheduleConfig(), scale.vae.scaling_factor)
+    optimizer = make_optimizer(OptimizerConfig(), 1000)
+
+    def loss(params: Params, key: Array, batch: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
+        each = losses(model, params, batch["drawn"])
+        return each.mean(), {"losses": each}
+
+    params = {name: random_params(configs[name], i, "float32") for i, name in enumerate(configs)}
+    begin = jax.jit(lambda params: init_state(params, optimizer, 0, ema=False), donate_argnums=0)
+    state, batch = begin(params), {"drawn": _training_batch(scale)}
+    step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=options())
+    gradient = lambda params, batch: jax.grad(loss, has_aux=True)(params, jax.random.key(0), batch)
+    flops = operations(gradient, jax.tree.map(_abstract, state.params), batch)
+    return Program(partial(_lower, step, state, batch), [state, batch], 1, flops, donates=True)
+
+
+def _training_batch(scale: Scale) -> DenoisingBatch:
+    """Draw a batch with all random numbers of the loss."""
+    rng = np.random.default_rng(4)
+    shape = (scale.batch, scale.side, scale.side, scale.vae.latent_channels)
+    tokens = (scale.batch, scale.image_encoder.num_tokens, scale.unet.context_dim)
+    return DenoisingBatch(
+        latents=jnp.asarray(rng.standard_normal(shape, np.float32)),
+        noise=jnp.asarray(rng.standard_normal(shape, np.float32)),
+        timesteps=jnp.asarray(rng.integers(0, 1000, scale.batch)),
+        tokens=jnp.asarray(rng.standard_normal(tokens, np.float32)),
+        poses=jnp.asarray(random_images(scale.batch, scale.pixels)),
+    )
+
+
+def measure_steps(
+    section: Section, scale: Scale, anchor: Anchor, peak: float | None
+) -> tuple[Program, Any]:
+    """Compile and measure window step, decoder and face step; return the window step.
+
+    They are compiled at the same time, each in a thread, and go into JAX's compilation cache, where
+    `generate` finds them.
+
+    Args:
+        section: gets the results.
+        scale: sizes.
+        anchor: random parameters.
+        peak: the device's rate of bfloat16 matrix products in TFLOP/s, if measured.
+    """
+    section.notes.append(
+        "Operations are those of matrix products and convolutions, counted on the traced program"
+        " with attention as two products. share: of the measured rate of bfloat16 matrix products."
+    )
+    assert anchor.face is not None
+    per_frame = replace(scale, sampling=replace(scale.sampling, overlap=0))
+    programs = {
+        "window step": window_program(anchor, scale, anchor.body),
+        "decode one frame": decode_program(anchor, scale),
+        "face step": window_program(anchor, scale, anchor.face, PER_FRAME),
+        "window step, each frame alone": window_program(anchor, per_frame, anchor.body, PER_FRAME),
+    }
+    with ThreadPoolExecutor(len(programs)) as pool:
+        compiling = {name: pool.submit(compile_program, p) for name, p in programs.items()}
+    for name, program in programs.items():
+        with section.measuring(name) as result:
+            result |= _measure(program, compiling[name].result(), peak)
+    name, program = next(iter(programs.items()))
+    return program, compiling[name].result()
+
+
+def measure_training(section: Section, scale: Scale, peak: float | None) -> None:
+    """Compile and measure a training step."""
+    name = f"batch {scale.batch}, {scale.pixels} px, bfloat16, AdamW in float32, no EMA"
+    with section.measuring(name) as result:
+        program = training_program(scale)
+        result |= _measure(program, compile_program(program), peak)
+        result["images_per_s"] = scale.batch / result["seconds"]
+
+
+def _lower(jitted: Any, *args: Any, **kwargs: Any) -> Any:
+    return jitted.lower(*args, **kwargs)
+
+
+def _plain(jitted: Any) -> Callable:
+    return jitted.__wrapped__
+
+
+def compile_program(program: Program) -> Any:
+    """Compile a program; `program.arguments` are then what it is called with."""
+    return program.lowered().compile()
+
+
+def _measure(program: Program, compiled: Any, peak: float | None) -> dict[str, Any]:
+    """Measure a compiled program: seconds of one unit, rate, and the memory it asks for."""
+
+    def call() -> Any:
+        result = compiled(*program.arguments)
+        if program.donates:
+            program.arguments[0] = result[0]
+        return result
+
+    seconds = seconds_of(call) / program.calls
+    rate = program.flops / seconds / 1e12
+    share = {} if peak is None else {"share": rate / peak}
+    more = {"tflop": program.flops / 1e12, "tflops": rate, **share}
+    return {"seconds": seconds, **more, **program_gb(compiled)}
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
