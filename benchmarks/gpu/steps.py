@@ -23,7 +23,7 @@ from anchor_jax.generation.networks import (
 )
 from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser, Inflation
 from anchor_jax.shapes import Array, Params
-from anchor_jax.training.loss import DenoisingBatch, Model, losses
+from anchor_jax.training.loss import Model, losses, sample_batch
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
 from anchor_jax.training.step import init_state, make_step
 from benchmarks.gpu.report import Section, program_gb, seconds_of
@@ -141,31 +141,32 @@ def training_program(scale: Scale, dtype: str = "bfloat16") -> Program:
     model = Model(denoiser, ScheduleConfig(), scale.vae.scaling_factor)
     optimizer = make_optimizer(OptimizerConfig(), 1000)
 
-    def loss(params: Params, key: Array, batch: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
-        each = losses(model, params, batch["drawn"])
+    empty_text = jnp.zeros((scale.image_encoder.num_tokens, scale.unet.context_dim))
+
+    def loss(params: Params, key: Array, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+        each = losses(model, params, sample_batch(model, key, batch, empty_text))
         return each.mean(), {"losses": each}
 
     params = {name: random_params(configs[name], i, "float32") for i, name in enumerate(configs)}
     begin = jax.jit(lambda params: init_state(params, optimizer, 0, ema=False), donate_argnums=0)
-    state, batch = begin(params), {"drawn": _training_batch(scale)}
+    state, batch = begin(params), _training_batch(scale)
     step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=options())
     gradient = lambda params, batch: jax.grad(loss, has_aux=True)(params, jax.random.key(0), batch)
     flops = operations(gradient, jax.tree.map(_abstract, state.params), batch)
     return Program(partial(_lower, step, state, batch), [state, batch], 1, flops, donates=True)
 
 
-def _training_batch(scale: Scale) -> DenoisingBatch:
-    """Draw a batch with all random numbers of the loss."""
+def _training_batch(scale: Scale) -> dict[str, Array]:
+    """Draw a batch, with the pictures encoded."""
     rng = np.random.default_rng(4)
-    shape = (scale.batch, scale.side, scale.side, scale.vae.latent_channels)
+    posterior = (scale.batch, scale.side, scale.side, 2 * scale.vae.latent_channels)
     tokens = (scale.batch, scale.image_encoder.num_tokens, scale.unet.context_dim)
-    return DenoisingBatch(
-        latents=jnp.asarray(rng.standard_normal(shape, np.float32)),
-        noise=jnp.asarray(rng.standard_normal(shape, np.float32)),
-        timesteps=jnp.asarray(rng.integers(0, 1000, scale.batch)),
-        tokens=jnp.asarray(rng.standard_normal(tokens, np.float32)),
-        poses=jnp.asarray(random_images(scale.batch, scale.pixels)),
-    )
+    return {
+        "posterior": jnp.asarray(rng.standard_normal(posterior, np.float32)),
+        "tokens": jnp.asarray(rng.standard_normal(tokens, np.float32)),
+        "pose": jnp.asarray(random_images(scale.batch, scale.pixels)),
+        "position": jnp.arange(scale.batch),
+    }
 
 
 def measure_steps(
