@@ -140,7 +140,7 @@ def _kernels(shape: Shape, dtype: str) -> dict[str, _Kernel]:
         if jax.default_backend() == "gpu" and module.serves(query):
             function = lambda q, k, v, run=module.forward: run(q, k, v)[0]
             kernels[name] = _Kernel(function, gradients=False)
-    names = ["cudnn"] if _cudnn_serves(shape, dtype) else []
+    names: list[Any] = ["cudnn"] if _cudnn_serves(shape, dtype) else []
     if 4 * shape.b * shape.m * shape.s * shape.t <= 4 * _BLOCK_BYTES:
         names.append("xla")
     for name in names:

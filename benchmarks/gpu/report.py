@@ -92,7 +92,8 @@ class Report:
         """Run one section, at most `limit` seconds if its work looks at the time, and save it."""
         began = time.monotonic()
         section = Section(min(self._end, began + limit))
-        self.content["sections"][name] = running = {"running": True}
+        running: dict[str, Any] = {"running": True}
+        self.content["sections"][name] = running
         print(f"{name}: at most {section.left():.0f} s", file=sys.stderr, flush=True)
         try:
             work(section)

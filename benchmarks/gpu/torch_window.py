@@ -7,7 +7,8 @@ halves of guidance. Tensors are PyTorch's `(b f) c h w`.
 """
 
 # torch is typed too loosely.
-# pyright: reportPrivateImportUsage=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false
 
 import math
 from itertools import pairwise
