@@ -25,7 +25,7 @@ _CPU_OPTIONS = {
 }
 
 # What to change if the memory of the device does not suffice, by command.
-_LESS_MEMORY = {
+LESS_MEMORY = {
     "generate": "a smaller window or size, or dtype bfloat16",
     "train": "a smaller batch (more accumulate keeps the step the same), remat, or dtype bfloat16",
 }
@@ -107,7 +107,7 @@ def explained_memory(command: str) -> Iterator[None]:
         asked = re.search(r"allocat\w+ (\d[\d.]* ?\w+)", str(error))
         raise AnchorError(
             f"the device has too little memory{f' (for {asked[1]} more)' if asked else ''}: use"
-            f" {_LESS_MEMORY[command]}; anchor-jax plan {command} --help tells how to compute what"
+            f" {LESS_MEMORY[command]}; anchor-jax plan {command} --help tells how to compute what"
             " they need"
         ) from error
 

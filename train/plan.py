@@ -13,17 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from anchor_jax.checkpoint import Anchor, Network, Part
-from anchor_jax.diffusion.schedule import ScheduleConfig
-from anchor_jax.models import (
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    ControlConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from anchor_jax.checkpoint import Anchor
+from anchor_jax.planning.generation import published_sizes
 from anchor_jax.training.sharding import batch_sharding, make_mesh
 from anchor_jax.training.step import State
 
@@ -35,24 +27,6 @@ from .stage import Stage, make_model, make_objective
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE for module in (pretrain, finetune, face)
 }
-
-
-def published_sizes() -> Anchor:
-    """Return an anchor without parameters, whose networks have the sizes of the published ones."""
-    unet, latents = UNetConfig(), VAEConfig().latent_channels
-    part = lambda channels: Part(
-        Network(replace(unet, in_channels=channels)), Network(ControlConfig())
-    )
-    images = CLIPVisionConfig()
-    return Anchor(
-        body=part(latents),
-        face=part(2 * latents + 1),
-        vae=Network(VAEConfig()),
-        image_encoder=Network(images),
-        text_encoder=Network(CLIPTextConfig()),
-        schedule=ScheduleConfig(),
-        empty_text=np.zeros((images.num_tokens, images.width), np.float32),
-    )
 
 
 def training_program(

@@ -25,6 +25,7 @@ from anchor_jax.cli.export import Export
 from anchor_jax.cli.generate import Generate
 from anchor_jax.cli.inspect import Inspect
 from anchor_jax.cli.options import help_text
+from anchor_jax.cli.plan import Plan
 from anchor_jax.cli.prepare import Prepare
 from anchor_jax.cli.render import Render
 from anchor_jax.cli.train import Train, run_training
@@ -44,6 +45,7 @@ _COMMANDS: dict[str, Any] = {
     "train": Train,
     "generate": Generate,
     "bench": Bench,
+    "plan": Plan,
 }
 
 

@@ -12,6 +12,7 @@ from anchor_jax.data.preview import moments
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import placed
 from anchor_jax.memory import peak_memory_mb
+from anchor_jax.planning.generation import step_flops
 from anchor_jax.processes import run_alone
 from anchor_jax.studies.clip import (
     StudyClip,
@@ -22,7 +23,6 @@ from anchor_jax.studies.clip import (
     generate_clip,
     read_clip,
 )
-from anchor_jax.studies.flops import step_flops
 from anchor_jax.studies.results import Result, json_safe, markdown, plot
 from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions

@@ -26,8 +26,8 @@ from anchor_jax.models import (
     VAEConfig,
     blocks,
 )
+from anchor_jax.planning.flops import count_flops
 from anchor_jax.shapes import Array, Images, Params
-from anchor_jax.studies.flops import count_flops
 
 _NUMBERS = 1_000_003  # a prime, so that rows of a kernel differ
 

@@ -24,14 +24,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "poses": {"body", "data", "face"},
     "generation": {"checkpoint", "diffusion", "face", "models"},
     "training": {"diffusion", "models"},
+    "planning": {"checkpoint", "diffusion", "generation", "models"},
     "studies": {
-        *("checkpoint", "data", "diffusion", "evaluation", "face", "generation", "models", "poses"),
+        *("checkpoint", "data", "evaluation", "face", "generation", "planning", "poses"),
     },
     "demo": {"assets", "body", "checkpoint", "data", "poses", "studies"},
     "convert": {"checkpoint", "models", "diffusion"},
     "train": {
         *("checkpoint", "models", "diffusion", "data", "training", "face", "evaluation"),
-        *("generation",),
+        *("generation", "planning"),
     },
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT} - {"__init__"}

@@ -13,7 +13,7 @@ from anchor_jax.diffusion.sample import _guided_step
 from anchor_jax.generation.networks import WindowDenoiser, cast_kernels, decode_pixels
 from anchor_jax.models import Denoiser, VAEConfig, abstract_params
 from anchor_jax.models.blocks import TimeEmbedding, sinusoid
-from anchor_jax.studies.flops import _inner
+from anchor_jax.planning.flops import _inner
 from tests.unit.test_pipeline import NETWORKS
 
 # Softmax, norms and the sinusoid of the timestep. SiLU and GELU have other names.

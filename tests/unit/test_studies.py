@@ -10,7 +10,7 @@ from jax import lax
 
 from anchor_jax.body.view import View
 from anchor_jax.demo.demo import _frame_like
-from anchor_jax.studies.flops import count_flops
+from anchor_jax.planning.flops import count_flops
 from anchor_jax.studies.results import Result, _interval, json_safe, markdown
 
 NONE = np.zeros((0, 1, 1, 3), np.uint8)  # frames

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from anchor_jax.models.attention.residuals import Residuals, rounding_rest
 from anchor_jax.shapes import Array
 
-# The most scores that are held at once, all rows and heads together: 256 MiB in float32.
-_SCORES = 2**26
+# The most scores that are held at once, all rows and heads together: 128 MiB in float32.
+_SCORES = 2**25
 
 
 def forward(

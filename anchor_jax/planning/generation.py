@@ -1,0 +1,199 @@
+"""The programs of generation, made from sizes alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchor_jax.checkpoint import Anchor, Network, Part, Settings
+from anchor_jax.checkpoint.parameters import with_types
+from anchor_jax.compiling import matmul_precision
+from anchor_jax.diffusion import Sampling, num_halves, plan_windows
+from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
+from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.generation.face import ALL_FRAMES, face_sampling
+from anchor_jax.generation.networks import PICTURE_BATCH, WindowDenoiser, decode_images
+from anchor_jax.models import (
+    PER_FRAME,
+    PUBLISHED,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ControlConfig,
+    Denoiser,
+    Inflation,
+    NetworkConfig,
+    UNetConfig,
+    VAEConfig,
+    abstract_params,
+)
+from anchor_jax.planning.estimate import Program
+from anchor_jax.planning.flops import count_flops
+from anchor_jax.shapes import Params, Size
+
+
+def published_sizes() -> Anchor:
+    """Return an anchor without parameters, whose networks have the sizes of the published ones."""
+    unet, latents = UNetConfig(), VAEConfig().latent_channels
+    part = lambda channels: Part(
+        Network(replace(unet, in_channels=channels)), Network(ControlConfig())
+    )
+    images = CLIPVisionConfig()
+    return Anchor(
+        body=part(latents),
+        face=part(2 * latents + 1),
+        vae=Network(VAEConfig()),
+        image_encoder=Network(images),
+        text_encoder=Network(CLIPTextConfig()),
+        schedule=ScheduleConfig(),
+        empty_text=np.zeros((images.num_tokens, images.width), np.float32),
+    )
+
+
+def generation_programs(
+    anchor: Anchor, settings: Settings, size: Size, device: Any, face: bool
+) -> list[Program]:
+    """Make the programs that a frame of a long video needs most time and memory for.
+
+    Args:
+        anchor: has the configs of the networks; its parameters are not used.
+        settings: settings of the body and of the face, with a type that is not "auto".
+        size: width and height of the video.
+        device: what they are compiled for; it may be absent.
+        face: faces are repainted too.
+    """
+    sampling = settings.sampling
+    programs = [_window_step("window step", anchor, anchor.body, sampling, size, PUBLISHED, device)]
+    programs.append(_decoding("decoding", anchor, sampling.dtype, size, device))
+    if face and anchor.face is not None:
+        square = settings.face.size, settings.face.size
+        inflation = ALL_FRAMES if settings.face.windows else PER_FRAME
+        of_face = face_sampling(settings)
+        programs.append(
+            _window_step("face step", anchor, anchor.face, of_face, square, inflation, device)
+        )
+        programs.append(_decoding("decoding faces", anchor, sampling.dtype, square, device))
+    return programs
+
+
+def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> float:
+    """Count the floating-point operations of one denoising step of the body, per video frame.
+
+    Args:
+        anchor: only its configs are used.
+        shape: shape of the pose images (n, h, w, 3).
+        sampling: its windows, since frames in two windows are computed twice, and its guidance,
+            which doubles the work.
+    """
+    n, height, width, _ = shape
+    windows = len(plan_windows(n, sampling.window, sampling.overlap))
+    size = min(sampling.window, n)
+    sampling = replace(sampling, dtype="float32")  # any type has the same operations
+    inputs = _window_inputs(anchor, anchor.body, sampling, (width, height), size)
+    return _window_flops(anchor.body, PUBLISHED, inputs, size) * windows / n
+
+
+def _window_step(
+    name: str,
+    anchor: Anchor,
+    part: Part,
+    sampling: Sampling,
+    size: Size,
+    inflation: Inflation,
+    device: Any,
+) -> Program:
+    """Make one denoising step of a group of windows, as `diffusion.sample` calls it."""
+    window, stride = sampling.window, sampling.window - sampling.overlap
+    frames = (WINDOWS_PER_CALL - 1) * stride + window
+    inputs = _window_inputs(anchor, part, sampling, size, frames)
+    denoise = WindowDenoiser(
+        Denoiser(part.unet.config, part.control.config, sampling.dtype, inflation)
+    )
+
+    def step(params, latents, condition, timestep, num_frames):
+        with matmul_precision(sampling.dtype, sampling.tf32):
+            return predict_group.__wrapped__(
+                denoise,
+                params,
+                latents,
+                condition,
+                timestep,
+                num_frames,
+                halves=num_halves(sampling.guidance),
+                window_size=window,
+                stride=stride,
+            )
+
+    number = jax.ShapeDtypeStruct((), np.int32)
+    return Program(
+        f"{name}, {WINDOWS_PER_CALL} windows",
+        jax.jit(step),
+        _on(device, (*inputs, number, number)),
+        # In every step, a frame of a long video is in window / stride windows.
+        calls=sampling.steps / (WINDOWS_PER_CALL * stride),
+        flops=float(WINDOWS_PER_CALL * _window_flops(part, inflation, inputs, window)),
+    )
+
+
+def _window_inputs(
+    anchor: Anchor, part: Part, sampling: Sampling, size: Size, frames: int
+) -> tuple[Any, ...]:
+    """Return the shapes of parameters, latents and conditions of so many frames."""
+    array = jax.ShapeDtypeStruct
+    unet, vae = part.unet.config, anchor.vae.config
+    width, height = size
+    latent = height // vae.factor, width // vae.factor
+    params = {
+        "unet": _loaded(unet, sampling.dtype),
+        "control": _loaded(part.control.config, sampling.dtype),
+        "context": array((num_halves(sampling.guidance), *anchor.empty_text.shape), np.float32),
+        "control_scale": array((), np.float32),
+    }
+    condition = {"poses": array((frames, height, width, 3), np.uint8)}
+    if channels := unet.in_channels - vae.latent_channels:
+        condition["inpainting"] = array((frames, *latent, channels), np.float32)
+    return params, array((frames, *latent, vae.latent_channels), np.float32), condition
+
+
+def _window_flops(part: Part, inflation: Inflation, inputs: tuple[Any, ...], window: int) -> int:
+    """Count the operations of one window, the first of `inputs`."""
+    denoise = WindowDenoiser(Denoiser(part.unet.config, part.control.config, inflation=inflation))
+
+    def predict(params, latents, condition):
+        cut = lambda x: x[:window]
+        real = jnp.int32(window)
+        return denoise(params, cut(latents), jax.tree.map(cut, condition), jnp.int32(0), real)
+
+    return count_flops(predict, *inputs)
+
+
+def _decoding(name: str, anchor: Anchor, dtype: str, size: Size, device: Any) -> Program:
+    """Make the decoding of a few frames."""
+    config = anchor.vae.config
+    latents = PICTURE_BATCH, size[1] // config.factor, size[0] // config.factor
+
+    def decode(params, latents):
+        with matmul_precision(dtype):
+            return decode_images.__wrapped__(config, params, latents, dtype)
+
+    shapes = jax.ShapeDtypeStruct((*latents, config.latent_channels), np.float32)
+    return Program(
+        f"{name}, {PICTURE_BATCH} frames",
+        jax.jit(decode),
+        _on(device, (_loaded(config, dtype), shapes)),
+        calls=1 / PICTURE_BATCH,
+    )
+
+
+def _loaded(config: NetworkConfig, dtype: str) -> Params:
+    """Return the shapes of parameters as generation loads them: kernels in the type."""
+    return with_types(abstract_params(config), jnp.float32, dtype)
+
+
+def _on(device: Any, shapes: Any) -> Any:
+    """Put the arguments of a program on a device."""
+    place = jax.sharding.SingleDeviceSharding(device)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes
+    )
