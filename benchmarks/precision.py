@@ -36,7 +36,7 @@ def compare(anchor: Path, clip_folder: Path, frames: int | None, steps: int | No
 
     Returns:
         JSON values: "psnr" (dB, one for each frame), "max" (grey levels, likewise), the mean PSNR
-        of each type to the ground truth, the settings and the device.
+        of each type to the ground truth, the steps, the device and the versions.
 
     Raises:
         AnchorError: bad input.
@@ -54,7 +54,7 @@ def compare(anchor: Path, clip_folder: Path, frames: int | None, steps: int | No
         "psnr": [round(float(x), 2) for x in psnr(half, full)],
         "max": np.abs(half.astype(int) - full).max((1, 2, 3)).tolist(),
         "to truth": {dtype: float(psnr(videos[dtype], truth).mean()) for dtype in _TYPES},
-        "settings": header.settings.sampling.updated(steps=steps).steps,
+        "steps": header.settings.sampling.updated(steps=steps).steps,
         "device": jax.local_devices()[0].device_kind,
         "versions": versions(),
     }

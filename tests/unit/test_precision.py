@@ -58,7 +58,7 @@ def test_softmax_norms_and_timesteps_are_float32_in_bfloat16():
         array((3, 8, 8, 4), "float32"),
         condition,
         array((), "int32"),
-        array((3,), "bool"),
+        array((), "int32"),
     )
     assert found["conv_general_dilated"] >= {"bfloat16"}
     delicate = {name: types & {"bfloat16"} for name, types in found.items() if name in DELICATE}

@@ -22,7 +22,7 @@ def shape(*sizes: int) -> jax.ShapeDtypeStruct:
 
 def test_flops_are_those_of_products_and_convolutions():
     """Catches batches that are left out, a factor of two, a kernel counted for its outputs, and a
-    loop or an inner function that counts once or not at all."""
+    loop or an inner function that counts once or not at all, and all branches of a choice."""
     product = lambda a, b: jnp.einsum("bij,bjk->bik", a, b)
     assert count_flops(product, shape(2, 3, 5), shape(2, 5, 7)) == 2 * 2 * 3 * 5 * 7
     assert count_flops(jax.jit(product), shape(2, 3, 5), shape(2, 5, 7)) == 420
@@ -34,6 +34,8 @@ def test_flops_are_those_of_products_and_convolutions():
     assert count_flops(loop, shape(4, 3, 5)) == 4 * 2 * 3 * 3 * 5
     assert count_flops(jax.checkpoint(loop), shape(4, 3, 5)) == 360
     assert count_flops(lambda x: jnp.exp(x) + x, shape(9)) == 0
+    either = lambda x: lax.platform_dependent(x, cpu=loop, default=lambda x: loop(x) * 2)
+    assert count_flops(either, shape(4, 3, 5)) == 360
 
 
 def test_intervals_are_students():
