@@ -18,10 +18,10 @@ from anchor_jax.generation.face import face_sampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
     WindowDenoiser,
-    decode_images,
+    decode_pixels,
     denoiser_params,
 )
-from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser, Inflation
+from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser, Inflation, Remat
 from anchor_jax.shapes import Array, Params
 from anchor_jax.training.loss import Model, losses, sample_batch
 from anchor_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -86,18 +86,17 @@ def window_program(
 
 def _window_inputs(
     scale: Scale, frames: int, pixels: int, face: bool
-) -> tuple[Array, dict[str, np.ndarray]]:
-    """Draw latents and conditions of a group of windows."""
+) -> tuple[Array, dict[str, Array]]:
+    """Draw latents and conditions of a group of windows. As in `sample`, they are on the device;
+    else JAX would compile another program."""
     side, channels = pixels // scale.vae.factor, scale.vae.latent_channels
     shape = frames, side, side, channels
-    latents = jax.device_put(
-        np.random.default_rng(1).standard_normal(shape, np.float32), jax.local_devices()[0]
-    )
+    latents = np.random.default_rng(1).standard_normal(shape, np.float32)
     condition = {"poses": random_images(frames, pixels)}
     if face:
         more = (*shape[:3], channels + 1)
         condition["inpainting"] = np.random.default_rng(2).standard_normal(more, np.float32)
-    return latents, condition
+    return jax.device_put((latents, condition), jax.local_devices()[0])
 
 
 def _window_params(anchor: Anchor, scale: Scale, part: Part, sampling: Sampling) -> Params:
@@ -125,19 +124,19 @@ def decode_program(anchor: Anchor, scale: Scale) -> Program:
     """Make the decoder's program, for the frames that one call of `decode` takes."""
     latents, _ = _window_inputs(scale, PICTURE_BATCH, scale.pixels, False)
     vae, dtype = anchor.vae, scale.sampling.dtype
-    decode = partial(_plain(decode_images), vae.config, dtype=dtype)
+    decode = partial(_plain(decode_pixels), vae.config, dtype=dtype, rounded=False)
     return Program(
-        partial(_lower, decode_images, vae.config, vae.params, latents, dtype),
+        partial(_lower, decode_pixels, vae.config, vae.params, latents, dtype, False),
         [vae.params, latents],
         PICTURE_BATCH,
         operations(decode, vae.params, _abstract(latents)) // PICTURE_BATCH,
     )
 
 
-def training_program(scale: Scale, dtype: str = "bfloat16") -> Program:
+def training_program(scale: Scale, remat: Remat = "none", dtype: str = "bfloat16") -> Program:
     """Make the training step: loss, gradients, clipping and AdamW, without an EMA."""
     configs = {"unet": scale.unet, "control": scale.control}
-    denoiser = Denoiser(scale.unet, scale.control, dtype, PER_FRAME)
+    denoiser = Denoiser(scale.unet, scale.control, dtype, PER_FRAME, remat)
     model = Model(denoiser, ScheduleConfig(), scale.vae.scaling_factor)
     optimizer = make_optimizer(OptimizerConfig(), 1000)
 
@@ -205,12 +204,22 @@ def measure_steps(
 
 
 def measure_training(section: Section, scale: Scale, peak: float | None) -> None:
-    """Compile and measure a training step."""
-    name = f"batch {scale.batch}, {scale.pixels} px, bfloat16, AdamW in float32, no EMA"
-    with section.measuring(name) as result:
-        program = training_program(scale)
-        result |= _measure(program, compile_program(program), peak)
-        result["images_per_s"] = scale.batch / result["seconds"]
+    """Compile and measure a training step, as the presets for 40 GB and for 24 GB compute it."""
+    section.notes.append(
+        f"Batch {scale.batch}, {scale.pixels} px, bfloat16, parameters and moments float32, no EMA."
+    )
+    remats: tuple[Remat, ...] = ("none", "all-but-attention")
+    for remat in remats:
+        if section.out_of_time(f"remat {remat}"):
+            continue
+        with section.measuring(f"remat {remat}") as result:
+            result |= _measure_training(scale, remat, peak)
+
+
+def _measure_training(scale: Scale, remat: Remat, peak: float | None) -> dict[str, Any]:
+    program = training_program(scale, remat)
+    result = _measure(program, compile_program(program), peak)
+    return result | {"images_per_s": scale.batch / result["seconds"]}
 
 
 def _lower(jitted: Any, *args: Any, **kwargs: Any) -> Any:
