@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,7 +113,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     added = {"tf32", "ema_memory", "optimizer.first_moment"}
     earlier = {name: value for name, value in now.items() if name not in added}
 
-    def start(settings: dict[str, object]) -> None:
+    def start(settings: Mapping[str, object]) -> None:
         Run(tmp_path / "run", settings, FREE, translate).close()
 
     for old, new, other in ((False, "none", "blocks"), (True, "blocks", "none")):
