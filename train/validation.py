@@ -17,7 +17,7 @@ from anchor_jax.diffusion import Sampling, ddim_step, guide, num_halves, samplin
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.face import mask
-from anchor_jax.generation.networks import decode_images
+from anchor_jax.generation.networks import PICTURE_BATCH, decode_batches
 from anchor_jax.models import VAEConfig
 from anchor_jax.shapes import Array, Params
 from anchor_jax.training.loss import Model, predict
@@ -186,6 +186,6 @@ def _denoise(
 
 
 def _pixels(vae: Network[VAEConfig], latents: Array) -> np.ndarray:
-    """Decode scaled latents to uint8 (n, h, w, 3), rounded."""
-    images = decode_images(vae.config, vae.params, latents, "float32")
-    return (np.asarray(images) * 255).round().astype(np.uint8)
+    """Decode scaled latents to uint8 (n, h, w, 3), rounded, a few frames at a time."""
+    few = min(PICTURE_BATCH, len(latents))
+    return np.concatenate(list(decode_batches(vae, latents, "float32", rounded=True, batch=few)))
