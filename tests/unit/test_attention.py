@@ -3,6 +3,9 @@
 The kernels of `flash` are computed by Pallas' interpreter, which runs on a CPU.
 """
 
+import os
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -194,3 +197,36 @@ def test_cudnn_knows_its_limits(monkeypatch):
     assert not cudnn.serves(half(160))
     assert not cudnn.serves(half(36))
     assert not cudnn.serves(half(40).astype(jnp.float32))
+
+
+_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from anchor_jax.models.attention import flash
+
+def attend(query, key, value, gradient):
+    out, kept = flash.forward(query, key, value, lengths, interpret=True)
+    return out, *flash.backward(query, key, value, lengths, out, kept, gradient, interpret=True)
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+arrays = [jax.random.normal(jax.random.key(i), (4, 32, 4, 8)) for i in range(4)]
+lengths = jnp.array([32, 10, 5, 32])
+alone = jax.jit(attend)(*arrays)
+for gathers, spec in ((0, ("data",)), (0, (None, None, "data")), (6, (None, "data"))):
+    place = NamedSharding(mesh, PartitionSpec(*spec))
+    program = jax.jit(attend).lower(*[jax.device_put(x, place) for x in arrays]).compile()
+    assert program.as_text().count("all-gather(") <= gathers, spec
+    together = program(*[jax.device_put(x, place) for x in arrays])
+    for ours, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-6)
+        assert ours.sharding == place, spec
+"""
+
+
+def test_devices_share_the_rows_and_heads_of_the_kernels():
+    """Catches kernels that gather all rows or heads on every device, lengths that count from the
+    first key of a device, and sums over the queries of one device."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", _DEVICES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from anchor_jax.models.attention.residuals import Residuals, weighted_gradient
@@ -66,7 +67,7 @@ def forward(
     """
     rest = keep_rest and value.dtype != jnp.float32
     rule = f"{_FORWARD_RULE}, b s m d" if rest else _FORWARD_RULE
-    function = _over_devices(_forward, rule, ("t", "d"), interpret)
+    function = _over_devices(_forward, rule, ("d", "t"), interpret)
     out, shift, norm, *others = function(query, key, value, _all_keys(key, lengths))
     return out, Residuals(shift, norm, *(others or [None]))
 
@@ -84,8 +85,8 @@ def backward(
     """Compute the gradients of queries, keys and values from the results of `forward`."""
     gradient, row_sums = weighted_gradient(gradient, out, residuals)
     inputs = query, key, value, _all_keys(key, lengths), residuals.shift, row_sums, gradient
-    of_queries = _over_devices(_query_gradient, _QUERY_RULE, ("t", "d"), interpret)
-    of_keys = _over_devices(_key_gradients, _KEY_RULE, ("s", "d"), interpret)
+    of_queries = _over_devices(_query_gradient, _QUERY_RULE, ("d", "t"), interpret)
+    of_keys = _over_devices(_key_gradients, _KEY_RULE, ("s", "d", "t"), interpret)
     return (of_queries(*inputs), *of_keys(*inputs))
 
 
@@ -93,8 +94,8 @@ def _all_keys(key: Array, lengths: Array | None) -> Array:
     return jnp.full(len(key), key.shape[1], jnp.int32) if lengths is None else lengths
 
 
-# Which axes of the arguments and results are one, so that each device computes its rows, heads and
-# queries (or keys) alone.
+# Which axes of the arguments and results are one. Each device computes its rows and heads alone,
+# and its queries too where no result sums over them.
 _FORWARD_RULE = "b s m d, b t m d, b t m d, b -> b s m d, b m s, b m s"
 _GRADIENT_INPUTS = "b s m d, b t m d, b t m d, b, b m s, b m s, b s m d"
 _QUERY_RULE = f"{_GRADIENT_INPUTS} -> b s m d"
@@ -108,18 +109,24 @@ def _over_devices(function: Any, rule: str, whole: tuple[str, ...], interpret: b
     Args:
         function: calls the kernel with the arrays, `interpret` and the number of results.
         rule: which axes of its arguments and results are one.
-        whole: axes that are not distributed.
+        whole: axes that are not distributed, in the order of the rule. "t" is one of them, because
+            lengths count from the first key.
         interpret: see `forward`.
     """
-
-    num_results = rule.split("->")[1].count(",") + 1
+    inputs, results = ([part.split() for part in side.split(",")] for side in rule.split("->"))
 
     def call(*args):
-        return function(*args, interpret, num_results)
+        return function(*args, interpret, len(results))
 
     def partition(mesh, arg_shapes, result_shapes):
-        shardings = partial(jax.tree.map, lambda shape: shape.sharding)
-        return mesh, call, shardings(result_shapes), shardings(arg_shapes)
+        of_queries = dict(zip(inputs[0], arg_shapes[0].sharding.spec, strict=False))
+
+        def place(names: list[str]) -> NamedSharding:
+            axes = (None if name in whole else of_queries.get(name) for name in names)
+            return NamedSharding(mesh, PartitionSpec(*axes))
+
+        out, args = tuple(map(place, results)), tuple(map(place, inputs))
+        return mesh, call, out if len(out) > 1 else out[0], args
 
     partitioned = custom_partitioning(call)
     partitioned.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
