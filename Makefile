@@ -10,11 +10,13 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 
 VENV := .venv
 BIN := $(VENV)/bin
+GPU_VENV := .venv-gpu
+GPU_BIN := $(GPU_VENV)/bin
 STAMP := $(VENV)/.anchor-jax-installed
 DEMO ?= demo
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help setup test test-slow demo lint format bench
+.PHONY: help setup test test-slow test-gpu-compile demo lint format bench
 
 help:  ## list the targets
 	@sed -nE "s/^([a-z-]+):.*## *(.*)/\1\t\2/p" $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +37,12 @@ test: setup  ## all tests but the slow ones
 
 test-slow: setup  ## the slow ones: full-size networks, the wheel, a long video
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow $(ARGS)
+
+# An environment of its own: where jax's CUDA plugin is installed, it looks for a GPU at each start.
+test-gpu-compile:  ## compile for an A100, an H100 and a 4090 that need not be here (minutes, 2 GB)
+	test -x $(GPU_BIN)/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_BIN)/python -m pip install --quiet --editable '.[plan,train]' 'pytest>=9,<10' 'beartype>=0.22'
+	JAX_PLATFORMS=cpu XLA_FLAGS= $(GPU_BIN)/python -m pytest tests/gpu $(ARGS)
 
 demo: setup  ## the shipped person, generated from motion never trained on: demo/report.html
 	$(BIN)/anchor-jax demo --out $(DEMO) $(ARGS)

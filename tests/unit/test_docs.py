@@ -194,11 +194,15 @@ def all_options() -> frozenset[str]:
     found: set[str] = set()
     for path in (ROOT / "benchmarks").rglob("*.py"):
         found |= set(re.findall(r'"(--[a-z][a-z-]*)"', path.read_text("utf-8")))
-    for command in commands() - {"train"}:
-        found |= options(command)
-    for stage in stages():
-        found |= options("train", stage)
+    for command in commands():
+        for words in [(command, part) for part in parts(command)] or [(command,)]:
+            found |= options(*words)
     return frozenset(found)
+
+
+def parts(command: str) -> frozenset[str]:
+    """The commands of a command: the stages of training, and what can be planned."""
+    return {"train": stages(), "plan": frozenset({"generate", "train"})}.get(command, frozenset())
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
@@ -221,12 +225,12 @@ def wrong_words(words: list[str]) -> list[str]:
         name = rest[0]
         if name not in commands():
             return [f"no command {name}"]
-        stage = rest[1] if name == "train" and len(rest) > 1 else None
-        if stage is not None and not set(stage.split("|")) <= stages():
-            return [f"no stage {stage}"]
-        if name == "train" and stage is None:
+        part = rest[1] if parts(name) and len(rest) > 1 else None
+        if part is not None and not set(part.split("|")) <= parts(name):
+            return [f"no {name} {part}"]
+        if parts(name) and part is None:
             return []
-        known = options(name) if stage is None else options("train", stage.split("|")[0])
+        known = options(name) if part is None else options(name, part.split("|")[0])
         return [w for w in rest if w.startswith("--") and w.partition("=")[0] not in known]
     if words[:2] == ["python", "-m"] and words[2].split(".")[0] in {"benchmarks", "train"}:
         module = ROOT / words[2].replace(".", "/")
