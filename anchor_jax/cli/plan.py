@@ -75,7 +75,7 @@ class PlanGenerate:
             window=self.window,
             overlap=self.overlap,
             guidance=self.guidance,
-            dtype=_dtype("float32" if self.tf32 else self.dtype, self.device),
+            dtype=_dtype(self.dtype, self.device, self.tf32),
             tf32=self.tf32,
         )
         device, _ = open_device(self.device)
@@ -87,7 +87,8 @@ class PlanGenerate:
             f" {sampling.overlap}, guidance {sampling.guidance:g}, {sampling.steps} steps,"
             f" {sampling.dtype}, {_name(self.device)}\n"
         )
-        _report(estimates, self.device, sampling.dtype, "frame", "generate")
+        kind = "tf32" if sampling.tf32 else sampling.dtype
+        _report(estimates, self.device, kind, "frame", "generate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,13 +209,13 @@ def _checked_size(text: str, anchor: "Anchor") -> tuple[int, int]:
     return size
 
 
-def _dtype(dtype: str, device: str) -> str:
+def _dtype(dtype: str, device: str, tf32: bool = False) -> str:
     """Return the type that a device computes in."""
     from anchor_jax.compiling import resolve_dtype
 
-    if dtype == "auto" and device != "here":
-        return "bfloat16"
-    return resolve_dtype(dtype)
+    if dtype != "auto" or device == "here":
+        return resolve_dtype("float32" if tf32 and dtype == "auto" else dtype)
+    return "float32" if tf32 else "bfloat16"
 
 
 def _name(device: str) -> str:

@@ -70,20 +70,26 @@ def estimate(program: Program, options: dict[str, Any] | None) -> Estimate:
     )
 
 
-def roofline_seconds(estimates: list[Estimate], device: str, dtype: str) -> float | None:
+def roofline_seconds(estimates: list[Estimate], device: str, kind: str) -> float | None:
     """Compute a lower bound of the seconds of a frame or a step; None for a device whose rates are
     not known.
 
     A call takes at least as long as its operations at the rate of the data sheet, and as long as
     reading its arguments and writing its results and temporaries once
     (https://doi.org/10.1145/1498765.1498785).
+
+    Args:
+        estimates: the programs.
+        device: one of `TARGETS`.
+        kind: of the products: "bfloat16", "float32" or "tf32".
     """
     target = TARGETS.get(device)
     if target is None:
         return None
-    rate = target.bfloat16 if dtype == "bfloat16" else target.float32
+    rates = {"bfloat16": target.bfloat16, "tf32": target.bfloat16 / 2, "float32": target.float32}
     return sum(
-        item.calls * max(item.flops / rate, item.total / target.bandwidth) for item in estimates
+        item.calls * max(item.flops / rates[kind], item.total / target.bandwidth)
+        for item in estimates
     )
 
 

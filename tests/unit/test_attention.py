@@ -140,6 +140,17 @@ def test_hostile_scores(kernel, name: str, dtype: str):
     assert (np.array(ours) <= 2 * np.maximum(plain, allowed)).all()
 
 
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_half_precision_on_a_cpu(scale: float):
+    """Catches NaN and wrong sums from large scores or from an outlier key, in blocks of the size
+    that networks use."""
+    query, key, value = qkv(1, 64, 2048, 1, 80)
+    query, key, value = (scale * query, key.at[:, 5].multiply(1e3), value)
+    query, key, value = (x.astype(jnp.bfloat16) for x in (query, key, value))
+    expected = softmax_attention(query, key, value, query, None)[0]
+    assert np.abs(np.asarray(attention(query, key, value), np.float64) - expected).max() < 2e-2
+
+
 def test_heads_may_need_their_maximum_or_not():
     """Catches a head that is computed in the regime of another head on a CPU."""
     query, key, value = qkv(2, 6, 6, 3, 4)

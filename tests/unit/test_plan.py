@@ -44,6 +44,7 @@ def test_the_roofline_is_the_slower_of_operations_and_memory():
     slow = Estimate("products", MB, 0, 0, flops=312e12, calls=0.5)
     assert roofline_seconds([slow], "a100", "bfloat16") == pytest.approx(0.5)
     assert roofline_seconds([slow], "a100", "float32") == pytest.approx(0.5 * 312 / 19.5)
+    assert roofline_seconds([slow], "a100", "tf32") == pytest.approx(1.0)
     copy = Estimate("copy", 10**9, 10**9, 39_040_000, flops=1.0, calls=2.0)
     assert roofline_seconds([copy], "a100", "bfloat16") == pytest.approx(2e-3)
     assert roofline_seconds([slow], "here", "float32") is None
@@ -115,6 +116,7 @@ def test_the_command_plans_an_anchor_here(capsys):
         (["generate", "--size", "100"], "multiples of 8"),
         (["generate", "--window", "4", "--overlap", "4"], "overlap is 4: expected 0 to 3"),
         (["generate", "--guidance", "-1"], "guidance is -1"),
+        (["generate", "--tf32", "--dtype", "bfloat16"], "tf32 goes with dtype float32"),
         (["train", "--batch", "3", "--accumulate", "2"], "accumulate is 2"),
     ],
 )
