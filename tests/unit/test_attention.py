@@ -140,6 +140,32 @@ def test_hostile_scores(kernel, name: str, dtype: str):
     assert (np.array(ours) <= 2 * np.maximum(plain, allowed)).all()
 
 
+def test_padded_keys_of_low_scores(kernel):
+    """Catches padding whose score of 0 is far above all real ones, so that its weight overflows."""
+    query, key, value = qkv(2, 20, 24, 2, 8)
+    query, key = 5 * (1 + query**2), -5 * (1 + key**2)
+    check(kernel, query, key, value, jnp.array([24, 7]), 1e-4)
+
+
+def test_an_outlier_costs_the_other_keys_no_digits(kernel):
+    """Catches a mean that is subtracted although one key dominates it."""
+    query, key, value = HOSTILE["an outlier key"]()
+    expected = softmax_attention(query, key, value, query, None)[0]
+    assert np.abs(np.asarray(kernel(query, key, value, None), np.float64) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["cpu", "flash"])
+def test_small_gradients_in_half_precision(name: str):
+    """Catches the gradient of a query whose weights are almost 0 or 1 that is noise, because the
+    output was rounded to half precision."""
+    query, key, value = (x.astype(jnp.bfloat16) for x in HOSTILE["bound of 63.9"]())
+    gradient = draw(3, *query.shape).astype(jnp.bfloat16)
+    pull = jax.vjp(lambda query: KERNELS[name](query, key, value, None), query)[1]
+    wanted = softmax_attention(query, key, value, gradient, None)[1]
+    error = np.abs(np.asarray(pull(gradient)[0], np.float64) - wanted).max()
+    assert error < 0.05 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("scale", [1, 1e4])
 def test_half_precision_on_a_cpu(scale: float):
     """Catches NaN and wrong sums from large scores or from an outlier key, in blocks of the size
