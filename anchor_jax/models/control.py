@@ -88,6 +88,8 @@ class Control(nn.Module):
         residuals = []
         for feature, name in zip([*features, mid], [*names, "controlnet_mid_block"], strict=True):
             zero_conv = conv1(feature.shape[-1], kernel_init=_zeros, dtype=self.dtype, name=name)
-            residual = zero_conv(feature) * jnp.asarray(scale, self.dtype)
+            # In float32, because bfloat16 would round the scale.
+            residual = zero_conv(feature) * jnp.asarray(scale, jnp.float32)
+            residual = residual.astype(self.dtype)
             residuals.append(residual.reshape(-1, f, *residual.shape[1:]))
         return residuals
