@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from anchor_jax.models.attention.residuals import Residuals, rounding_rest
 from anchor_jax.shapes import Array
 
-# The most scores that are held at once, all rows and heads together: 128 MiB in float32.
-_SCORES = 2**25
+# The most scores that are held at once, all rows and heads together: 512 MiB in float32.
+_SCORES = 2**27
+_LONG = 2048  # never so many queries and more keys at once
 
 
 def forward(
@@ -106,7 +107,10 @@ def _over_queries(
         if `add`.
     """
     b, s, m = rows[0].shape[:3]
-    count = math.ceil(b * m * s * key.shape[1] / most_scores)
+    t = key.shape[1]
+    count = math.ceil(b * m * s * t / most_scores)
+    if t > _LONG:
+        count = max(count, math.ceil(s / _LONG))
     if count <= 1:
         return function(*rows)
     size = math.ceil(s / count)
