@@ -189,6 +189,9 @@ class Plan:
         """Plan it."""
         if self.what.device != "here":  # what is here does not matter, and need not be free
             os.environ.setdefault("JAX_PLATFORMS", "cpu")
+            os.environ.setdefault(
+                "TF_CPP_MIN_LOG_LEVEL", "1"
+            )  # the plugin notes that it has no GPU
         use_compile_cache()
         self.what.run()
 

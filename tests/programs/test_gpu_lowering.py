@@ -52,10 +52,12 @@ def test_nothing_holds_all_tokens_with_all_tokens(name: str, platform: str, prog
     that cannot be lowered for a platform. The kernels must be in the program for CUDA."""
     if name == "training step":
         job = replace(PRESETS["finetune"]["sd15"], dtype="bfloat16", ema=0.999)
-        text = lowered(*training_program(job, devices=jax.local_devices()[:1]), platform)
+        jitted, args = training_program(job, devices=jax.local_devices()[:1])
+        text = lowered(jitted, args, platform)
         assert ("attention_key_gradients" in text) == (platform == "cuda")
     else:
-        text = lowered(*programs[name], platform)
+        jitted, args = programs[name]
+        text = lowered(jitted, args, platform)
     assert ("triton" in text) == (platform == "cuda" and name != "decoding")
     assert not large_squares(text)
 
