@@ -31,15 +31,11 @@ LESS_MEMORY = {
 }
 
 
-def on_cpu() -> bool:
-    """Return whether programs are compiled for CPUs. All choices between a CPU's algorithm and
-    another platform's ask this function. Do not call it while importing: it starts the devices."""
-    return jax.default_backend() == "cpu"
-
-
 def options() -> dict[str, str | int | bool] | None:
-    """Return the `compiler_options` of `jax.jit`. Do not call it while importing, as `on_cpu`."""
-    return _CPU_OPTIONS if on_cpu() else None
+    """Return the `compiler_options` of `jax.jit`. Unlike an algorithm, they cannot be chosen inside
+    the program (`lax.platform_dependent`). Do not call it while importing: it starts the devices.
+    """
+    return _CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
 
 def jit(function: Callable, **kwargs) -> Callable:
@@ -60,7 +56,7 @@ def jit(function: Callable, **kwargs) -> Callable:
 
 def resolve_dtype(dtype: str) -> str:
     """Return the type that networks compute in: "auto" is "bfloat16" if the first local device is a
-    GPU, else "float32"; the other types stay. Do not call it while importing, as `on_cpu`.
+    GPU, else "float32"; the other types stay. Do not call it while importing, as `options`.
 
     >>> resolve_dtype("bfloat16")
     'bfloat16'
