@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchor_jax.errors import AnchorError
 from anchor_jax.models.attention import attention, cpu, cudnn, flash, xla
 from tests.attention_cases import HOSTILE, roundings, softmax_attention
 
@@ -224,6 +226,36 @@ def test_remat_can_save_attention():
     everything = jax.checkpoint(lambda *args: attention(*args).sum())
     more = str(jax.make_jaxpr(jax.grad(everything))(query, key, value))
     assert text.count("platform_index") < more.count("platform_index")
+
+
+@pytest.mark.parametrize("value", ["cuDNN", "triton"])
+def test_an_unknown_choice_is_refused(value: str, monkeypatch):
+    """Catches a misspelt choice that changes nothing."""
+    monkeypatch.setenv("ANCHOR_JAX_ATTENTION", value)
+    query = jnp.zeros((1, 3, 1, 24))  # of no other test: what is traced is kept
+    with pytest.raises(AnchorError, match=value):
+        attention(query, query, query)
+
+
+def test_older_gpus_can_do_without_our_kernels(monkeypatch):
+    """Catches a choice that does not reach the program. Triton compiles for Ampere and newer."""
+    query = jnp.zeros((1, 300, 1, 8))
+    for value, kernels in (("flash", True), ("xla", False)):
+        monkeypatch.setenv("ANCHOR_JAX_ATTENTION", value)
+        exported = jax.export.export(
+            jax.jit(lambda x: attention(x, x, x)),
+            platforms=["cuda"],
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")],
+        )
+        assert ("triton" in exported(query).mlir_module()) == kernels
+
+
+def test_rows_that_pad_the_last_block_have_no_gradient():
+    """Catches a division by the norm of a query that only pads a block: all gradients are NaN."""
+    query, key, value = qkv(1, 5, 13, 1, 8)
+    check(
+        attention_of(xla, {"most_scores": 30}, {"most_scores": 30}), query, key, value, None, 2e-6
+    )
 
 
 def test_cudnn_knows_its_limits(monkeypatch):

@@ -20,8 +20,9 @@ The backward pass computes the weights again, block by block
 
 | platform  | keys                     | file    | what runs                                      |
 |-----------|--------------------------|---------|------------------------------------------------|
-| CUDA      | at most 256, or a head   | `xla`   | a softmax over all keys, in blocks of queries  |
-|           | wider than 256           |         |                                                |
+| CUDA      | at most 256; heads wider | `xla`   | a softmax over all keys, in blocks of queries  |
+|           | than 256, or of a width  |         |                                                |
+|           | that 8 does not divide   |         |                                                |
 | CUDA      | more                     | `flash` | our kernels; the shift is the largest score so |
 |           |                          |         | far                                            |
 | TPU, other| any                      | `xla`   | a softmax over all keys, in blocks of queries  |
@@ -42,8 +43,9 @@ subtracted first. Then the mean score of a query is 0, and its largest score is 
 bound: if the bound is small, the maximum need not be computed. A key that is not real adds nothing
 to the sums, and repeats the first key, so that it changes neither a largest score nor the bound.
 
-On CUDA, `ANCHOR_JAX_ATTENTION=cudnn` chooses cuDNN's kernel (`cudnn`) wherever it serves, for those
-who measure that it is faster on their GPU.
+On CUDA, the environment variable `ANCHOR_JAX_ATTENTION` chooses another file: `cudnn` wherever it
+serves, for those who measure that it is faster on their GPU; `xla` for GPUs older than compute
+capability 8.0, for which Triton does not compile.
 """
 
 import os
@@ -55,10 +57,12 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
+from anchor_jax.errors import AnchorError
 from anchor_jax.models.attention import cpu, cudnn, flash, xla
 from anchor_jax.models.remat import ATTENTION
 from anchor_jax.shapes import Array
 
+_CUDA_FILES = ("flash", "cudnn", "xla")
 _FEW_KEYS = 256  # with so many keys, XLA's scores are not much larger than the queries
 
 
@@ -130,6 +134,12 @@ def _function(file: str, name: str) -> Any:
 
 
 def _cuda_file(query: Array, key: Array) -> str:
-    if os.environ.get("ANCHOR_JAX_ATTENTION") == "cudnn" and cudnn.serves(query):
+    wanted = os.environ.get("ANCHOR_JAX_ATTENTION", "flash")
+    if wanted not in _CUDA_FILES:
+        raise AnchorError(
+            f"ANCHOR_JAX_ATTENTION is {wanted!r}: expected {', '.join(_CUDA_FILES)}, or no value"
+        )
+    if wanted == "cudnn" and cudnn.serves(query):
         return "cudnn"
-    return "flash" if key.shape[1] > _FEW_KEYS and flash.serves(query) else "xla"
+    few = key.shape[1] <= _FEW_KEYS
+    return "xla" if wanted == "xla" or few or not flash.serves(query) else "flash"

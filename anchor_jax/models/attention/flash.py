@@ -35,7 +35,7 @@ from anchor_jax.shapes import Array
 LARGEST_WIDTH = 256
 # Queries and keys of a block, by the bytes of an element and the largest width of a head. They fit
 # in the 99 KB of shared memory that a program may have on compute capability 8.6 and 8.9, the
-# smallest of all (A100: 163 KB; H100: 227 KB).
+# smallest from 8.0 on (A100: 163 KB; H100: 227 KB). Triton compiles for no older GPU.
 _FORWARD_BLOCKS = {2: {128: (128, 64), 256: (64, 32)}, 4: {128: (64, 32), 256: (32, 32)}}
 _BACKWARD_BLOCKS = {2: {128: (64, 64), 256: (32, 32)}, 4: {64: (32, 32), 256: (16, 16)}}
 

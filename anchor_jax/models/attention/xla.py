@@ -64,9 +64,10 @@ def backward(
 
     def block(query, shift, norm, gradient):
         shift, norm = (x.swapaxes(1, 2)[..., None] for x in (shift, norm))
-        weights = jnp.exp(_scores(query, key, lengths) - shift) / norm
+        # A norm is at least 1; that of a query which pads a block is 0.
+        weights = jnp.exp(_scores(query, key, lengths) - shift) / jnp.maximum(norm, 1)
         inner = _product("bsmd,btmd->bmst", gradient, value)
-        # The sum equals rowsum(dO O), without the rounding of O.
+        # The sum is rowsum(dO O), computed without O, which is rounded to its type.
         inner -= (weights * inner).sum(-1, keepdims=True)
         inner = (weights * inner * scale).astype(value.dtype)
         query_gradient = _product("bmst,btmd->bsmd", inner, key)
