@@ -84,8 +84,10 @@ def matmul_precision(dtype: str, tf32: bool = False) -> AbstractContextManager[N
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether XLA, or a library that passes its error on, found too little memory."""
-    return "RESOURCE_EXHAUSTED" in str(error)
+    """Return whether XLA, or a library that passes its error on, found too little memory of the
+    device. A kernel that needs too much shared memory is another matter."""
+    text = str(error)
+    return "RESOURCE_EXHAUSTED" in text and "shared memory" not in text.lower()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class LoopConfig:
         optimizer: AdamW, its learning rate and its clipping.
         ema: decay of the moving average of the parameters, which the anchor then gets; 0: none.
         ema_memory: memory of the moving average; "host" saves 4 bytes a parameter on the device.
-        tf32: let GPUs round the factors of float32 products to TF32, which is faster.
+        tf32: let GPUs round the factors of float32 products to TF32.
         seed: seed of noise, order and references.
         workers: processes that read the data; 0: threads of this process.
         held_out: fraction of each clip, its last frames, that is kept for validation.

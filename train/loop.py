@@ -146,6 +146,8 @@ def _run_steps(
             if _due(number, job.save_every, job.steps):
                 started.finish()  # a state that is not finite is never saved
                 checkpoints.save(number, state, batches.get_state(), score)
+                if job.ema_memory == "host":
+                    checkpoints.wait()  # Orbax may not copy it, and the next step donates it
                 saved = number
         started.finish()
         if saved < number < job.steps:

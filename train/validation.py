@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from anchor_jax.checkpoint import Network
-from anchor_jax.compiling import jit
+from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.data.loader import Load
 from anchor_jax.diffusion import Sampling, ddim_step, guide, num_halves, sampling_steps
 from anchor_jax.evaluation.psnr import psnr
@@ -188,4 +188,6 @@ def _denoise(
 def _pixels(vae: Network[VAEConfig], latents: Array) -> np.ndarray:
     """Decode scaled latents to uint8 (n, h, w, 3), rounded, a few frames at a time."""
     few = min(PICTURE_BATCH, len(latents))
-    return np.concatenate(list(decode_batches(vae, latents, "float32", rounded=True, batch=few)))
+    with matmul_precision("float32"):  # whatever the step computes in
+        batches = decode_batches(vae, latents, "float32", rounded=True, batch=few)
+        return np.concatenate(list(batches))

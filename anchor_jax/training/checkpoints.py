@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from anchor_jax.compiling import is_out_of_memory
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.files import NO_SPACE
 
@@ -64,6 +65,8 @@ class Checkpoints:
         try:
             restored: Any = self._manager.restore(step, args=arguments)
         except Exception as error:  # damaged files raise errors of many types
+            if is_out_of_memory(error):
+                raise
             raise AnchorError(
                 f"{self.folder / str(step)}: cannot be read ({first_line(error)}); remove this"
                 " checkpoint to go on from the one before"
@@ -98,6 +101,8 @@ class Checkpoints:
                 metrics={"score": score},
             )
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise AnchorError(self._message(step, _reason(error))) from None
 
     def wait(self) -> None:
