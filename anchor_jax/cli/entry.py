@@ -30,6 +30,7 @@ from anchor_jax.cli.prepare import Prepare
 from anchor_jax.cli.render import Render
 from anchor_jax.cli.train import Train, run_training
 from anchor_jax.errors import AnchorError
+from anchor_jax.memory import MEMORY_SHARE
 
 _EXIT_BAD_INPUT = 2
 _EXIT_INTERRUPTED = 130
@@ -102,10 +103,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _use_whole_device() -> None:
-    """Let JAX reserve most of a GPU's memory instead of three quarters, unless the user has set a
-    share. The rest is for the driver, and for a desktop on the same device."""
+    """Let JAX reserve most of a GPU's memory, unless the user has set a share."""
     if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the older name
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", str(MEMORY_SHARE))
 
 
 def _read_command(name: str, words: Sequence[str]) -> Any:

@@ -68,7 +68,7 @@ class PlanGenerate:
         size = _checked_size(self.size, anchor)
         if self.guidance is not None:
             require(scale_condition("guidance", self.guidance))
-        from anchor_jax.planning.generation import generation_programs
+        from anchor_jax.planning.generation import bytes_beside, generation_programs
         from anchor_jax.planning.targets import open_device
 
         sampling = anchor.settings.sampling.updated(
@@ -88,7 +88,8 @@ class PlanGenerate:
             f" {sampling.dtype}, {_name(self.device)}\n"
         )
         kind = "tf32" if sampling.tf32 else sampling.dtype
-        _report(estimates, self.device, kind, "frame", "generate")
+        beside = bytes_beside(anchor)
+        _report(estimates, beside, self.device, kind, "frame", "generate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,9 @@ class PlanTrain:
         remat: what the backward pass computes again: nothing, blocks, or blocks but their
             attention.
         ema: decay of the moving average of the parameters; 0: none.
+        ema_memory: memory of the moving average.
+        first_moment: type of AdamW's first moment.
+        tf32: let GPUs round the factors of float32 products to TF32.
     """
 
     anchor: _Anchor = None
@@ -131,6 +135,15 @@ class PlanTrain:
         arg(metavar="{none,blocks,all-but-attention}", help_behavior_hint=_PRESETS),
     ] = None
     ema: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_PRESETS)] = None
+    ema_memory: Annotated[
+        Literal["device", "host"] | None,
+        arg(metavar="{device,host}", help_behavior_hint=_PRESETS),
+    ] = None
+    first_moment: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        arg(metavar="{float32,bfloat16}", help_behavior_hint=_PRESETS),
+    ] = None
+    tf32: bool = False
 
     def run(self) -> None:
         """Compile the step and print what it needs."""
@@ -140,6 +153,7 @@ class PlanTrain:
         if anchor.part("face" if self.stage == "face" else "body") is None:
             raise AnchorError(f"{self.anchor} has no face part: convert one with --face")
         from anchor_jax.planning.estimate import Program
+        from anchor_jax.planning.generation import parameter_bytes
         from anchor_jax.planning.targets import open_device
         from anchor_jax.train.configs import PRESETS
         from anchor_jax.train.plan import training_program
@@ -150,9 +164,12 @@ class PlanTrain:
             "dtype": self.dtype,
             "remat": self.remat,
             "ema": self.ema,
+            "ema_memory": self.ema_memory,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        job = replace(PRESETS[self.stage][self.preset], **given)
+        job = replace(PRESETS[self.stage][self.preset], tf32=self.tf32, **given)
+        if self.first_moment is not None:
+            job = replace(job, optimizer=replace(job.optimizer, first_moment=self.first_moment))
         job = replace(job, dtype=_dtype(job.dtype, self.device))
         device, _ = open_device(self.device)
         jitted, args = training_program(job, anchor, self.stage, size, devices=[device])
@@ -162,7 +179,10 @@ class PlanTrain:
             f" {job.batch_size} in {job.accumulate} part(s), {job.dtype}, remat {job.remat}, ema"
             f" {job.ema:g}, {_name(self.device)}\n"
         )
-        _report(estimates, self.device, job.dtype, "step", "train")
+        frozen = anchor.vae.config, anchor.image_encoder.config
+        beside = sum(parameter_bytes(config) for config in frozen)
+        kind = "tf32" if job.tf32 else job.dtype
+        _report(estimates, beside, self.device, kind, "step", "train")
 
 
 @dataclass(frozen=True)
@@ -246,20 +266,35 @@ def _compile(programs: "list[Program]", device: str) -> "list[Estimate]":
     return estimates
 
 
-def _report(estimates: "list[Estimate]", device: str, dtype: str, unit: str, command: str) -> None:
-    """Print what programs need, whether it fits, and the lower bound of the time."""
+def _report(
+    estimates: "list[Estimate]", beside: int, device: str, kind: str, unit: str, command: str
+) -> None:
+    """Print what programs need, whether it fits, and the lower bound of the time.
+
+    Args:
+        estimates: the programs.
+        beside: bytes that the command keeps on the device beside them.
+        device: the device.
+        kind: of the products, as for `roofline_seconds`.
+        unit: what the time is of.
+        command: what is planned.
+    """
     from anchor_jax.compiling import LESS_MEMORY
     from anchor_jax.planning.estimate import device_memory, peak, roofline_seconds, table
 
     print(table(estimates))
     print("(GB; arguments are parameters, state and inputs)\n")
-    need, memory = peak(estimates), device_memory(device)
-    print(f"in all {need / 1e9:.1f} GB: arguments of all programs, and the largest of the rest")
-    if memory is not None and need <= memory:
-        print(f"fits: the device has {memory / 1e9:.1f} GB")
-    elif memory is not None:
-        print(f"does not fit: the device has {memory / 1e9:.1f} GB; use {LESS_MEMORY[command]}")
-    seconds = roofline_seconds(estimates, device, dtype)
+    need, memory = peak(estimates) + beside, device_memory(device)
+    others = "frozen networks" if command == "train" else "image encoder and pose images"
+    print(
+        f"in all {need / 1e9:.1f} GB: arguments of all programs, the largest of the rest, and up to"
+        f" {beside / 1e9:.1f} GB for {others}"
+    )
+    if memory is not None:
+        fits = need <= memory
+        share = f"of the device's memory {memory / 1e9:.1f} GB can be used"
+        print(f"fits: {share}" if fits else f"does not fit: {share}; use {LESS_MEMORY[command]}")
+    seconds = roofline_seconds(estimates, device, kind)
     if seconds is not None:
         print(
             f"at least {seconds:.3g} s a {unit}: a roofline estimate from the rates of the data"

@@ -45,7 +45,7 @@ WINDOWS_PER_CALL = 4
 
 # Conditions of a whole video up to this size are put on the device once: 1,300 pose images of
 # 512x512. Of a longer video the device gets those of one group of windows at a time.
-_CONDITION_BYTES = 1 << 30
+CONDITION_BYTES = 1 << 30
 
 
 def sample(
@@ -231,7 +231,7 @@ def _condition_slices(condition: Any, total: int, count: int) -> Callable[[int],
 
         return jax.tree.map(cut, condition)
 
-    if sum(x.nbytes // len(x) for x in jax.tree.leaves(condition)) * total > _CONDITION_BYTES:
+    if sum(x.nbytes // len(x) for x in jax.tree.leaves(condition)) * total > CONDITION_BYTES:
         return cut_on_host
     whole = jax.device_put(cut_on_host(0, total), jax.local_devices()[0])
     cut = partial(lax.dynamic_slice_in_dim, slice_size=count)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from anchor_jax.memory import MEMORY_SHARE
 from anchor_jax.planning.flops import count_flops
 from anchor_jax.planning.targets import TARGETS
 
@@ -113,8 +114,8 @@ def table(estimates: list[Estimate]) -> str:
 
 
 def device_memory(device: str) -> int | None:
-    """Return the bytes of a device's memory; None if it does not tell."""
+    """Return the bytes of a device that our commands may use; None if it does not tell."""
     if device in TARGETS:
-        return TARGETS[device].memory
+        return int(MEMORY_SHARE * TARGETS[device].memory)
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit")

@@ -11,10 +11,10 @@ from anchor_jax.checkpoint import Anchor, Network, Part, Settings
 from anchor_jax.checkpoint.parameters import with_types
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves, plan_windows
-from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
+from anchor_jax.diffusion.sample import CONDITION_BYTES, WINDOWS_PER_CALL, predict_group
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.generation.face import ALL_FRAMES, face_sampling
-from anchor_jax.generation.networks import PICTURE_BATCH, WindowDenoiser, decode_images
+from anchor_jax.generation.networks import PICTURE_BATCH, WindowDenoiser, decode_pixels
 from anchor_jax.models import (
     PER_FRAME,
     PUBLISHED,
@@ -65,7 +65,7 @@ def generation_programs(
     """
     sampling = settings.sampling
     programs = [_window_step("window step", anchor, anchor.body, sampling, size, PUBLISHED, device)]
-    programs.append(_decoding("decoding", anchor, sampling.dtype, size, device))
+    programs.append(_decoding("decoding", anchor, sampling, size, device))
     if face and anchor.face is not None:
         square = settings.face.size, settings.face.size
         inflation = ALL_FRAMES if settings.face.windows else PER_FRAME
@@ -73,8 +73,19 @@ def generation_programs(
         programs.append(
             _window_step("face step", anchor, anchor.face, of_face, square, inflation, device)
         )
-        programs.append(_decoding("decoding faces", anchor, sampling.dtype, square, device))
+        programs.append(_decoding("decoding faces", anchor, sampling, square, device))
     return programs
+
+
+def bytes_beside(anchor: Anchor) -> int:
+    """Return the bytes that generation keeps on the device beside its programs: the image encoder,
+    and the conditions of a video as far as they are put there at once."""
+    return parameter_bytes(anchor.image_encoder.config) + CONDITION_BYTES
+
+
+def parameter_bytes(config: NetworkConfig) -> int:
+    """Return the bytes of a network's parameters in float32."""
+    return sum(4 * leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> float:
@@ -168,20 +179,20 @@ def _window_flops(part: Part, inflation: Inflation, inputs: tuple[Any, ...], win
     return count_flops(predict, *inputs)
 
 
-def _decoding(name: str, anchor: Anchor, dtype: str, size: Size, device: Any) -> Program:
+def _decoding(name: str, anchor: Anchor, sampling: Sampling, size: Size, device: Any) -> Program:
     """Make the decoding of a few frames."""
     config = anchor.vae.config
     latents = PICTURE_BATCH, size[1] // config.factor, size[0] // config.factor
 
     def decode(params, latents):
-        with matmul_precision(dtype):
-            return decode_images.__wrapped__(config, params, latents, dtype)
+        with matmul_precision(sampling.dtype, sampling.tf32):
+            return decode_pixels.__wrapped__(config, params, latents, sampling.dtype, False)
 
     shapes = jax.ShapeDtypeStruct((*latents, config.latent_channels), np.float32)
     return Program(
         f"{name}, {PICTURE_BATCH} frames",
         jax.jit(decode),
-        _on(device, (_loaded(config, dtype), shapes)),
+        _on(device, (_loaded(config, sampling.dtype), shapes)),
         calls=1 / PICTURE_BATCH,
     )
 

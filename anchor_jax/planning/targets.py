@@ -135,7 +135,7 @@ def open_device(name: str) -> tuple[Any, dict[str, Any] | None]:
         from anchor_jax.compiling import options
 
         return jax.local_devices()[0], options()
-    if find_spec("jax_plugins") is None or find_spec("jax_cuda12_plugin") is None:
+    if not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         raise AnchorError(
             f"--device {name}: compiling for a GPU that is not here needs more packages:"
             " pip install 'anchor-jax[plan]'"

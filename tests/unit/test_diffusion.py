@@ -146,7 +146,7 @@ class CountedReads(np.ndarray):
 def test_conditions_that_fit_are_put_on_the_device_once(monkeypatch, limit, reads):
     """Catches conditions that are sent to the device in every step, a long video that is sent
     whole, and slices that differ between the two."""
-    monkeypatch.setattr(sample_module, "_CONDITION_BYTES", limit)
+    monkeypatch.setattr(sample_module, "CONDITION_BYTES", limit)
     rng = np.random.default_rng(1)
     latents = rng.normal(size=(19, 2, 1, 1)).astype(np.float32)
     condition = rng.normal(size=(19, 1, 1, 1)).astype(np.float32)

@@ -135,6 +135,6 @@ def test_an_absent_gpu_needs_the_extra(monkeypatch, capsys):
 
 def test_a_device_that_does_not_tell_its_memory_is_no_error():
     """Catches a plan that fails on CPUs, which report no limit."""
-    assert device_memory("4090") == targets.TARGETS["4090"].memory
+    assert device_memory("4090") == int(0.92 * targets.TARGETS["4090"].memory)
     here = device_memory("here")
     assert here is None or here > 0
