@@ -62,11 +62,11 @@ def window():
     unet, control = build(UNET), build(CONTROL)
     unet_params, control_params = random_params(UNET), random_params(CONTROL)
 
-    def predict(latents, context, poses, mask=None, inflation=PUBLISHED):
+    def predict(latents, context, poses, num_real=None, inflation=PUBLISHED):
         residuals = apply(
-            control, control_params, latents, 300, context, poses, 2.0, mask, inflation
+            control, control_params, latents, 300, context, poses, 2.0, num_real, inflation
         )
-        return unet.apply(unet_params, latents, 300, context, residuals, mask, inflation)
+        return unet.apply(unet_params, latents, 300, context, residuals, num_real, inflation)
 
     return jax.jit(predict, static_argnames="inflation")
 
@@ -106,8 +106,8 @@ def test_per_frame_networks_see_one_frame(window):
 def test_padding_frames_do_not_exist(window):
     """Catches padding that changes real frames through attention or pooled statistics. The golden
     windows at the end of a video are shorter, not padded."""
-    mask = jnp.array([[True, True, False]] * 2)
-    padded = window(LATENTS.at[:, 2].set(1e3), CONTEXT, POSES.at[:, 2].set(1e3), mask)
+    num_real = jnp.array([2, 2])
+    padded = window(LATENTS.at[:, 2].set(1e3), CONTEXT, POSES.at[:, 2].set(1e3), num_real)
     short = window(LATENTS[:, :2], CONTEXT, POSES[:, :2])
     assert close(padded[:, :2], short)
     assert not close(window(LATENTS, CONTEXT, POSES)[:, :2], short, 1e-3)
@@ -115,13 +115,13 @@ def test_padding_frames_do_not_exist(window):
 
 def test_one_row_of_latents_serves_every_row_of_tokens(window):
     """Catches a row that is repeated at the wrong layer, and swapped halves of guidance."""
-    mask = jnp.array([[True, True, False]])
-    shared = window(LATENTS[:1], CONTEXT, POSES[:1], mask)
+    num_real = jnp.array([2])
+    shared = window(LATENTS[:1], CONTEXT, POSES[:1], num_real)
     repeated = window(
         jnp.tile(LATENTS[:1], (2, 1, 1, 1, 1)),
         CONTEXT,
         jnp.tile(POSES[:1], (2, 1, 1, 1, 1)),
-        jnp.tile(mask, (2, 1)),
+        jnp.tile(num_real, 2),
     )
     assert close(shared, repeated)
 
