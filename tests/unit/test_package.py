@@ -28,7 +28,7 @@ def test_extras_for_accelerators_are_extras_of_jax():
         extra: match[1]
         for extra, packages in extras.items()
         for package in packages
-        if (match := re.match(r"jax\[(.+)\]$", package))
+        if (match := re.match(r"jax\[([^]]+)\]", package))
     }
     assert named.keys() == {"cuda12", "cuda13", "tpu", "plan"}
     assert not set(named.values()) - set(metadata("jax").get_all("Provides-Extra") or [])
