@@ -92,7 +92,7 @@ def attention(
 def _attend(query: Array, key: Array, value: Array, lengths: Array | None) -> Array:
     """Compute `attention`.
 
-    The gradient is written by hand to save memory: it keeps one number a query, and no score. With
+    The gradient is written by hand to save memory: it keeps two numbers a query, and no score. With
     the gradient that JAX derives, a training step of the 50M model takes 2.2 times the memory and
     1.9 times the CPU time (`python -m benchmarks.train_step --without attention --pairs 9`). For
     several blocks JAX cannot derive it at all, because the loops have traced lengths.

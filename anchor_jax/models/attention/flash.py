@@ -139,14 +139,13 @@ def _over_devices(function: Any, rule: str, whole: tuple[str, ...], interpret: b
 def _forward(query, key, value, lengths, interpret, num_results):
     b, s, m, _ = query.shape
     sizes = Sizes.of(query, key, _FORWARD_BLOCKS)
-    spec = sizes.specs(over="queries")
-    vectors, numbers = spec["queries"], spec["one for each of queries"]
+    length, vectors, keys, numbers = sizes.specs(over="queries")
     results = jax.ShapeDtypeStruct(query.shape, value.dtype)
     numbers_of_queries = jax.ShapeDtypeStruct((b, m, s), jnp.float32)
     return pl.pallas_call(
         partial(forward_kernel, sizes),
         grid=(pl.cdiv(s, sizes.query_block), b, m),
-        in_specs=[spec["length"], vectors, spec["keys"], spec["keys"]],
+        in_specs=[length, vectors, keys, keys],
         out_specs=[vectors, numbers, numbers, vectors][:num_results],
         out_shape=[results, numbers_of_queries, numbers_of_queries, results][:num_results],
         compiler_params=_compiler_params(sizes),
@@ -155,37 +154,31 @@ def _forward(query, key, value, lengths, interpret, num_results):
     )(lengths, query, key, value)
 
 
-def _query_gradient(query, key, value, lengths, shift, row_sums, gradient, interpret, _):
-    b, s, m, _ = query.shape
-    sizes = Sizes.of(query, key, _BACKWARD_BLOCKS)
-    spec = sizes.specs(over="queries")
-    queries, keys, numbers = spec["queries"], spec["keys"], spec["one for each of queries"]
-    return pl.pallas_call(
-        partial(query_gradient_kernel, sizes),
-        grid=(pl.cdiv(s, sizes.query_block), b, m),
-        in_specs=[spec["length"], queries, keys, keys, numbers, numbers, queries],
-        out_specs=queries,
-        out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
-        compiler_params=_compiler_params(sizes),
-        interpret=interpret,
-        name="attention_query_gradient",
-    )(lengths, query, key, value, shift, row_sums, gradient)
+def _query_gradient(query, *others):
+    return _gradients(query_gradient_kernel, "queries", [query], query, *others)[0]
 
 
-def _key_gradients(query, key, value, lengths, shift, row_sums, gradient, interpret, _):
-    b, t, m, _ = key.shape
+def _key_gradients(query, key, value, *others):
+    return _gradients(key_gradients_kernel, "keys", [key, value], query, key, value, *others)
+
+
+def _gradients(
+    kernel, over, of, query, key, value, lengths, shift, row_sums, gradient, interpret, _
+):
+    """Compute the gradients `of` some inputs with a kernel over the blocks of queries or keys."""
     sizes = Sizes.of(query, key, _BACKWARD_BLOCKS)
-    spec = sizes.specs(over="keys")
-    queries, keys, numbers = spec["queries"], spec["keys"], spec["one for each of queries"]
+    length, queries, keys, numbers = sizes.specs(over)
+    own, block = (queries, sizes.query_block) if over == "queries" else (keys, sizes.key_block)
+    b, count, m, _ = of[0].shape
     return pl.pallas_call(
-        partial(key_gradients_kernel, sizes),
-        grid=(pl.cdiv(t, sizes.key_block), b, m),
-        in_specs=[spec["length"], queries, keys, keys, numbers, numbers, queries],
-        out_specs=[keys, keys],
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key, value)],
+        partial(kernel, sizes),
+        grid=(pl.cdiv(count, block), b, m),
+        in_specs=[length, queries, keys, keys, numbers, numbers, queries],
+        out_specs=[own] * len(of),
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in of],
         compiler_params=_compiler_params(sizes),
         interpret=interpret,
-        name="attention_key_gradients",
+        name=f"attention_gradients_of_{over}",
     )(lengths, query, key, value, shift, row_sums, gradient)
 
 

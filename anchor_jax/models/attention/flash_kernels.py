@@ -58,26 +58,35 @@ class Sizes:
         """Factor of the scores, for exponentials with base 2."""
         return math.log2(math.e) / math.sqrt(self.width)
 
-    def specs(self, over: str) -> dict[str, pl.BlockSpec]:
-        """Make the block of each argument and result for a program (block, row, head) of a grid
-        `over` the blocks of queries or of keys; the other one is there whole."""
+    def specs(self, over: str) -> tuple[pl.BlockSpec, pl.BlockSpec, pl.BlockSpec, pl.BlockSpec]:
+        """Make the blocks of arguments and results for a program (block, row, head) of a grid
+        `over` the blocks of "queries" or "keys"; a program has all of the others.
+
+        Returns:
+            The block of the length; of arrays like the queries, and like the keys; and of one
+            number for each query.
+        """
         columns = sum(size for _, size in self.parts)
+        of_queries = self._tokens(over == "queries", self.queries, self.query_block)
+        of_keys = self._tokens(over == "keys", self.keys, self.key_block)
 
-        def tokens(name: str, count: int, block: int) -> dict[str, pl.BlockSpec]:
-            if name != over:
-                whole = pl.cdiv(count, block) * block
-                vectors = pl.BlockSpec((None, whole, None, columns), lambda i, b, m: (b, 0, m, 0))
-                numbers = pl.BlockSpec((None, None, whole), lambda i, b, m: (b, m, 0))
-            else:
-                vectors = pl.BlockSpec((None, block, None, columns), lambda i, b, m: (b, i, m, 0))
-                numbers = pl.BlockSpec((None, None, block), lambda i, b, m: (b, m, i))
-            return {name: vectors, f"one for each of {name}": numbers}
+        def vectors(count: int, place: Any) -> pl.BlockSpec:
+            return pl.BlockSpec((None, count, None, columns), lambda i, b, m: (b, place(i), m, 0))
 
-        return {
-            **tokens("queries", self.queries, self.query_block),
-            **tokens("keys", self.keys, self.key_block),
-            "length": pl.BlockSpec((None,), lambda i, b, m: (b,)),
-        }
+        count, place = of_queries
+        return (
+            pl.BlockSpec((None,), lambda i, b, m: (b,)),
+            vectors(*of_queries),
+            vectors(*of_keys),
+            pl.BlockSpec((None, None, count), lambda i, b, m: (b, m, place(i))),
+        )
+
+    @staticmethod
+    def _tokens(in_blocks: bool, count: int, block: int) -> tuple[int, Any]:
+        """Return how many tokens a program has, and from its index which block of so many."""
+        if in_blocks:
+            return block, lambda i: i
+        return pl.cdiv(count, block) * block, lambda i: 0
 
 
 def forward_kernel(
