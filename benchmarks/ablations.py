@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import open_assets
+from anchor_jax.assets import or_shipped
 from anchor_jax.errors import AnchorError
 from anchor_jax.studies.clip import Variant
 from anchor_jax.studies.run import Row, Study, run_study
@@ -57,9 +57,7 @@ def main(words: list[str] | None = None) -> int:
         "with SMPL perturbation": args.perturbed,
     }
     try:
-        if args.anchor is None or args.clip is None:
-            assets = open_assets()
-            args.anchor, args.clip = args.anchor or assets.anchor, args.clip or assets.test
+        args.anchor, args.clip = or_shipped(args.anchor, args.clip)
         settings = checkpoint.load(args.anchor, networks=()).settings
         full = Variant(settings).with_sampling(steps=args.steps, crossfade=False)
         rows = make_rows(args.anchor, others, full)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import open_assets
+from anchor_jax.assets import or_shipped
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.files import placed
@@ -73,9 +73,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file for the numbers, JSON")
     args = parser.parse_args(words)
     try:
-        if args.anchor is None or args.clip is None:
-            assets = open_assets()
-            args.anchor, args.clip = args.anchor or assets.anchor, args.clip or assets.test
+        args.anchor, args.clip = or_shipped(args.anchor, args.clip)
         record = compare(args.anchor, args.clip, args.frames, args.steps)
         if args.out is not None:
             with placed(args.out) as path:

@@ -82,6 +82,18 @@ def open_assets(folder: Path | None = None) -> Assets:
     return Assets(folder, provenance)
 
 
+def or_shipped(anchor: Path | None, clip: Path | None) -> tuple[Path, Path]:
+    """Return an ANCHOR and the folder of a test clip, with the shipped ones in the place of None.
+
+    Raises:
+        AnchorError: as `open_assets`, if one is None.
+    """
+    if anchor is None or clip is None:
+        shipped = open_assets()
+        anchor, clip = anchor or shipped.anchor, clip or shipped.test
+    return anchor, clip
+
+
 def _describe_files(folder: Path, names) -> dict[str, tuple[int, str]]:
     """Size and SHA-256 of the files `names` in `folder`; missing ones are left out."""
     found = {}

@@ -48,15 +48,12 @@ class Bench:
         """Run the study."""
         need_extra("train", "matplotlib")
         from anchor_jax import checkpoint
-        from anchor_jax.assets import open_assets
+        from anchor_jax.assets import or_shipped
         from anchor_jax.studies.clip import Variant
         from anchor_jax.studies.run import Study
         from anchor_jax.studies.windows import study_windows
 
-        anchor, clip = self.anchor, self.clip
-        if anchor is None or clip is None:
-            shipped = open_assets()
-            anchor, clip = anchor or shipped.anchor, clip or shipped.test
+        anchor, clip = or_shipped(self.anchor, self.clip)
         settings = checkpoint.load(anchor, networks=()).settings
         settings = replace(settings, sampling=self.sampling.over(settings.sampling))
         study = Study(clip, self.frames, self.seeds)
