@@ -54,16 +54,21 @@ def jit(function: Callable, **kwargs) -> Callable:
     return call
 
 
-def resolve_dtype(dtype: str) -> str:
-    """Return the type that networks compute in: "auto" is "bfloat16" if the first local device is a
-    GPU, else "float32"; the other types stay. Do not call it while importing, as `options`.
+def resolve_dtype(dtype: str, device: Any = None) -> str:
+    """Return the type that networks compute in: "auto" is "bfloat16" if the device is a GPU, else
+    "float32"; the other types stay. Do not call it while importing, as `options`.
 
     >>> resolve_dtype("bfloat16")
     'bfloat16'
+
+    Args:
+        dtype: the type, or "auto".
+        device: the device, which may be absent; None takes the first local one.
     """
     if dtype != "auto":
         return dtype
-    return "bfloat16" if jax.local_devices()[0].platform == "gpu" else "float32"
+    device = jax.local_devices()[0] if device is None else device
+    return "bfloat16" if device.platform == "gpu" else "float32"
 
 
 def matmul_precision(dtype: str, tf32: bool = False) -> AbstractContextManager[None]:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.planning.generation import published_sizes
+from anchor_jax.compiling import resolve_dtype
+from anchor_jax.planning.generation import parameter_bytes, published_sizes
 from anchor_jax.training.sharding import batch_sharding, make_mesh
 from anchor_jax.training.step import State
 
@@ -53,9 +54,7 @@ def training_program(
     """
     anchor = published_sizes() if anchor is None else anchor
     mesh = make_mesh(devices)
-    if job.dtype == "auto":
-        on_gpus = mesh.devices.flat[0].platform in {"gpu", "cuda", "rocm"}
-        job = replace(job, dtype="bfloat16" if on_gpus else "float32")
+    job = replace(job, dtype=resolve_dtype(job.dtype, mesh.devices.flat[0]))
     model = make_model(STAGES[stage], job, anchor)
     program = make_program(make_objective(model, anchor.empty_text, job), job, mesh)
     place, shapes = batch_sharding(mesh), _input_shapes(STAGES[stage], anchor, size)
@@ -66,6 +65,11 @@ def training_program(
             for name, (shape, dtype) in shapes.items()
         },
     )
+
+
+def bytes_beside(anchor: Anchor) -> int:
+    """Return the bytes of the frozen networks, which training keeps on the device."""
+    return sum(parameter_bytes(x.config) for x in (anchor.vae, anchor.image_encoder))
 
 
 def _input_shapes(

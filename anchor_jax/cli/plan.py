@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
@@ -75,13 +75,14 @@ class PlanGenerate:
             window=self.window,
             overlap=self.overlap,
             guidance=self.guidance,
-            dtype=_dtype(self.dtype, self.device, self.tf32),
+            dtype=self.dtype,
             tf32=self.tf32,
         )
-        device, _ = open_device(self.device)
+        device, options = open_device(self.device)
+        sampling = sampling.resolved(device)
         settings = replace(anchor.settings, sampling=sampling)
         programs = generation_programs(anchor, settings, size, device, self.face)
-        estimates = _compile(programs, self.device)
+        estimates = _compile(programs, options)
         print(
             f"generation, {size[0]}x{size[1]}, window {sampling.window}, overlap"
             f" {sampling.overlap}, guidance {sampling.guidance:g}, {sampling.steps} steps,"
@@ -152,11 +153,11 @@ class PlanTrain:
         size = _checked_size(self.size, anchor)
         if anchor.part("face" if self.stage == "face" else "body") is None:
             raise AnchorError(f"{self.anchor} has no face part: convert one with --face")
+        from anchor_jax.compiling import resolve_dtype
         from anchor_jax.planning.estimate import Program
-        from anchor_jax.planning.generation import parameter_bytes
         from anchor_jax.planning.targets import open_device
         from anchor_jax.train.configs import PRESETS
-        from anchor_jax.train.plan import training_program
+        from anchor_jax.train.plan import bytes_beside, training_program
 
         given = {
             "batch_size": self.batch,
@@ -170,17 +171,16 @@ class PlanTrain:
         job = replace(PRESETS[self.stage][self.preset], tf32=self.tf32, **given)
         if self.first_moment is not None:
             job = replace(job, optimizer=replace(job.optimizer, first_moment=self.first_moment))
-        job = replace(job, dtype=_dtype(job.dtype, self.device))
-        device, _ = open_device(self.device)
+        device, options = open_device(self.device)
+        job = replace(job, dtype=resolve_dtype(job.dtype, device))
         jitted, args = training_program(job, anchor, self.stage, size, devices=[device])
-        estimates = _compile([Program("training step", jitted, args)], self.device)
+        estimates = _compile([Program("training step", jitted, args)], options)
         print(
             f"training, {self.stage}, preset {self.preset}, {size[0]}x{size[1]}, batch"
             f" {job.batch_size} in {job.accumulate} part(s), {job.dtype}, remat {job.remat}, ema"
             f" {job.ema:g}, {_name(self.device)}\n"
         )
-        frozen = anchor.vae.config, anchor.image_encoder.config
-        beside = sum(parameter_bytes(config) for config in frozen)
+        beside = bytes_beside(anchor)
         kind = "tf32" if job.tf32 else job.dtype
         _report(estimates, beside, self.device, kind, "step", "train")
 
@@ -232,15 +232,6 @@ def _checked_size(text: str, anchor: "Anchor") -> tuple[int, int]:
     return size
 
 
-def _dtype(dtype: str, device: str, tf32: bool = False) -> str:
-    """Return the type that a device computes in."""
-    from anchor_jax.compiling import resolve_dtype
-
-    if dtype != "auto" or device == "here":
-        return resolve_dtype("float32" if tf32 and dtype == "auto" else dtype)
-    return "float32" if tf32 else "bfloat16"
-
-
 def _name(device: str) -> str:
     from anchor_jax.planning.targets import TARGETS
 
@@ -251,13 +242,11 @@ def _name(device: str) -> str:
     return f"{jax.local_devices()[0].device_kind} (here)"
 
 
-def _compile(programs: "list[Program]", device: str) -> "list[Estimate]":
-    """Compile programs for a device, with a progress bar."""
+def _compile(programs: "list[Program]", options: dict[str, Any] | None) -> "list[Estimate]":
+    """Compile programs with options of the compiler, with a progress bar."""
     from anchor_jax.planning.estimate import estimate
-    from anchor_jax.planning.targets import open_device
     from anchor_jax.progress import bars
 
-    _, options = open_device(device)
     estimates = []
     with bars(True)("compiling", len(programs), "program") as advance:
         for program in programs:

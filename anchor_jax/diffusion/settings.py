@@ -69,6 +69,7 @@ class Sampling:
         """Return a copy with the `given` settings; None keeps the present value."""
         return replace(self, **{name: x for name, x in given.items() if x is not None})
 
-    def resolved(self) -> "Sampling":
-        """Return a copy with the type that this machine computes in, in place of "auto"."""
-        return replace(self, dtype="float32" if self.tf32 else resolve_dtype(self.dtype))
+    def resolved(self, device: Any = None) -> "Sampling":
+        """Return a copy with the type that a device computes in, in place of "auto"; the device is
+        by default the first local one."""
+        return replace(self, dtype="float32" if self.tf32 else resolve_dtype(self.dtype, device))

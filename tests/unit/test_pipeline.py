@@ -176,7 +176,7 @@ def test_type_and_precision_reach_the_networks(anchor, poses, monkeypatch, given
         return function
 
     monkeypatch.setattr(
-        settings_module, "resolve_dtype", lambda x: "bfloat16" if x == "auto" else x
+        settings_module, "resolve_dtype", lambda x, _: "bfloat16" if x == "auto" else x
     )
     monkeypatch.setattr(pipeline, "sample", noted("sample", jnp.zeros((3, 1, 1, 4))))
     monkeypatch.setattr(pipeline, "decode", noted("decode", poses))
