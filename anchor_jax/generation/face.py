@@ -65,7 +65,7 @@ class Face:
     appearance: Images | None = None
 
 
-def _face_denoiser(part: Part, face: FaceSampling, dtype: str) -> WindowDenoiser:
+def face_denoiser(part: Part, face: FaceSampling, dtype: str) -> WindowDenoiser:
     """Make the denoiser of the face, for single frames or with attention over a window."""
     inflation = ALL_FRAMES if face.windows else PER_FRAME
     return WindowDenoiser(Denoiser(part.unet.config, part.control.config, dtype, inflation))
@@ -117,7 +117,7 @@ def repaint(
     num_windows = len(plan_windows(len(chosen), sampling.window, sampling.overlap))
     with progress("repainting faces", sampling.steps * num_windows, "window") as advance:
         latents = sample(
-            _face_denoiser(part, settings.face, sampling.dtype),
+            face_denoiser(part, settings.face, sampling.dtype),
             params,
             noise,
             condition,

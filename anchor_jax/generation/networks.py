@@ -74,6 +74,11 @@ class WindowDenoiser:
         )
 
 
+def body_denoiser(part: Part, dtype: str) -> WindowDenoiser:
+    """Make the denoiser of the body, inflated as published."""
+    return WindowDenoiser(Denoiser(part.unet.config, part.control.config, dtype))
+
+
 def denoiser_params(
     part: Part, tokens: Array, empty_text: np.ndarray, sampling: Sampling
 ) -> Params:

@@ -9,7 +9,7 @@ from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.face import Face, repaint
 from anchor_jax.generation.networks import (
-    WindowDenoiser,
+    body_denoiser,
     check_finite,
     decode,
     denoiser_params,
@@ -17,7 +17,6 @@ from anchor_jax.generation.networks import (
     initial_latents,
 )
 from anchor_jax.generation.settings import check_inputs
-from anchor_jax.models import Denoiser
 from anchor_jax.progress import Progress, bars
 from anchor_jax.shapes import Array, Images
 
@@ -142,11 +141,10 @@ def _generate_body(
     faces are repainted, uint8 (n, h, w, 3)."""
     tokens = encode_appearance(anchor.image_encoder, appearance)
     params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
-    unet, control = anchor.body.unet.config, anchor.body.control.config
     num_windows = len(plan_windows(len(poses), sampling.window, sampling.overlap))
     with progress("denoising", sampling.steps * num_windows, "window") as advance:
         latents = sample(
-            WindowDenoiser(Denoiser(unet, control, sampling.dtype)),
+            body_denoiser(anchor.body, sampling.dtype),
             params,
             latents,
             {"poses": poses},

@@ -13,16 +13,17 @@ from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves, plan_windows
 from anchor_jax.diffusion.sample import CONDITION_BYTES, WINDOWS_PER_CALL, predict_group
 from anchor_jax.diffusion.schedule import ScheduleConfig
-from anchor_jax.generation.face import ALL_FRAMES, face_sampling
-from anchor_jax.generation.networks import PICTURE_BATCH, WindowDenoiser, decode_pixels
+from anchor_jax.generation.face import face_denoiser, face_sampling
+from anchor_jax.generation.networks import (
+    PICTURE_BATCH,
+    WindowDenoiser,
+    body_denoiser,
+    decode_pixels,
+)
 from anchor_jax.models import (
-    PER_FRAME,
-    PUBLISHED,
     CLIPTextConfig,
     CLIPVisionConfig,
     ControlConfig,
-    Denoiser,
-    Inflation,
     NetworkConfig,
     UNetConfig,
     VAEConfig,
@@ -64,16 +65,19 @@ def generation_programs(
         face: faces are repainted too.
     """
     sampling = settings.sampling
-    programs = [_window_step("window step", anchor, anchor.body, sampling, size, PUBLISHED, device)]
-    programs.append(_decoding("decoding", anchor, sampling, size, device))
-    if face and anchor.face is not None:
-        square = settings.face.size, settings.face.size
-        inflation = ALL_FRAMES if settings.face.windows else PER_FRAME
-        of_face = face_sampling(settings)
-        programs.append(
-            _window_step("face step", anchor, anchor.face, of_face, square, inflation, device)
-        )
-        programs.append(_decoding("decoding faces", anchor, sampling, square, device))
+    body = body_denoiser(anchor.body, sampling.dtype)
+    programs = [
+        _window_step("window step", anchor, anchor.body, body, sampling, size, device),
+        _decoding("decoding", anchor, sampling, size, device),
+    ]
+    part = anchor.face
+    if face and part is not None:
+        square, of_face = (settings.face.size, settings.face.size), face_sampling(settings)
+        denoise = face_denoiser(part, settings.face, sampling.dtype)
+        programs += [
+            _window_step("face step", anchor, part, denoise, of_face, square, device),
+            _decoding("decoding faces", anchor, sampling, square, device),
+        ]
     return programs
 
 
@@ -102,25 +106,23 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
     size = min(sampling.window, n)
     sampling = replace(sampling, dtype="float32")  # any type has the same operations
     inputs = _window_inputs(anchor, anchor.body, sampling, (width, height), size)
-    return _window_flops(anchor.body, PUBLISHED, inputs, size) * windows / n
+    denoise = body_denoiser(anchor.body, sampling.dtype)
+    return _window_flops(denoise, inputs, size) * windows / n
 
 
 def _window_step(
     name: str,
     anchor: Anchor,
     part: Part,
+    denoise: WindowDenoiser,
     sampling: Sampling,
     size: Size,
-    inflation: Inflation,
     device: Any,
 ) -> Program:
     """Make one denoising step of a group of windows, as `diffusion.sample` calls it."""
     window, stride = sampling.window, sampling.window - sampling.overlap
     frames = (WINDOWS_PER_CALL - 1) * stride + window
     inputs = _window_inputs(anchor, part, sampling, size, frames)
-    denoise = WindowDenoiser(
-        Denoiser(part.unet.config, part.control.config, sampling.dtype, inflation)
-    )
 
     def step(params, latents, condition, timestep, num_frames):
         with matmul_precision(sampling.dtype, sampling.tf32):
@@ -143,7 +145,7 @@ def _window_step(
         _on(device, (*inputs, number, number)),
         # In every step, a frame of a long video is in window / stride windows.
         calls=sampling.steps / (WINDOWS_PER_CALL * stride),
-        flops=float(WINDOWS_PER_CALL * _window_flops(part, inflation, inputs, window)),
+        flops=float(WINDOWS_PER_CALL * _window_flops(denoise, inputs, window)),
     )
 
 
@@ -167,9 +169,8 @@ def _window_inputs(
     return params, array((frames, *latent, vae.latent_channels), np.float32), condition
 
 
-def _window_flops(part: Part, inflation: Inflation, inputs: tuple[Any, ...], window: int) -> int:
+def _window_flops(denoise: WindowDenoiser, inputs: tuple[Any, ...], window: int) -> int:
     """Count the operations of one window, the first of `inputs`."""
-    denoise = WindowDenoiser(Denoiser(part.unet.config, part.control.config, inflation=inflation))
 
     def predict(params, latents, condition):
         cut = lambda x: x[:window]

@@ -9,7 +9,7 @@ import pytest
 from anchor_jax.diffusion import Sampling, sample
 from anchor_jax.face import mask
 from anchor_jax.face.settings import FaceSampling
-from anchor_jax.generation.face import _face_denoiser
+from anchor_jax.generation.face import face_denoiser
 from anchor_jax.generation.networks import decode_batches, encode_images
 from tests.torch_side import relative
 
@@ -101,7 +101,7 @@ def sample_face(golden, anchor, inpainting, guidance, on_step, windows=False, po
         "control_scale": jnp.float32(1),
     }
     sample(
-        _face_denoiser(anchor.face, FaceSampling(windows=windows), "float32"),
+        face_denoiser(anchor.face, FaceSampling(windows=windows), "float32"),
         params,
         last(golden["latents_init"]),
         {"poses": pose_crops(golden) if poses is None else poses, "inpainting": inpainting},
