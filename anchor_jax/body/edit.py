@@ -5,6 +5,7 @@ interpolation (slerp): Shoemake 1985, https://doi.org/10.1145/325334.325242
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -13,7 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-from anchor_jax.body.motion import MAX_FPS, NUM_JOINTS, Motion
+from anchor_jax.body.motion import FACIAL_ACTIONS, MAX_FPS, NUM_JOINTS, Motion
 from anchor_jax.errors import AnchorError
 
 _MAX_SMOOTHING = 10.0  # seconds
@@ -22,6 +23,11 @@ _ROTATIONS_AT_ONCE = 1 << 18
 
 _MIRRORED_BODY = [0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20]
 _MIRRORED_JOINTS = np.array([*_MIRRORED_BODY, 22, 24, 23, *range(40, 55), *range(25, 40)])
+_OTHER_SIDE = {"Left": "Right", "Right": "Left"}
+_MIRRORED_ACTIONS = [
+    FACIAL_ACTIONS.index(re.sub("Left|Right", lambda side: _OTHER_SIDE[side[0]], name))
+    for name in FACIAL_ACTIONS
+]
 
 
 def crop(motion: Motion, start: float = 0.0, end: float | None = None) -> Motion:
@@ -91,8 +97,8 @@ def smooth(motion: Motion, seconds: float) -> Motion:
 def mirror(motion: Motion) -> Motion:
     """Mirror a motion: left and right joints change places and x changes its sign.
 
-    A camera is mirrored too, so that the image is mirrored. Expression and shape stay as they are:
-    SMPL-X defines no mirror image of these coefficients.
+    A camera is mirrored too, so that the image is mirrored; so are facial actions. Expression and
+    shape stay as they are: SMPL-X defines no mirror image of these coefficients.
     """
     flip = np.array([-1, 1, 1], np.float32)
     camera = motion.camera
@@ -108,6 +114,7 @@ def mirror(motion: Motion) -> Motion:
         translation=motion.translation * flip,
         camera=camera,
         hand_pca=motion.hand_pca and motion.hand_pca[::-1],
+        actions=None if motion.actions is None else motion.actions[:, _MIRRORED_ACTIONS],
     )
 
 
@@ -169,6 +176,7 @@ def _each_frame(
         translation=change(motion.translation),
         expression=change(motion.expression),
         hand_pca=hands and (change(hands[0]), change(hands[1])),
+        actions=None if motion.actions is None else change(motion.actions),
     )
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from anchor_jax.body.arrays import Archive, read_npy
-from anchor_jax.body.motion import MAX_BETAS, NUM_JOINTS, Camera, Motion
+from anchor_jax.body.motion import FACIAL_ACTIONS, MAX_BETAS, NUM_JOINTS, Camera, Motion
 from anchor_jax.body.unpickle import MAX_BYTES, read_pickle
-from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import placed
 
 _OWN_FORMAT = "anchor-jax motion 1"
@@ -95,6 +95,8 @@ def save_motion(path: Path, motion: Motion) -> None:
         }
     if motion.hand_pca is not None:
         fields |= {"left_hand_pca": motion.hand_pca[0], "right_hand_pca": motion.hand_pca[1]}
+    if motion.actions is not None:
+        fields |= {"actions": motion.actions, "action_names": np.array(FACIAL_ACTIONS)}
     with placed(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **fields)
 
@@ -244,6 +246,7 @@ def _own(entries: _NamedArrays) -> Motion:
         mean_hands=bool(mean_hands.all()),
         camera=_own_camera(entries) if "camera_translation" in entries else None,
         hand_pca=_own_pca(entries, n) if "left_hand_pca" in entries else None,
+        actions=_own_actions(entries, n) if "actions" in entries else None,
     )
 
 
@@ -261,6 +264,24 @@ def _own_camera(entries: _NamedArrays) -> Camera:
 def _own_pca(entries: _NamedArrays, n: int) -> tuple[np.ndarray, np.ndarray]:
     left, right = (_field(entries, f"{side}_hand_pca", (n, -1)) for side in ("left", "right"))
     return left, right
+
+
+def _own_actions(entries: _NamedArrays, n: int) -> np.ndarray:
+    """Facial actions in our order. Those that the file does not name are 0."""
+    if "action_names" not in entries:
+        raise AnchorError("actions without action_names; expected the name of each column")
+    names = [str(name)[:40] for name in np.asarray(entries["action_names"]).ravel()]
+    unknown = [name for name in names if name not in FACIAL_ACTIONS]
+    if unknown or len(set(names)) < len(names):
+        raise AnchorError(
+            f"action_names has {shorten(unknown) if unknown else 'a name twice'}; expected names of"
+            " ARKit's 52 facial actions, such as jawOpen"
+        )
+    actions = _zeros(n, len(FACIAL_ACTIONS))
+    actions[:, [FACIAL_ACTIONS.index(name) for name in names]] = _field(
+        entries, "actions", (n, len(names))
+    )
+    return actions
 
 
 def _poses(entries: _NamedArrays, *widths: int) -> np.ndarray:

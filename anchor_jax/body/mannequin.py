@@ -18,7 +18,7 @@ _SIDES = "left", "right"
 
 # Joints that the package lacks: jaw, left eye, right eye. Metres from the head joint of the average
 # body, standing and facing z, measured on meshes with SMPL-X's topology.
-_INNER_JOINTS = np.array([[0, -0.01, 0.01], [0.032, 0.054, 0.06], [-0.032, 0.054, 0.06]])
+INNER_JOINTS = np.array([[0, -0.01, 0.01], [0.032, 0.054, 0.06], [-0.032, 0.054, 0.06]])
 
 # x and y of the landmarks in the same coordinates; z is that of the front surface. Image-left is
 # the person's right.
@@ -78,7 +78,7 @@ class Mannequin:
         model = self._model(motion)
         transforms = model.joint_transforms(_pose(motion, slice(None)))
         head = transforms[:, model.joint_index("Head")]
-        inner = _INNER_JOINTS @ head[:, :3, :3].swapaxes(1, 2) + head[:, None, :3, 3]
+        inner = INNER_JOINTS @ head[:, :3, :3].swapaxes(1, 2) + head[:, None, :3, 3]
         joints = transforms[:, :, :3, 3]  # body, two palm joints, fingers
         return np.concatenate([joints[:, :22], inner, joints[:, 24:]], axis=1).astype(np.float32)
 

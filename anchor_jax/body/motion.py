@@ -22,6 +22,20 @@ _MAX_EXPRESSION = 100
 _MAX_HAND_PCA = 45
 MAX_FPS = 1000
 _FRAMES = ("y_up", "camera")
+# The 52 facial actions of ARKit, by which MakeHuman's face units are named, 0 (none) to 1 (full).
+FACIAL_ACTIONS: tuple[str, ...] = tuple(
+    """
+    browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff
+    cheekSquintLeft cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight
+    eyeLookInLeft eyeLookInRight eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight
+    eyeSquintLeft eyeSquintRight eyeWideLeft eyeWideRight jawForward jawLeft jawOpen jawRight
+    mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft mouthFrownRight mouthFunnel
+    mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight mouthPucker
+    mouthRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft
+    mouthSmileRight mouthStretchLeft mouthStretchRight mouthUpperUpLeft mouthUpperUpRight
+    noseSneerLeft noseSneerRight tongueOut
+    """.split()
+)
 MAX_MAGNITUDE = 1e6  # radians, metres or coefficients: above it, float32 is too coarse
 
 
@@ -67,6 +81,8 @@ class Motion:
         camera: the camera of the video that the motion was fitted to.
         hand_pca: left and right hand, float32 (n, c) each: coefficients of the hand basis in the
             model file. The hands of `poses` are then zero.
+        actions: float32 (n, 52), the `FACIAL_ACTIONS`, 0 to 1. Bodies that have them use them in
+            place of jaw and expression.
 
     Raises:
         AnchorError: an array has another shape or type or holds values that are not finite, there
@@ -82,6 +98,7 @@ class Motion:
     mean_hands: bool
     camera: Camera | None = None
     hand_pca: tuple[np.ndarray, np.ndarray] | None = None
+    actions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.poses) if isinstance(self.poses, np.ndarray) and self.poses.ndim else 0
@@ -99,6 +116,8 @@ class Motion:
             raise AnchorError(f"the motion's frame is {self.frame!r}: expected y_up or camera")
         if self.hand_pca is not None:
             self._check_hands(n)
+        if self.actions is not None:
+            _check_array("actions", self.actions, (n, len(FACIAL_ACTIONS)))
 
     def _check_hands(self, n: int) -> None:
         assert self.hand_pca is not None
@@ -116,6 +135,7 @@ class Motion:
             translation=self.translation[frames],
             expression=self.expression[frames],
             hand_pca=hands and (hands[0][frames], hands[1][frames]),
+            actions=None if self.actions is None else self.actions[frames],
         )
 
     @property

@@ -36,7 +36,8 @@ def perturb(
         seed: 0 to 2^32 - 1. The same seed gives the same noise.
         pose: standard deviation of a rotation about each axis of every joint, radians, and of each
             hand coefficient if the hands are PCA coefficients. 0 to 10, like the next two.
-        expression: standard deviation of the noise on each expression coefficient.
+        expression: standard deviation of the noise on each expression coefficient, and on each
+            facial action, which stays from 0 to 1.
         shape: standard deviation of the noise on each of the betas, drawn once for the clip.
         smooth: seconds, 0 to 10. With 0, frames get independent noise. Otherwise the noise is
             smoothed over time by a Gaussian of this standard deviation and rescaled to the same
@@ -53,7 +54,7 @@ def perturb(
     if not 0 <= smooth <= _MAX_SMOOTHING:
         raise AnchorError(f"smooth is {smooth} s: expected 0 to {_MAX_SMOOTHING:g}")
     sigma = smooth * float(motion.fps)
-    for_pose, for_expression, for_shape, *for_hands = np.random.default_rng(seed).spawn(5)
+    for_pose, for_expression, for_shape, *for_hands, for_face = np.random.default_rng(seed).spawn(6)
 
     def noisy(rng: np.random.Generator, values: np.ndarray, strength: float) -> np.ndarray:
         return values + strength * _noise(rng, values.shape, sigma)
@@ -64,6 +65,9 @@ def perturb(
         turns[:, LEFT_HAND] = turns[:, RIGHT_HAND] = 0
         left, right = (noisy(*pair, pose) for pair in zip(for_hands, hands, strict=True))
         hands = left, right
+    actions = motion.actions
+    if actions is not None:
+        actions = np.clip(noisy(for_face, actions, expression), 0, 1).astype(np.float32)
     draw = for_shape.standard_normal(motion.betas.shape, np.float32)
     return replace(
         motion,
@@ -71,6 +75,7 @@ def perturb(
         expression=noisy(for_expression, motion.expression, expression),
         betas=motion.betas + np.float32(shape) * draw,
         hand_pca=hands,
+        actions=actions,
     )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchor_jax.body.motion import LEFT_HAND, NUM_JOINTS, RIGHT_HAND, Motion
+from anchor_jax.body.skinning import pose_skeleton, rotation_matrices, skin
 from anchor_jax.body.smplx_file import EXPECTED_FILE, PARENTS, SmplxFile, read_smplx
 from anchor_jax.compiling import jit
 from anchor_jax.errors import AnchorError
@@ -178,40 +179,23 @@ def _face(path: Path, file: SmplxFile, landmarks: np.ndarray) -> np.ndarray:
 @jit
 @jax.default_matmul_precision("highest")
 def _joints(arrays: _Arrays, poses: Array, coefficients: Array, translation: Array) -> Array:
-    return _skeleton(arrays, _rotations(poses), coefficients)[1] + translation[:, None]
+    return _skeleton(arrays, rotation_matrices(poses), coefficients)[1] + translation[:, None]
 
 
 @jit
 @jax.default_matmul_precision("highest")
 def _vertices(arrays: _Arrays, poses: Array, coefficients: Array, translation: Array) -> Array:
     """Vertices (f, V, 3) of poses (f, 55, 3), coefficients (f, k) and translations (f, 3)."""
-    rotations = _rotations(poses)
+    rotations = rotation_matrices(poses)
     turns, places, rest = _skeleton(arrays, rotations, coefficients)
     features = (rotations[:, 1:] - jnp.eye(3)).reshape(len(poses), -1)
     shaped = arrays.template + jnp.einsum("fk,vdk->fvd", coefficients, arrays.directions)
     posed = shaped + jnp.einsum("fk,vdk->fvd", features, arrays.pose_directions)
     shifts = places - jnp.einsum("fjde,fje->fjd", turns, rest)
-    turn = jnp.einsum("vj,fjde->fvde", arrays.weights, turns)
-    shift = jnp.einsum("vj,fjd->fvd", arrays.weights, shifts)
-    return jnp.einsum("fvde,fve->fvd", turn, posed) + shift + translation[:, None]
+    return skin(posed, arrays.weights, turns, shifts) + translation[:, None]
 
 
 def _skeleton(arrays: _Arrays, rotations: Array, coefficients: Array) -> tuple[Array, Array, Array]:
     """World rotations (f, 55, 3, 3), posed and rest positions (f, 55, 3) of all joints."""
     rest = arrays.joints + jnp.einsum("fk,jdk->fjd", coefficients, arrays.joint_directions)
-    turns, places = [rotations[:, 0]], [rest[:, 0]]
-    for joint, parent in enumerate(PARENTS[1:], 1):
-        bone = rest[:, joint] - rest[:, parent]
-        turns.append(turns[parent] @ rotations[:, joint])
-        places.append(places[parent] + jnp.einsum("fde,fe->fd", turns[parent], bone))
-    return jnp.stack(turns, axis=1), jnp.stack(places, axis=1), rest
-
-
-def _rotations(axis_angles: Array) -> Array:
-    """Rotation matrices (..., 3, 3) of axis-angle vectors (..., 3) by Rodrigues' formula."""
-    x, y, z = jnp.moveaxis(axis_angles, -1, 0)
-    zero = jnp.zeros_like(x)
-    cross = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
-    cross = cross.reshape(*x.shape, 3, 3)
-    angle = jnp.linalg.norm(axis_angles, axis=-1)[..., None, None] / jnp.pi
-    return jnp.eye(3) + jnp.sinc(angle) * cross + jnp.sinc(angle / 2) ** 2 / 2 * (cross @ cross)
+    return *pose_skeleton(PARENTS, rest, rotations), rest

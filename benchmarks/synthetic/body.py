@@ -1,5 +1,6 @@
 """The anny body, cut off at the thighs, with a person's shape and a motion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from benchmarks.synthetic.motion import Skeleton, Talk
 from benchmarks.synthetic.people import Person
 
 # The world has y up, z to the viewer (`anchor_jax.body.view`); anny has z up, -y to the front.
-_TO_WORLD = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+TO_WORLD = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 _LOWEST = -0.16  # metres from the hips, at rest; lower vertices are never visible
 _HEIGHT = 0.80  # metres that the image shows, for a person of average height
 _ABOVE = 0.045  # metres of it above the crown
@@ -22,6 +23,15 @@ _MOUTH, _TONGUE, _EYES = (
     2,
     3,
 )  # part labels, skin is 0; interpolated between neighbouring vertices
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A body at rest, or what a change of its shape adds, in the world's axes, metres."""
+
+    vertices: np.ndarray  # float32 (V, 3)
+    heads: np.ndarray  # float32 (B, 3), where the bones begin
+    covariances: np.ndarray  # float32 (B, 3, 3), whose nearest rotations orient the bones
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,79 @@ class Anny:
         inside = self.parts > 0  # eyes, tongue and inside of the mouth
         return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056) | inside)
 
+    @property
+    def all_faces(self) -> np.ndarray:
+        """Triangles (F, 3) of the whole body."""
+        return self._model.faces.numpy()
+
+    @property
+    def parents(self) -> list[int]:
+        """Parent of each bone, -1 for the root."""
+        return [int(parent) for parent in self._model.bone_parents]
+
+    @property
+    def skin(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every vertex of the whole body: its bones and their weights, (V, 9) each."""
+        return self._model.vertex_bone_indices.numpy(), self._model.vertex_bone_weights.numpy()
+
+    @property
+    def references(self) -> np.ndarray:
+        """Orientations (B, 3, 3) of the bones in the reference pose, in the world's axes."""
+        return TO_WORLD @ self._model.reference_bone_orientations.numpy() @ TO_WORLD.T
+
+    def coefficients(self, phenotype: dict[str, float]) -> np.ndarray:
+        """Coefficients of anny's blend shapes for a phenotype, without facial actions."""
+        torch = self._torch
+        with torch.no_grad():
+            values = self._model.get_phenotype_blendshape_coefficients(
+                **{name: torch.tensor([value]) for name, value in phenotype.items()}
+            )
+        return values[0].numpy().astype(np.float64)
+
+    def shaped(self, coefficients: np.ndarray, change: bool = False) -> Shaped:
+        """The body with these coefficients at rest; with `change`, what they alone add to it."""
+        model = self._model
+        parts = (
+            (model.template_vertices, model.blendshapes),
+            (model.template_bone_heads, model.bone_heads_blendshapes),
+            (model.bone_template_orientation_matrices, model.bone_orientation_blendshapes),
+        )
+        vertices, heads, covariances = (
+            np.tensordot(coefficients, added.numpy(), 1) + (0 if change else template.numpy())
+            for template, added in parts
+        )
+        return Shaped(
+            (vertices @ TO_WORLD.T).astype(np.float32),
+            (heads @ TO_WORLD.T).astype(np.float32),
+            (TO_WORLD @ covariances @ TO_WORLD.T).astype(np.float32),
+        )
+
+    def facial_actions(self, names: Sequence[str]) -> np.ndarray:
+        """Displacements (52, V, 3) of all vertices by each facial action, in the world's axes."""
+        labels = list(self._model.blendshape_labels)
+        rows = [labels.index(f"facial_action:{name}") for name in names]
+        return self._model.blendshapes[rows].numpy() @ TO_WORLD.T
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """Vertices of the parts that `anchor_jax.body.body_file.GROUPS` names."""
+        eyes_nose_mouth = ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth")
+        found = dict(zip(eyes_nose_mouth, self.landmarks, strict=True))
+        lips = np.flatnonzero((self.lips > 0.3) & (self.parts == 0))
+        opened, _ = self._rest(dict.fromkeys(self._model.phenotype_labels, 0.5), jawOpen=1)
+        drop = np.linalg.norm(opened[self._kept[lips]] - self.average[lips], axis=1)
+        middle = abs(self.average[lips, 0]) < 0.01
+        lower = drop > 0.5 * drop[middle].max()
+        found |= {"upper_lip": lips[~lower & middle], "lower_lip": lips[lower & middle]}
+        x = self.average[:, 0]
+        hand = self.weights["hand"] > 0.5
+        found |= {
+            "face": self.face,
+            "head": np.flatnonzero(self.weights["skull"] > 0.5),
+            "left_hand": np.flatnonzero(hand & (x > 0)),
+            "right_hand": np.flatnonzero(hand & (x < 0)),
+        }
+        return {name: self._kept[group] for name, group in found.items()}
+
     @cached_property
     def incidence(self) -> sparse.csr_matrix:
         """Incidence matrix (vertices, triangles)."""
@@ -221,7 +304,7 @@ def make_view(rest: np.ndarray, size: int) -> View:
     distance = focal_length * height / size
     middle = HIPS[1] + crown + _ABOVE - height / 2
     return View(
-        rotation=_TO_WORLD,
+        rotation=TO_WORLD,
         offset=HIPS,
         position=np.array([0.0, middle, distance]),
         focal_length=focal_length,
