@@ -62,6 +62,8 @@ class MakeHuman:
         groups: vertex indices, int32 (k,), of the parts that `body_file.GROUPS` names; "face" is
             its front from chin to hairline, with eyes and mouth.
         shape_names: the axes of `shape`.
+        smplx_joints: joints of SMPL-X's average body at rest, (55, 3), metres.
+        mean_hands: SMPL-X's mean left and right hand, (2, 15, 3), axis-angle, radians.
 
     Args:
         path: a body file; default: the shipped one, whose hash is checked.
@@ -82,6 +84,8 @@ class MakeHuman:
         self.bones = tuple(map(str, file["bone_names"]))
         self.bone_parents = tuple(map(int, file["bone_parents"]))
         self.shape_names = tuple(map(str, file["shape_names"]))
+        self.smplx_joints = file["joints"].astype(np.float64)
+        self.mean_hands = file["mean_hands"].astype(np.float64)
         self._shape = self._read_shape(shape or {})
         weights = np.zeros((len(file["vertices"]), len(self.bones)), np.float32)
         for bones, values in zip(file["skin_bones"].T, file["skin_weights"].T, strict=True):
@@ -140,7 +144,9 @@ class MakeHuman:
 
     def mouth_opening(self, vertices: np.ndarray) -> np.ndarray:
         """Distance (n,) between the middles of upper and lower lip, metres."""
-        upper, lower = (vertices[:, self.groups[f"{lip}_lip"]].mean(1) for lip in ("upper", "lower"))
+        upper, lower = (
+            vertices[:, self.groups[f"{lip}_lip"]].mean(1) for lip in ("upper", "lower")
+        )
         return np.linalg.norm(upper - lower, axis=-1)
 
     def rest(self, shape: np.ndarray) -> _Rest:

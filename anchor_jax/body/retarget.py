@@ -55,12 +55,9 @@ def followers(names: list[str], joints: np.ndarray) -> Followers:
     base, part, pivot, share, twist = (np.array(column) for column in zip(*rows, strict=True))
     ends = {16: 18, 17: 19, 18: 20, 19: 21, 20: 28, 21: 43}
     axis = np.zeros((len(names), 3), np.float32)
-    for bone, (_, joint, turned, _, share_of_twist) in enumerate(rows):
-        if share_of_twist:
-            axis[bone] = _unit(joints[ends[turned]] - joints[turned])
-    return Followers(
-        base, part, pivot, share.astype(np.float32), twist.astype(np.float32), axis
-    )
+    for bone in np.flatnonzero(twist):
+        axis[bone] = _unit(joints[ends[pivot[bone]]] - joints[pivot[bone]])
+    return Followers(base, part, pivot, share.astype(np.float32), twist.astype(np.float32), axis)
 
 
 def _rule(bone: str, side: str) -> tuple[int, int, int, float, float]:
@@ -195,7 +192,7 @@ def rest_turns(
         ):
             a, b = a + (side == "R"), b + (side == "R")
             along = at(f"{end}.{side}") - at(f"{start}.{side}")
-            turn = _shortest(along, joints[b] - joints[a])
+            turn = shortest(along, joints[b] - joints[a])
             put(turn, *(f"{bone}.{side}" for bone in bones))
     placed = chain(parents, heads, turns)
     shoulders = (placed[number["upperarm01.L"]] + placed[number["upperarm01.R"]]) / 2
@@ -211,14 +208,14 @@ def _turn_arm(number, at, put, tips, joints, side: str, sign: float) -> None:
     shoulder, elbow, wrist = (joints[joint + right] for joint in (16, 18, 20))
     upper, lower = of("lowerarm01") - of("upperarm01"), of("wrist") - of("lowerarm01")
     # The elbow bends about the axis that upper and lower arm span; SMPL-X's bends forwards.
-    upper_turn = _frame(elbow - shoulder, np.cross(elbow - shoulder, [0, 0, 1.0])) @ (
-        _frame(upper, np.cross(upper, lower)).T
+    upper_turn = frame_of(elbow - shoulder, np.cross(elbow - shoulder, [0, 0, 1.0])) @ (
+        frame_of(upper, np.cross(upper, lower)).T
     )
-    lower_turn = _shortest(upper_turn @ lower, wrist - elbow) @ upper_turn
+    lower_turn = shortest(upper_turn @ lower, wrist - elbow) @ upper_turn
     fingers = [first + _RIGHT * right for first in _FINGERS]
     across = joints[fingers[4]] - joints[fingers[1]]
-    palm_turn = _frame(joints[fingers[2]] - wrist, across) @ (
-        _frame(of("finger3-1") - of("wrist"), of("finger5-1") - of("finger2-1")).T
+    palm_turn = frame_of(joints[fingers[2]] - wrist, across) @ (
+        frame_of(of("finger3-1") - of("wrist"), of("finger5-1") - of("finger2-1")).T
     )
     axis = _unit(wrist - elbow)
     between = Rotation.from_matrix(palm_turn @ lower_turn.T).as_rotvec() @ axis
@@ -235,7 +232,7 @@ def _turn_arm(number, at, put, tips, joints, side: str, sign: float) -> None:
             last = segment == 3
             end = tips[number[f"{bone}.{side}"]] if last else of(f"finger{finger}-{segment + 1}")
             start = first + min(segment, 2) - 1
-            turn = _shortest(turn @ (end - begin), joints[start + 1] - joints[start]) @ turn
+            turn = shortest(turn @ (end - begin), joints[start + 1] - joints[start]) @ turn
             put(turn, *name(bone))
 
 
@@ -256,7 +253,7 @@ def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
     return (u * signs[..., None, :]) @ vt
 
 
-def _frame(along: np.ndarray, beside: np.ndarray) -> np.ndarray:
+def frame_of(along: np.ndarray, beside: np.ndarray) -> np.ndarray:
     """The rotation (3, 3) whose columns are `along`, `beside` made orthogonal to it, and both'
     cross product."""
     x = _unit(along)
@@ -264,7 +261,7 @@ def _frame(along: np.ndarray, beside: np.ndarray) -> np.ndarray:
     return np.stack([x, y, np.cross(x, y)], axis=1)
 
 
-def _shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The smallest rotation (3, 3) that turns `before` to `after`."""
     before, after = _unit(before), _unit(after)
     axis = np.cross(before, after)

@@ -19,9 +19,7 @@ def rotation_matrices(axis_angles: Array) -> Array:
     return jnp.eye(3) + jnp.sinc(angle) * cross + jnp.sinc(angle / 2) ** 2 / 2 * (cross @ cross)
 
 
-def pose_skeleton(
-    parents: tuple[int, ...], rest: Array, rotations: Array
-) -> tuple[Array, Array]:
+def pose_skeleton(parents: tuple[int, ...], rest: Array, rotations: Array) -> tuple[Array, Array]:
     """Chain the rotations of joints from the root outwards.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from anchor_jax import checkpoint
 from anchor_jax.assets import Assets
 from anchor_jax.body import edit, formats
-from anchor_jax.body.mannequin import Mannequin
+from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.motion import Motion
 from anchor_jax.body.parallel import Body, draw_clip
 from anchor_jax.body.view import View, make_view
@@ -25,6 +25,7 @@ from anchor_jax.files import check_parent, check_space
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
 from anchor_jax.processes import num_cores
 from anchor_jax.progress import Progress
+from anchor_jax.shapes import Size
 from anchor_jax.studies.clip import (
     FPS,
     StudyClip,
@@ -39,6 +40,7 @@ from anchor_jax.versions import versions
 
 _FILES = {"video.mp4", "sheet.png", "metrics.json", "report.html"}
 _SPACE = 100 << 20  # bytes, more than the demo writes
+_SHAPE = {"ada": 1.0}  # of the shipped anchor's person
 _MOMENTS = 8  # frames whose faces determine the camera
 
 
@@ -162,11 +164,12 @@ def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> Study
     """
     motion = edit.resample(replace(formats.read_motion(path), camera=None), like.fps)
     motion = edit.crop(motion, 0.0, min(motion.seconds, count / float(like.fps)))
-    body = Mannequin()
+    motion = replace(motion, betas=np.zeros(1, np.float32))  # the anchor knows one person's shape
+    body = MakeHuman(shape=_SHAPE)
     height, width = like.poses.shape[1:3]
     view = make_view(motion, body.joints(motion), (width, height))
     if like.track is not None:
-        view = _frame_like(view, _project_landmarks(body, motion, view), like.track.landmarks)
+        view = view_like(body, motion, (width, height), like.track.landmarks)
     images = draw_clip(body, motion, view)
     write_pose_images(images, view, like.fps, folder, conditions_beside(folder))
     try:
@@ -175,6 +178,20 @@ def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> Study
         note(f"faces are not repainted: {error}")
         clip = StudyClip(video.read_frames(folder)[0], like.appearance, like.fps)
     return replace(clip, fps=like.fps)
+
+
+def view_like(body: Body, motion: Motion, size: Size, landmarks: np.ndarray) -> View:
+    """Choose a camera that shows the face as large as it was, and where it was.
+
+    Args:
+        body: what moves.
+        motion: how it moves; a camera of its own is not used.
+        size: width and height of the images, pixels.
+        landmarks: (n, 5, 2), pixels, of faces in images of this size; NaN if unknown.
+    """
+    motion = replace(motion, camera=None)
+    view = make_view(motion, body.joints(motion), size)
+    return _frame_like(view, _project_landmarks(body, motion, view), landmarks)
 
 
 def _project_landmarks(body: Body, motion: Motion, view: View) -> np.ndarray:

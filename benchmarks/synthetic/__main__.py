@@ -5,7 +5,9 @@
 Writes these data sets and files into FOLDER:
 
 pretrain          people for pretraining, with mattes
-target            the person for finetuning
+target            the person for finetuning: gestures and speech
+target-wide       the same person with motion in the ranges of motion files
+target-all        both, to finetune on
 everybody         all of these clips
 pretrain-test     the same people with other motion
 target-test       the same person with other motion
@@ -33,6 +35,7 @@ from benchmarks.synthetic.sheet import write_people_sheet
 from benchmarks.synthetic.source import FRAMES, Talking
 
 TEST = range(900, 901)  # clip numbers: their motion differs from all training clips
+_WIDE = "target-wide"
 NOISE = 0.03, 0.1  # pose and expression noise of --perturbed, as in `anchor_jax.body.perturb`
 
 
@@ -49,6 +52,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--face-size", type=int, default=64, help="side of the face crops (64)")
     parser.add_argument("--clips", type=int, default=9, help="training clips per person (9)")
     parser.add_argument("--frames", type=int, default=FRAMES, help="frames per clip (300)")
+    parser.add_argument(
+        "--wide-clips", type=int, default=9, help="clips of the target with wide motion (9)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of motion and rooms (0)")
     parser.add_argument("--perturbed", action="store_true", help="also write target-perturbed")
     parser.add_argument("--processes", type=int, default=num_cores())
@@ -74,6 +80,7 @@ def check(args: argparse.Namespace) -> None:
         "size": (32, 512, 8),
         "face-size": (64, 512, 8),
         "clips": (1, TEST.start, 1),
+        "wide-clips": (1, TEST.start, 1),
         "frames": (16, 3000, 1),
         "seed": (0, 2**31, 1),
         "processes": (1, 256, 1),
@@ -93,6 +100,7 @@ def make(args: argparse.Namespace) -> None:
     training = range(args.clips)
     wanted = [
         ("target", (TARGET,), training, None),
+        (_WIDE, (TARGET,), range(args.wide_clips), None),
         ("target-test", (TARGET,), TEST, None),
         ("pretrain", OTHERS, training, None),
         ("pretrain-test", OTHERS, TEST, None),
@@ -106,6 +114,7 @@ def make(args: argparse.Namespace) -> None:
         if name == "target-test":
             source = _source(args, TARGET, TEST)
             write_test_clip(source, args.out / "test", progress)
+    join([made["target"], made[_WIDE]], args.out / "target-all")
     join([made["pretrain"], made["target"]], args.out / "everybody")
     tests = [args.out / name for name in ("target-test", "pretrain-test")]
     write_people_sheet(tests, args.out / "sheets" / "people.png")
@@ -128,8 +137,11 @@ def _dataset(
     }
     if noise is not None:
         options["noise"] = noise
+    wide = name == _WIDE
+    if wide:
+        options["wide"] = True
     return prepare(
-        [replace(_source(args, person, clips), noise=noise) for person in people],
+        [replace(_source(args, person, clips), noise=noise, wide=wide) for person in people],
         args.out / name,
         inputs=[],
         options=options,

@@ -160,6 +160,11 @@ class Anny:
         return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056) | inside)
 
     @property
+    def kept(self) -> np.ndarray:
+        """The vertices of the whole body that are kept."""
+        return self._kept
+
+    @property
     def all_faces(self) -> np.ndarray:
         """Triangles (F, 3) of the whole body."""
         return self._model.faces.numpy()

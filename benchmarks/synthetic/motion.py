@@ -66,6 +66,11 @@ def talk(skeleton: Skeleton, num_frames: int, rng: np.random.Generator) -> Talk:
     return Talk(rotations, actions)
 
 
+def speech(num_frames: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Generate facial actions, (n,) from 0 to 1 by name, of a talking person."""
+    return _head(num_frames, _syllables(num_frames, rng), rng)[1]
+
+
 def perturb(motion: Talk, rng: np.random.Generator, pose: float, action: float) -> Talk:
     """Add noise to a clip, like an imperfect fit (paper, section 4.3), independently in each frame.
 
@@ -85,7 +90,7 @@ def perturb(motion: Talk, rng: np.random.Generator, pose: float, action: float) 
     )
 
 
-def _smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
+def smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
     """Smooth random curves (n, count), roughly in -1 to 1, with a spline knot every `seconds`."""
     knots = rng.uniform(-1, 1, (int(n / FPS / seconds) + 6, count))
     times = np.arange(n) / FPS / seconds + 1 + rng.uniform()
@@ -94,8 +99,8 @@ def _smooth_noise(n: int, seconds: float, rng: np.random.Generator, count: int =
 
 def _syllables(n: int, rng: np.random.Generator) -> np.ndarray:
     """Mouth opening, 0 to 1: about four syllables per second, in phrases with pauses."""
-    phrase = np.clip(_smooth_noise(n, 0.9, rng)[:, 0] * 1.4 + 0.6, 0, 1)
-    speed = 4.0 + 1.2 * _smooth_noise(n, 0.4, rng)[:, 0]
+    phrase = np.clip(smooth_noise(n, 0.9, rng)[:, 0] * 1.4 + 0.6, 0, 1)
+    speed = 4.0 + 1.2 * smooth_noise(n, 0.4, rng)[:, 0]
     wave = 0.5 + 0.5 * np.sin(np.cumsum(2 * np.pi * speed / FPS))
     return phrase * (0.12 + 0.88 * wave)
 
@@ -118,11 +123,11 @@ def _gestures(n: int, rng: np.random.Generator):
     for side in _SIDES:
         pace = rng.uniform(3.8, 5.2)  # frames
         places[side] = gaussian_filter1d(places[side], pace, axis=0, mode="nearest")
-        places[side] += _smooth_noise(n, 0.35, rng, 3) * (0.010, 0.010, 0.018)
+        places[side] += smooth_noise(n, 0.35, rng, 3) * (0.010, 0.010, 0.018)
         rolls[side] = gaussian_filter1d(rolls[side], pace, mode="nearest")
-        rolls[side] += 10 * _smooth_noise(n, 0.5, rng)[:, 0]
+        rolls[side] += 10 * smooth_noise(n, 0.5, rng)[:, 0]
         fingers[side] = gaussian_filter1d(fingers[side], pace, axis=0, mode="nearest")
-        fingers[side] += 5 * _smooth_noise(n, 0.4, rng, 5)[..., None]
+        fingers[side] += 5 * smooth_noise(n, 0.4, rng, 5)[..., None]
     return places, rolls, fingers
 
 
@@ -137,12 +142,12 @@ def _pick(rng: np.random.Generator) -> dict[str, str]:
 
 def _head(n: int, mouth: np.ndarray, rng: np.random.Generator):
     """Rotations of head, spine and eyes, and facial actions."""
-    turn = _smooth_noise(n, 0.75, rng, 3) * (5, 13, 5)
+    turn = smooth_noise(n, 0.75, rng, 3) * (5, 13, 5)
     turn[:, 0] += 4 * (gaussian_filter1d(mouth, 2) - 0.4)
     rotations = {
         "neck02": _about_axes(0.4 * turn),
         "head": _about_axes(0.6 * turn),
-        "spine03": _about_axes(_smooth_noise(n, 1.8, rng, 3) * (1.0, 3.5, 1.6)),
+        "spine03": _about_axes(smooth_noise(n, 1.8, rng, 3) * (1.0, 3.5, 1.6)),
     }
     glance = gaussian_filter1d(_steps(n, rng, (4, 9)), 1.0, axis=0)
     for side in _SIDES:
@@ -153,7 +158,7 @@ def _head(n: int, mouth: np.ndarray, rng: np.random.Generator):
     while start < n - 5:
         blink[start : start + 5] = 0.5, 1, 1, 0.7, 0.3
         start += int(rng.uniform(50, 120))
-    mood = _smooth_noise(n, 0.6, rng, 4)
+    mood = smooth_noise(n, 0.6, rng, 4)
     positive = np.clip(mood, 0, 1)
     spread = 0.4 * np.clip(-mood[:, 0], 0, 1)
     actions = {

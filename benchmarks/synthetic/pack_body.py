@@ -20,7 +20,7 @@ from anchor_jax.body.body_file import BODY, FORMAT, describe
 from anchor_jax.body.motion import FACIAL_ACTIONS
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import placed
-from benchmarks.synthetic.body import TO_WORLD, Anny
+from benchmarks.synthetic.body import Anny
 from benchmarks.synthetic.people import TARGET
 
 # Found by the Nelder-Mead method: lengths of arms, hands, neck and legs and the width of the

@@ -2,28 +2,35 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from anchor_jax.body import render
+from anchor_jax.body.makehuman import MakeHuman
+from anchor_jax.body.motion import Motion
 from anchor_jax.body.parallel import PoseImage
+from anchor_jax.body.retarget import nearest_rotations
 from anchor_jax.body.view import View
 from anchor_jax.data.dataset import FACE, Pictures
+from anchor_jax.demo.demo import view_like
+from anchor_jax.errors import AnchorError
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import Conditions
 from anchor_jax.shapes import Size
-from benchmarks.synthetic.body import Anny, make_view
+from benchmarks.synthetic.body import TO_WORLD, Anny, make_view
 from benchmarks.synthetic.motion import perturb, talk
 from benchmarks.synthetic.painter import Painter
 from benchmarks.synthetic.people import OTHERS, TARGET, Person
 from benchmarks.synthetic.scenery import room
+from benchmarks.synthetic.wide import wide_motion
 
 _PEOPLE = (TARGET, *OTHERS)
 FRAMES = 300  # per clip
-_ROOM, _MOTION, _NOISE = 1, 2, 3  # streams of random numbers
+_FRAMES_AT_ONCE = 16
+_ROOM, _MOTION, _NOISE, _WIDE = 1, 2, 3, 4  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Talking:
     """A source for `anchor_jax.data.prepare`: clips of one person, given by their numbers.
 
     `noise` holds the strengths of `perturb`, radians and facial actions. The noise is on the motion
-    of the pose images only.
+    of the pose images only. With `wide` the clips show `wide_motion`.
     """
 
     person: Person
@@ -60,6 +67,7 @@ class Talking:
     seed: int
     frames: int = FRAMES
     noise: tuple[float, float] | None = None
+    wide: bool = False
 
     @property
     def identity(self) -> str:
@@ -73,7 +81,8 @@ class Talking:
         return self
 
     def lengths(self) -> list[tuple[str, int]]:
-        return [(f"{self.person.name}-{clip:03d}", self.frames) for clip in self.clips]
+        kind = "-wide" if self.wide else ""
+        return [(f"{self.person.name}{kind}-{clip:03d}", self.frames) for clip in self.clips]
 
     def pictures(self) -> dict[str, Size]:
         """The images of each frame and their sizes."""
@@ -82,7 +91,7 @@ class Talking:
 
     def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
         """Draw the clips with indices `wanted` in `clips`."""
-        with Studio(self.person, self.size, self.seed, self.noise) as studio:
+        with Studio(self.person, self.size, self.seed, self.noise, self.wide) as studio:
             for index in wanted:
                 yield index, self._pictures(studio, self.clips[index])
 
@@ -110,45 +119,96 @@ class Studio:
         size: int,
         seed: int,
         noise: tuple[float, float] | None = None,
+        wide: bool = False,
     ) -> None:
-        self._person, self._seed, self._noise = person, seed, noise
+        self._person, self._seed, self._noise, self._wide = person, seed, noise, wide
         self._number = _PEOPLE.index(person)
         self._anny = _load_anny()
         self.view: View = make_view(self._anny.rest(person)[0], size)
         render.use_platform("egl")
         os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa: the processes already use all cores
         self._room = room(person, size, self._random(_ROOM)) * 255
-        self._painter = Painter(self._anny, person, self.view)
-        self._renderer = render.Renderer(self._anny.faces, self._anny.face, self.view)
+        self._open = False
+        self._look(self.view)
 
     def shoot(self, clip: int, num_frames: int) -> Iterator[Frame]:
         """Draw the frames of a clip. Equal clip numbers give equal clips."""
-        anny, view = self._anny, self.view
+        if self._wide:
+            yield from self._shoot_wide(clip, num_frames)
+            return
+        if self._looking is not self.view:
+            self._look(self.view)
+        anny = self._anny
         motion = talk(anny.skeleton(self._person), num_frames, self._random(_MOTION, clip))
         posed = fitted = anny.pose(self._person, motion)
         if self._noise is not None:
             noisy = perturb(motion, self._random(_NOISE, clip), *self._noise)
             fitted = anny.pose(self._person, noisy)
         for vertices, head, fit in zip(posed.vertices, posed.head, fitted.vertices, strict=True):
-            places = view.place(fit)
-            drawing = self._renderer.draw(places)
-            marks = np.stack([places[group].mean(0) for group in anny.landmarks])
-            landmarks, visible = self._renderer.sees(drawing, marks)
-            painted = self._painter.draw(vertices, head)
-            alpha = painted[..., 3:]
-            target = painted[..., :3] * 255 + self._room * (1 - alpha)
-            yield Frame(
-                np.clip(np.rint(target), 0, 255).astype(np.uint8),
-                np.rint(alpha[..., 0] * 255).astype(np.uint8),
-                PoseImage(drawing.pixels, drawing.face, drawing.foreground, landmarks, visible),
-            )
+            yield self._draw(vertices, head, fit)
+
+    def _shoot_wide(self, clip: int, num_frames: int) -> Iterator[Frame]:
+        """Draw a clip of `wide_motion`, the face as large and as high as in the other clips up to a
+        few hundredths."""
+        rng = self._random(_WIDE, clip)
+        body = body_of(self._person)
+        motion = wide_motion(num_frames, body.smplx_joints, body.mean_hands, rng)
+        view = view_like(body, motion, self.view.size, self._face_marks())
+        scale, (x, y) = rng.uniform(0.95, 1.06), rng.uniform(-0.025, 0.025, 2) * self.view.size
+        middle = np.array(self.view.size) / 2
+        center = middle + scale * (np.array(view.center) - middle) + (x, y)
+        view = replace(view, focal_length=scale * view.focal_length, center=tuple(center))
+        yield from self.shoot_motion(motion, view)
+
+    def shoot_motion(self, motion: Motion, view: View) -> Iterator[Frame]:
+        """Draw the person doing any SMPL-X motion, seen by any camera of the same size."""
+        anny, body = self._anny, body_of(self._person)
+        rest, head = anny.rest(self._person)
+        self._look(replace(view, rotation=view.rotation @ TO_WORLD))
+        for start in range(0, len(motion.poses), _FRAMES_AT_ONCE):
+            posed = body.vertices(motion[start : start + _FRAMES_AT_ONCE])
+            for vertices in posed[:, anny.kept] @ TO_WORLD:
+                placement = _moved_rigidly(anny, rest, vertices) @ head
+                yield self._draw(vertices, placement, vertices)
+
+    def _look(self, view: View) -> None:
+        """Look from `view`, which maps vertices in anny's axes."""
+        if self._open:  # closing one renderer breaks all others of the process
+            self.close()
+        self._looking = view
+        self._painter = Painter(self._anny, self._person, view)
+        self._renderer = render.Renderer(self._anny.faces, self._anny.face, view)
+        self._open = True
+
+    def _face_marks(self) -> np.ndarray:
+        """Landmarks (1, 5, 2) of the person at rest, pixels."""
+        places = self.view.place(self._anny.rest(self._person)[0])
+        marks = np.stack([places[group].mean(0) for group in self._anny.landmarks])
+        return self.view.project(marks)[0][None]
+
+    def _draw(self, vertices, head, fit) -> Frame:
+        """Draw the person with vertices and head in anny's axes, and the pose image of `fit`."""
+        places = self._looking.place(fit)
+        drawing = self._renderer.draw(places)
+        marks = np.stack([places[group].mean(0) for group in self._anny.landmarks])
+        landmarks, visible = self._renderer.sees(drawing, marks)
+        painted = self._painter.draw(vertices, head)
+        alpha = painted[..., 3:]
+        target = painted[..., :3] * 255 + self._room * (1 - alpha)
+        return Frame(
+            np.clip(np.rint(target), 0, 255).astype(np.uint8),
+            np.rint(alpha[..., 0] * 255).astype(np.uint8),
+            PoseImage(drawing.pixels, drawing.face, drawing.foreground, landmarks, visible),
+        )
 
     def _random(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._number, *stream])
 
     def close(self) -> None:
-        self._renderer.close()
-        self._painter.close()
+        if self._open:
+            self._renderer.close()
+            self._painter.close()
+        self._open = False
 
     def __enter__(self) -> "Studio":
         return self
@@ -161,3 +221,27 @@ class Studio:
 def _load_anny() -> Anny:
     """The body model, loaded once per process."""
     return Anny()
+
+
+@cache
+def body_of(person: Person) -> MakeHuman:
+    """The library's free body with the shape of a person.
+
+    Raises:
+        AnchorError: the body's file has no such shape.
+    """
+    if person.name not in MakeHuman().shape_names:
+        raise AnchorError(
+            f"the free body's file has no shape {person.name}; expected {TARGET.name}"
+        )
+    return MakeHuman(shape={person.name: 1.0})
+
+
+def _moved_rigidly(anny: Anny, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The rigid motion (4, 4) of the skull between two sets of vertices (Kabsch 1976)."""
+    skull = (anny.weights["skull"] > 0.99) & (anny.average[:, 2] > anny.joints["eye.L"][2] + 0.06)
+    a, b = before[skull].astype(np.float64), after[skull].astype(np.float64)
+    turn = nearest_rotations((b - b.mean(0)).T @ (a - a.mean(0)))
+    motion = np.eye(4)
+    motion[:3, :3], motion[:3, 3] = turn, b.mean(0) - turn @ a.mean(0)
+    return motion
