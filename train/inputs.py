@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.data.dataset import Dataset
+from anchor_jax.data.dataset import Dataset, decode
 from anchor_jax.data.loader import clip_spans
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.poses import framing
 from anchor_jax.training.run import PACKAGES
 from anchor_jax.versions import versions
 
@@ -73,6 +74,17 @@ def history(
     run |= {name: value for name, value in settings(job).items() if name not in FREE}
     run["versions"] = versions(PACKAGES)
     return {**before, "training": [*before.get("training", []), run]}
+
+
+def measure_framing(dataset: Dataset) -> framing.Framing | None:
+    """Measure where the pose images of a data set have the person, on frames spread evenly.
+
+    Returns:
+        None if too few of them show a person with head and neck.
+    """
+    source = dataset.source()
+    numbers = framing.spread(len(dataset))
+    return framing.summarise(decode("pose", source[number]["pose"]) for number in numbers)
 
 
 def validation_numbers(dataset: Dataset, share: float, count: int) -> list[int]:

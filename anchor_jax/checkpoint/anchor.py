@@ -17,6 +17,7 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
+from anchor_jax.poses.framing import Framing
 from anchor_jax.shapes import Params
 
 # The config class of each network, by the network's name on disk.
@@ -95,6 +96,7 @@ class Anchor:
             text, with as many tokens as one image has. It is the unconditional input of guidance.
         face: the networks that repaint faces, or None.
         settings: the recommended settings.
+        framing: where the pose images of the training had the person; None if unknown.
         provenance: the origin of the weights, free-form JSON.
         tokenizer: file name to content, used by export only; empty if the base had no tokenizer.
     """
@@ -107,6 +109,7 @@ class Anchor:
     empty_text: np.ndarray
     face: Part | None = None
     settings: Settings = field(default_factory=Settings)
+    framing: Framing | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, bytes] = field(default_factory=dict)
 

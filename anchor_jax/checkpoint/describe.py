@@ -54,11 +54,16 @@ def describe(path: str | Path) -> str:
 
 
 def _settings(anchor: Anchor) -> list[str]:
-    """List the recommended settings and the untrained parts."""
+    """List the recommended settings, the framing of the training and the untrained parts."""
     stored = settings_to_json(anchor)
     lines = [f"{'sampling':<15}{_values(stored['sampling'])}"]
     if anchor.face is not None:
         lines.append(f"{'face sampling':<15}{_values(stored['face_sampling'])}")
+    if framing := anchor.framing:
+        middle = {"size": framing.size} | asdict(framing.middle)
+        lines.append(f"{'framing':<15}{_values(middle)}")
+        if framing.shape:
+            lines.append(f"{'body shape':<15}{_values(dict(framing.shape))}")
     parts = {"body": anchor.body, "face": anchor.face}
     untrained = [name for name, part in parts.items() if part is not None and not part.trained]
     if untrained:

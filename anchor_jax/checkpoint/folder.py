@@ -1,7 +1,7 @@
 """The format of an ANCHOR, a folder with everything that generation and training need.
 
 anchor.json        format version, configs, schedule, recommended settings, trained parts, stored
-                   types, provenance
+                   types, provenance, and the framing of the training if it is known
 empty_text.npy     float32 (tokens, width): the embedding of the empty text
 tokenizer/         the files of the text tokenizer, if the base had them
 params/<network>/  one Orbax tree for each network, in the types of its source
@@ -29,6 +29,8 @@ from anchor_jax.checkpoint.anchor import (
 from anchor_jax.checkpoint.config_json import invalid_configs, parse_config, printable
 from anchor_jax.checkpoint.parameters import read_params, stored_params, with_types, write_params
 from anchor_jax.checkpoint.settings import (
+    framing_from_json,
+    framing_to_json,
     settings_from_json,
     settings_of_version_1,
     settings_to_json,
@@ -105,6 +107,7 @@ def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
         "format": "anchor-jax",
         "version": FORMAT_VERSION,
         **settings_to_json(anchor),
+        **framing_to_json(anchor.framing),
         "networks": {name: asdict(item.config) for name, item in anchor.networks().items()},
         "schedule": asdict(anchor.schedule),
         "stored": stored,
@@ -182,6 +185,7 @@ def parse_header(path: Path, content: dict[str, Any]) -> tuple[Anchor, Stored]:
         settings, trained = settings_of_version_1(sections["provenance"])
     else:
         settings, trained = settings_from_json(content, problems)
+    framing = framing_from_json(content, problems)
     problems += [] if problems else invalid_configs(configs)
     for name in configs:
         entry = sections["stored"].get(name)
@@ -197,6 +201,7 @@ def parse_header(path: Path, content: dict[str, Any]) -> tuple[Anchor, Stored]:
         schedule=schedule,
         empty_text=_read_empty_text(path, configs["image_encoder"], configs["text_encoder"]),
         settings=settings,
+        framing=framing,
         provenance=sections["provenance"],
         tokenizer={
             name: (path / "tokenizer" / name).read_bytes()

@@ -1,20 +1,24 @@
-"""Convert the recommended settings of an ANCHOR, and which parts are trained, to and from JSON."""
+"""Convert what `anchor.json` says besides the networks to and from JSON: the recommended settings,
+which parts are trained, and the framing."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, TypeGuard
 
 from anchor_jax.checkpoint.anchor import Anchor, Settings
-from anchor_jax.checkpoint.config_json import parse_config
+from anchor_jax.checkpoint.config_json import brief, parse_config
 from anchor_jax.diffusion.settings import MACHINE_SETTINGS, Sampling
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
+from anchor_jax.poses.framing import Framing, Place
 
 # Guidance amplifies the difference between conditional and unconditional predictions. Small models
 # that are trained here from random weights do not learn that difference.
 SMALL_SETTINGS = Settings(
     Sampling(guidance=1.0, control_scale=1.0), FaceSampling(guidance=1.0, fit="crop")
 )
+_PLACES = "low", "middle", "high"  # of a framing
 FRESH_NOTE = "fresh control branch"  # the note of a conversion without a trained body begins so
 
 
@@ -57,6 +61,56 @@ def settings_from_json(
     sampling = read(Sampling, "sampling", MACHINE_SETTINGS)
     settings = Settings(sampling, read(FaceSampling, "face_sampling"))
     return settings, {name: trained.get(name, True) for name in ("body", "face")}
+
+
+def framing_to_json(framing: Framing | None) -> dict[str, Any]:
+    """Make the section "framing" of `anchor.json`; nothing if it is unknown."""
+    if framing is None:
+        return {}
+    places = {
+        name: {key: x for key, x in asdict(getattr(framing, name)).items() if math.isfinite(x)}
+        for name in _PLACES
+    }
+    return {"framing": {"size": list(framing.size), **places, "shape": dict(framing.shape)}}
+
+
+def framing_from_json(content: Mapping[str, Any], problems: list[str]) -> Framing | None:
+    """Read the framing. Older versions stored none.
+
+    Args:
+        content: the content of `anchor.json`.
+        problems: receives one line for each mistake.
+    """
+    if "framing" not in content:
+        return None
+    values = content["framing"]
+    if not isinstance(values, dict):
+        problems.append("framing is not an object")
+        return None
+    size, shape = values.get("size"), values.get("shape", {})
+    if not isinstance(size, list) or len(size) != 2 or not all(type(x) is int for x in size):
+        problems.append(f"framing.size is {brief(size)}, expected width and height in pixels")
+        size = 0, 0
+    if not _names_numbers(shape) or not all(name.isidentifier() for name in shape):
+        problems.append(f"framing.shape is {brief(shape)}, expected names with numbers")
+        shape = {}
+    names = {item.name for item in fields(Place)}
+    places = {}
+    for part in _PLACES:
+        place = values.get(part)
+        if not _names_numbers(place):
+            problems.append(f"framing.{part} is {brief(place)}, expected names with numbers")
+            place = {}
+        places[part] = Place(**{name: float(x) for name, x in place.items() if name in names})
+    return Framing((size[0], size[1]), **places, shape=shape)
+
+
+def _names_numbers(value: Any) -> TypeGuard[dict[str, float]]:
+    """Return whether a JSON value is an object of finite numbers."""
+    return isinstance(value, dict) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < 1e6
+        for x in value.values()
+    )
 
 
 def settings_of_version_1(provenance: Mapping[str, Any]) -> tuple[Settings, dict[str, bool]]:

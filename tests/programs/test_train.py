@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 from anchor_jax import checkpoint, cli
@@ -104,6 +105,18 @@ def test_finetuning_changes_the_body_alone(finetuned, fresh):
     assert [line["step"] for line in lines if "validation/psnr" in line] == [2, 4]
 
 
+def test_the_anchor_knows_where_training_had_the_person(finetuned, fresh):
+    """Catches a framing that is not stored, one of another picture or another size, and a place
+    measured in other units."""
+    assert checkpoint.load(fresh, networks=()).framing is None
+    framing = checkpoint.load(finetuned / "anchor", networks=()).framing
+    assert framing is not None and framing.size == (32, 32) and not framing.shape
+    place = framing.middle
+    assert (place.crown, place.neck, place.head, place.bottom) == (4 / 32, 10 / 32, 8 / 32, 24 / 32)
+    assert place.column == pytest.approx((3.5 + 8 - 16) / 32, abs=1e-4)
+    assert framing.low.column < place.column < framing.high.column
+
+
 def test_the_anchor_gets_the_moving_average(finetuned):
     """Catches an average that is kept and then not used."""
     kept = state(finetuned, 4)
@@ -120,6 +133,7 @@ def test_pretraining_cuts_backgrounds_away(fresh, train_data, generate, poses, t
     settings = ("--accumulate", "2", "--background", "77")  # the program of `finetuned`
     assert train("pretrain", fresh, train_data, run, *settings) == 0
     assert changed(run / "anchor", fresh) == {"body/unet", "body/control"}
+    assert checkpoint.load(run / "anchor", networks=()).framing is not None
     with Image.open(run / "grids" / "00000004.png") as grid:
         truth = np.asarray(grid)[:32, 64:]
     assert (truth[-8:] == 77).all() and (truth[:4] == 77).all()
@@ -136,6 +150,8 @@ def test_the_face_is_trained_and_repaints(finetuned, train_data, generate, poses
     assert changed(run / "anchor", before) == {"face/unet", "face/control"}
     face = checkpoint.load(run / "anchor", networks=()).settings.face
     assert (face.size, face.fit, face.guidance) == (32, "crop", 1.0)
+    ours, theirs = (checkpoint.load(x, networks=()).framing for x in (run / "anchor", before))
+    assert ours is not None and ours == theirs
     options = {
         "anchor": run / "anchor",
         "poses": two(poses, tmp_path / "two"),

@@ -25,7 +25,7 @@ def write_data(
     clips=(8, 8),
     seed: int = 0,
 ) -> Path:
-    """A data set of a square that moves, and changes its colour."""
+    """A data set of a square that moves, and changes its colour. Poses have a head and a neck."""
     sizes = dict.fromkeys(pictures, size)
     rng = np.random.default_rng(seed)
 
@@ -37,6 +37,10 @@ def write_data(
                 pixels = np.full((size[1], size[0], PICTURES[name]), outside, np.uint8)
                 colour = inside if PICTURES[name] == 1 else rng.integers(20, 256, 3)
                 pixels[4:-8, i : i + size[0] // 2] = colour
+                if name == "pose":  # head 8 wide, neck 4, shoulders 16 at 32x32
+                    quarter = size[0] // 8
+                    for rows, cut in ((slice(4, 10), quarter), (slice(10, 12), 3 * quarter // 2)):
+                        pixels[rows, : i + cut] = pixels[rows, i + 4 * quarter - cut :] = 0
                 frame[name] = pixels if PICTURES[name] == 3 else pixels[..., 0]
             yield frame
 

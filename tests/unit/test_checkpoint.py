@@ -39,6 +39,7 @@ from anchor_jax.models import (
     UNetConfig,
     VAEConfig,
 )
+from anchor_jax.poses.framing import Framing, Place
 from tests.anchors import make_anchor
 
 UNET = UNetConfig(
@@ -98,6 +99,13 @@ def anchor() -> Anchor:
         np.random.default_rng(0).normal(size=(5, 8)).astype("f"),
         schedule=ScheduleConfig(num_train_timesteps=500, prediction_type="v_prediction"),
         settings=Settings(Sampling(steps=7, crossfade=True), FaceSampling(size=64, fit="crop")),
+        framing=Framing(
+            (96, 64),
+            Place(crown=0.1, head=0.2),
+            Place(crown=0.11, head=0.25),
+            Place(crown=0.125, head=0.3),
+            {"height": 0.75},
+        ),
         provenance={"made": "by a test", "sources": [{"file": "x", "bytes": 3}]},
         tokenizer={"vocab.json": b"{}", "merges.txt": b"\xff\x00"},
     )
@@ -131,6 +139,7 @@ def test_an_anchor_comes_back_bit_for_bit(anchor, saved):
     back = load(saved, NETWORKS, dtype=None)
     assert configs_of(back) == configs_of(anchor) == NETWORKS
     assert back.settings == anchor.settings
+    assert repr(back.framing) == repr(anchor.framing)  # NaN differs from itself
     assert back.schedule == anchor.schedule
     assert back.provenance == anchor.provenance
     assert back.tokenizer == anchor.tokenizer
@@ -311,6 +320,11 @@ HOSTILE = {
     "text for steps": (lambda c: c["sampling"].update(steps="1"), "sampling.steps"),
     "no steps": (lambda c: c["sampling"].update(steps=0), "steps is 0"),
     "guidance too large": (lambda c: c["sampling"].update(guidance=1e5), "guidance is 100000.0"),
+    "a framing of text": (lambda c: c.update(framing="x"), "framing is not an object"),
+    "half a size": (lambda c: c["framing"].update(size=[96]), "framing.size is [96]"),
+    "no middle": (lambda c: c["framing"].pop("middle"), "framing.middle is None"),
+    "a head of text": (lambda c: c["framing"]["low"].update(head="x"), "framing.low is"),
+    "a shape of codes": (lambda c: c["framing"].update(shape={"\x1b": 1}), "framing.shape is"),
     "another blend": (lambda c: c["face_sampling"].update(blend="x"), "blend is 'x'"),
     "trained a list": (lambda c: c.update(trained=[]), "trained is not"),
     "trained a number": (lambda c: c["trained"].update(body=1), "trained is not"),

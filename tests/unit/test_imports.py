@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "face": set(),
     "data": set(),
     "evaluation": set(),
-    "checkpoint": {"models", "diffusion", "face"},
+    "checkpoint": {"models", "diffusion", "face", "poses"},
     "poses": {"body", "data", "face"},
     "generation": {"checkpoint", "diffusion", "face", "models"},
     "training": {"diffusion", "models"},
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": {"checkpoint", "models", "diffusion"},
     "train": {
         *("checkpoint", "models", "diffusion", "data", "training", "face", "evaluation"),
-        *("generation", "planning"),
+        *("generation", "planning", "poses"),
     },
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT} - {"__init__"}
