@@ -87,6 +87,11 @@ def measure_framing(dataset: Dataset) -> framing.Framing | None:
     return framing.summarise(decode("pose", source[number]["pose"]) for number in numbers)
 
 
+def first_picture(dataset: Dataset) -> np.ndarray:
+    """Read the first frame of a data set, uint8 (h, w, 3), as a picture of its person."""
+    return decode("target", dataset.source()[0]["target"])
+
+
 def validation_numbers(dataset: Dataset, share: float, count: int) -> list[int]:
     """Choose frames for validation, evenly spaced.
 

@@ -31,7 +31,14 @@ from anchor_jax.training.run import Run
 from . import validation
 from .configs import FREE, PRESETS, Config, Job, StagePlaces, parse, settings, translate
 from .frozen import NETWORKS, Cached, Encoder, StagePictures, cache, keep_mask
-from .inputs import check_factor, contents, history, measure_framing, validation_numbers
+from .inputs import (
+    check_factor,
+    contents,
+    first_picture,
+    history,
+    measure_framing,
+    validation_numbers,
+)
 from .loop import Task, fit, is_complete, open_devices
 from .program import Objective
 
@@ -340,6 +347,7 @@ def _save_anchor(
         face=part if stage.part == "face" else anchor.face,
         settings=recommended,
         framing=measure_framing(dataset) if stage.part == "body" else anchor.framing,
+        appearance=first_picture(dataset) if stage.name == "finetune" else anchor.appearance,
         provenance=history(anchor.provenance, stage.name, job, dataset),
     )
     checkpoint.save(run.folder / "anchor", result)

@@ -97,6 +97,8 @@ class Anchor:
         face: the networks that repaint faces, or None.
         settings: the recommended settings.
         framing: where the pose images of the training had the person; None if unknown.
+        appearance: a picture of the person, uint8 (h, w, 3), which generation takes if the user
+            gives none; or None.
         provenance: the origin of the weights, free-form JSON.
         tokenizer: file name to content, used by export only; empty if the base had no tokenizer.
     """
@@ -110,6 +112,7 @@ class Anchor:
     face: Part | None = None
     settings: Settings = field(default_factory=Settings)
     framing: Framing | None = None
+    appearance: np.ndarray | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, bytes] = field(default_factory=dict)
 

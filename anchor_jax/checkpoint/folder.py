@@ -3,6 +3,7 @@
 anchor.json        format version, configs, schedule, recommended settings, trained parts, stored
                    types, provenance, and the framing of the training if it is known
 empty_text.npy     float32 (tokens, width): the embedding of the empty text
+appearance.png     a picture of the person, if there is one
 tokenizer/         the files of the text tokenizer, if the base had them
 params/<network>/  one Orbax tree for each network, in the types of its source
 """
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from anchor_jax.checkpoint.anchor import (
     FACE_NETWORKS,
@@ -36,6 +38,7 @@ from anchor_jax.checkpoint.settings import (
     settings_to_json,
 )
 from anchor_jax.compiling import resolve_dtype
+from anchor_jax.data.pictures import read_image
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import new_folder, write_text
@@ -45,6 +48,7 @@ from anchor_jax.shapes import Params
 FORMAT_VERSION = 2  # version 1 stored no settings
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
+_APPEARANCE = "appearance.png"
 _ENCODERS = ("image_encoder", "text_encoder")  # they compute in float32
 
 # For each network: "types" maps each type to its number of tensors, "files" each file to its size.
@@ -79,6 +83,8 @@ def save(path: str | Path, anchor: Anchor) -> None:
                 raise AnchorError(f"{path}: {name!r} is not a tokenizer file")
             (partial / "tokenizer").mkdir(exist_ok=True)
             (partial / "tokenizer" / name).write_bytes(content)
+        if anchor.appearance is not None:
+            Image.fromarray(anchor.appearance).save(partial / _APPEARANCE)
         np.save(partial / "empty_text.npy", np.asarray(anchor.empty_text, np.float32))
         stored = {
             name: {
@@ -202,6 +208,7 @@ def parse_header(path: Path, content: dict[str, Any]) -> tuple[Anchor, Stored]:
         empty_text=_read_empty_text(path, configs["image_encoder"], configs["text_encoder"]),
         settings=settings,
         framing=framing,
+        appearance=read_image(path / _APPEARANCE) if (path / _APPEARANCE).is_file() else None,
         provenance=sections["provenance"],
         tokenizer={
             name: (path / "tokenizer" / name).read_bytes()

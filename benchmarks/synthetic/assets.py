@@ -32,7 +32,7 @@ from anchor_jax.body.formats import read_motion, save_motion
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.data.clips import MIN_LENGTH
-from anchor_jax.data.pictures import list_images
+from anchor_jax.data.pictures import list_images, read_image
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
@@ -106,7 +106,8 @@ def _make(args: argparse.Namespace) -> None:
         provenance: dict[str, Any] = {"anchor-jax": version("anchor-jax"), "dtype": args.dtype}
         for name in ("anchor", "pretrained"):
             source = _find_anchor(getattr(args, name))
-            provenance[name] = _write_anchor(source, made / name, args.dtype, face=name == "anchor")
+            picture = read_image(args.test / "appearance.png") if name == "anchor" else None
+            provenance[name] = _write_anchor(source, made / name, args.dtype, picture)
         _write_test(args.test, made / "test", args.frames)
         motion = gesture(args.frames) if args.motion is None else read_motion(args.motion)
         seconds = min(motion.seconds, args.frames / float(motion.fps))
@@ -127,8 +128,12 @@ def _find_anchor(run: Path) -> Path:
     return run if (run / "anchor.json").is_file() else run / "anchor"
 
 
-def _write_anchor(source: Path, out: Path, dtype: str, face: bool) -> dict[str, Any]:
-    """Write an ANCHOR in `dtype`, without its face part unless `face`; returns its provenance."""
+def _write_anchor(
+    source: Path, out: Path, dtype: str, appearance: np.ndarray | None
+) -> dict[str, Any]:
+    """Write an ANCHOR in `dtype` with a picture of the person; returns its provenance. Without a
+    picture it is the pretrained one, which has no face part."""
+    face = appearance is not None
     header = checkpoint.load(source, networks=())
     names = [name for name in header.networks() if face or not name.startswith("face/")]
     if face and header.trained_face is None:
@@ -139,7 +144,7 @@ def _write_anchor(source: Path, out: Path, dtype: str, face: bool) -> dict[str, 
     if face:  # the demo's: fewer steps, and windows that pass gradually into each other
         sampling = anchor.settings.sampling.updated(**_SHIPPED_SAMPLING)
         settings = replace(anchor.settings, sampling=sampling)
-        checkpoint.save(out, replace(anchor, settings=settings))
+        checkpoint.save(out, replace(anchor, settings=settings, appearance=appearance))
     else:
         checkpoint.save(out, replace(anchor, face=None))
     return anchor.provenance

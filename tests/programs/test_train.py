@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from anchor_jax import checkpoint, cli
+from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from train.autoencoder import _CUT, _remove_backgrounds
 
@@ -105,11 +106,15 @@ def test_finetuning_changes_the_body_alone(finetuned, fresh):
     assert [line["step"] for line in lines if "validation/psnr" in line] == [2, 4]
 
 
-def test_the_anchor_knows_where_training_had_the_person(finetuned, fresh):
-    """Catches a framing that is not stored, one of another picture or another size, and a place
-    measured in other units."""
+def test_the_anchor_knows_where_training_had_the_person(finetuned, fresh, train_data):
+    """Catches a framing that is not stored, one of another picture or another size, a place
+    measured in other units, and an anchor without a picture of its person."""
     assert checkpoint.load(fresh, networks=()).framing is None
-    framing = checkpoint.load(finetuned / "anchor", networks=()).framing
+    anchor = checkpoint.load(finetuned / "anchor", networks=())
+    source = datasets.load(train_data).source()
+    expected = datasets.decode("target", source[0]["target"])
+    np.testing.assert_array_equal(anchor.appearance, expected)
+    framing = anchor.framing
     assert framing is not None and framing.size == (32, 32) and not framing.shape
     place = framing.middle
     assert (place.crown, place.neck, place.head, place.bottom) == (4 / 32, 10 / 32, 8 / 32, 24 / 32)
@@ -133,7 +138,8 @@ def test_pretraining_cuts_backgrounds_away(fresh, train_data, generate, poses, t
     settings = ("--accumulate", "2", "--background", "77")  # the program of `finetuned`
     assert train("pretrain", fresh, train_data, run, *settings) == 0
     assert changed(run / "anchor", fresh) == {"body/unet", "body/control"}
-    assert checkpoint.load(run / "anchor", networks=()).framing is not None
+    pretrained = checkpoint.load(run / "anchor", networks=())
+    assert pretrained.framing is not None and pretrained.appearance is None
     with Image.open(run / "grids" / "00000004.png") as grid:
         truth = np.asarray(grid)[:32, 64:]
     assert (truth[-8:] == 77).all() and (truth[:4] == 77).all()

@@ -106,6 +106,7 @@ def anchor() -> Anchor:
             Place(crown=0.125, head=0.3),
             {"height": 0.75},
         ),
+        appearance=np.random.default_rng(1).integers(0, 256, (6, 4, 3), np.uint8),
         provenance={"made": "by a test", "sources": [{"file": "x", "bytes": 3}]},
         tokenizer={"vocab.json": b"{}", "merges.txt": b"\xff\x00"},
     )
@@ -139,6 +140,7 @@ def test_an_anchor_comes_back_bit_for_bit(anchor, saved):
     back = load(saved, NETWORKS, dtype=None)
     assert configs_of(back) == configs_of(anchor) == NETWORKS
     assert back.settings == anchor.settings
+    np.testing.assert_array_equal(back.appearance, anchor.appearance)
     assert repr(back.framing) == repr(anchor.framing)  # NaN differs from itself
     assert back.schedule == anchor.schedule
     assert back.provenance == anchor.provenance

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "face": set(),
     "data": set(),
     "evaluation": set(),
-    "checkpoint": {"models", "diffusion", "face", "poses"},
+    "checkpoint": {"models", "diffusion", "face", "data", "poses"},
     "poses": {"body", "data", "face"},
     "generation": {"checkpoint", "diffusion", "face", "models"},
     "training": {"diffusion", "models"},
