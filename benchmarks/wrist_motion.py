@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from anchor_jax.body.formats import read_motion
-from anchor_jax.body.mannequin import Mannequin
+from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.view import make_view
 from anchor_jax.data import video
 
@@ -39,7 +39,7 @@ _SHUFFLES = 200
 def _our_speed(path: Path) -> np.ndarray:
     """Sum of the image speeds of both wrists, pixels per frame, (n - 1,)."""
     motion = read_motion(path)
-    joints = Mannequin().joints(motion)
+    joints = MakeHuman().joints(motion)
     view = make_view(motion, joints, (512, 512))
     pixels, _ = view.project(view.place(joints[:, _WRISTS]))
     return np.linalg.norm(np.diff(pixels, axis=0), axis=-1).sum(1)

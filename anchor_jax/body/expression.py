@@ -4,8 +4,10 @@ import numpy as np
 
 from anchor_jax.body.motion import FACIAL_ACTIONS, JAW, Motion
 
-_OPEN = 2.0  # of jawOpen for each radian that the jaw turns about x
-_ASIDE = 2.0  # of jawLeft or jawRight for each radian about y
+# SMPL-X's lower lip is about 85 mm from the joint of the jaw. This body's moves 36 mm at jawOpen 1
+# and 6.4 mm sideways at jawLeft 1.
+_OPEN = 0.085 / 0.036  # of jawOpen for each radian that the jaw turns about x
+_ASIDE = 0.085 / 0.0064  # of jawLeft or jawRight for each radian about y
 
 
 def facial_actions(motion: Motion) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from anchor_jax.body.bodies import FREE, open_body
 from anchor_jax.cli.options import (
     OneEachCore,
     check_count,
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Draw a motion file as pose images of SMPL-X or of a free mannequin.
+    """Draw a motion file as pose images of a free body or of SMPL-X.
 
         anchor-jax render talk.npy --out poses.mp4
 
     With your licensed SMPL-X model file, which published weights expect:
 
-        anchor-jax render talk.npy --model SMPLX_NEUTRAL.npz --out poses.mp4
+        anchor-jax render talk.npy --body SMPLX_NEUTRAL.npz --out poses.mp4
 
     A part of the motion, as PNG files:
 
@@ -42,7 +43,8 @@ class Render:
     Attributes:
         motion: body motion; the format is recognised from the content.
         out: an .mp4 (H.264), or a folder for 000001.png, ...
-        model: SMPL-X body model, the .npz file of its authors.
+        body: makehuman (free, with face and hands), mannequin (free, wooden), or FILE: the SMPL-X
+            model, the .npz of its authors. --model is another name of this option.
         conditions: folder for face landmarks, face masks and foreground masks.
         size: size of the pictures: the side of a square, or WxH.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
@@ -53,9 +55,7 @@ class Render:
 
     motion: Positional[Annotated[Path, arg(metavar="MOTION")]]
     out: Annotated[Path, arg(metavar="DIR|VIDEO")]
-    model: Annotated[
-        Path | None, arg(metavar="FILE", help_behavior_hint="(default: the free mannequin)")
-    ] = None
+    body: Annotated[str, arg(metavar="NAME|FILE", aliases=["--model"])] = FREE
     conditions: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: OUT-conditions)")
     ] = None
@@ -83,7 +83,7 @@ class Render:
         rate = None if self.fps is None else parse_fps(self.fps)
         check_count("processes", self.processes)
         whole, clip = self._read_motion(rate)
-        body = _make_body(self.model, whole)
+        body = _make_body(self.body, whole)
         view = make_view(whole, body.joints(whole), pixels)  # the same for every part
         if whole.camera is not None and view.crops(whole.camera):
             full = "x".join(map(str, whole.camera.size))
@@ -109,17 +109,10 @@ class Render:
         return whole, edit.crop(whole, self.start, self.end)
 
 
-def _make_body(model: Path | None, motion: "Motion") -> "Body":
-    """Load SMPL-X, or the mannequin without a model file, and print the notes of the body."""
-    if model is not None:
-        use_compile_cache()
-        from anchor_jax.body.smplx import Smplx
-
-        body = Smplx(model)
-    else:
-        from anchor_jax.body.mannequin import Mannequin
-
-        body = Mannequin()
+def _make_body(choice: str, motion: "Motion") -> "Body":
+    """Open the body and print its notes."""
+    use_compile_cache()
+    body = open_body(choice)
     for line in body.notes(motion):
         note(line)
     return body

@@ -1,20 +1,20 @@
-"""The free body follows the motion: skeleton, hands, shape, groups and landmarks."""
+"""Both free bodies follow the motion: skeleton, hands, shape, groups and landmarks."""
 
 import numpy as np
 import pytest
 
+from anchor_jax.body.bodies import FREE, MANNEQUIN, open_body
+from anchor_jax.body.parallel import Body
 from tests.unit.motions import HEAD, LEFT_ELBOW, standing
-
-mannequin = pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
-
-from anchor_jax.body.mannequin import Mannequin  # noqa: E402
 
 LEFT_WRIST, LEFT_INDEX = 20, 25
 
 
-@pytest.fixture(scope="module")
-def body() -> Mannequin:
-    return Mannequin()
+@pytest.fixture(scope="module", params=[FREE, MANNEQUIN])
+def body(request) -> Body:
+    if request.param == MANNEQUIN:
+        pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
+    return open_body(request.param)
 
 
 def test_the_mesh_is_whole_and_of_a_persons_size(body):
@@ -33,7 +33,7 @@ def test_joints_are_in_smplx_order(body):
     assert joints.shape == (55, 3)
     left = [1, 4, 7, 10, 13, 16, 18, 20, 23, *range(25, 40)]
     right = [2, 5, 8, 11, 14, 17, 19, 21, 24, *range(40, 55)]
-    np.testing.assert_allclose(joints[left] * [-1, 1, 1], joints[right], atol=0.03)
+    np.testing.assert_allclose(joints[left] * [-1, 1, 1], joints[right], atol=0.04)
     assert (joints[left, 0] > 0).all()
     assert joints[0, 1] < joints[12, 1] < joints[HEAD, 1] < joints[23, 1]  # pelvis, neck, head, eye
     assert joints[23, 2] > joints[HEAD, 2]  # eyes look along z
@@ -116,4 +116,4 @@ def test_landmarks_lie_on_the_face_image_left_first(body):
     distance = np.linalg.norm(points[:, None] - face, axis=2).min(1)
     assert distance.max() < 0.02
     assert set(body.groups["face"]) <= set(body.groups["head"])
-    assert face[:, 2].min() > vertices[0, body.groups["head"], 2].mean() - 0.03
+    assert face[:, 2].min() > vertices[0, body.groups["head"], 2].mean() - 0.07
