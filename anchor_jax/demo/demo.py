@@ -12,7 +12,7 @@ import numpy as np
 from anchor_jax import checkpoint
 from anchor_jax.assets import Assets
 from anchor_jax.body import edit, formats
-from anchor_jax.body.makehuman import MakeHuman
+from anchor_jax.body.bodies import open_body
 from anchor_jax.body.motion import Motion
 from anchor_jax.body.parallel import Body, draw_clip
 from anchor_jax.body.view import View, make_view
@@ -149,27 +149,41 @@ def show(
     return scores["generated"]
 
 
-def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyClip:
-    """Draw the first `count` frames of a motion file as a clip without ground truth.
+def read_posed(path: Path, like: StudyClip, count: int) -> tuple[Motion, Body, View]:
+    """Read a motion file for the shipped person.
 
     Args:
-        path: the motion file.
+        path: the motion file. Its shape is left out: the anchor knows that of one person.
         like: a clip that gives the person, the frame rate and the size. The camera is placed so
             that the face has the same size and position as there.
-        count: number of frames at that rate.
+        count: number of frames at that rate, at most.
+
+    Returns:
+        The motion, the body of the person, and the camera.
+
+    Raises:
+        AnchorError: the file is not a motion.
+    """
+    motion = edit.resample(replace(formats.read_motion(path), camera=None), like.fps)
+    motion = edit.crop(motion, 0.0, min(motion.seconds, count / float(like.fps)))
+    motion = replace(motion, betas=np.zeros(1, np.float32))
+    body = open_body(shape=_SHAPE)
+    height, width = like.poses.shape[1:3]
+    if like.track is None:
+        return motion, body, make_view(motion, body.joints(motion), (width, height))
+    return motion, body, view_like(body, motion, (width, height), like.track.landmarks)
+
+
+def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyClip:
+    """Draw a motion file as a clip without ground truth; arguments as `read_posed`.
+
+    Args:
         folder: the new folder for the pose images.
 
     Raises:
         AnchorError: the file is not a motion, or it cannot be drawn.
     """
-    motion = edit.resample(replace(formats.read_motion(path), camera=None), like.fps)
-    motion = edit.crop(motion, 0.0, min(motion.seconds, count / float(like.fps)))
-    motion = replace(motion, betas=np.zeros(1, np.float32))  # the anchor knows one person's shape
-    body = MakeHuman(shape=_SHAPE)
-    height, width = like.poses.shape[1:3]
-    view = make_view(motion, body.joints(motion), (width, height))
-    if like.track is not None:
-        view = view_like(body, motion, (width, height), like.track.landmarks)
+    motion, body, view = read_posed(path, like, count)
     images = draw_clip(body, motion, view)
     write_pose_images(images, view, like.fps, folder, conditions_beside(folder))
     try:
