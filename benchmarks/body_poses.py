@@ -25,7 +25,7 @@ _SIDE = 300
 _Turns = dict[int, tuple[float, float, float]]
 _FINGERS = [*range(25, 37)], [*range(40, 52)]
 _HANGING: _Turns = {16: (0, 0, -1.25), 17: (0, 0, 1.25)}
-_FIST = {joint: (0.0, 0.0, -1.3) for joint in _FINGERS[0]} | {37: (0.9, 0.2, 0.3), 38: (0, 0.6, 0)}
+_FIST = dict.fromkeys(_FINGERS[0], (0.0, 0.0, -1.3)) | {37: (0.9, 0.2, 0.3), 38: (0, 0.6, 0)}
 _UP = {16: (0, -0.3, -0.9), 18: (0.0, -2.2, 0.6), 17: (0, 0.3, 0.9), 19: (0.0, 2.2, -0.6)}
 POSES: dict[str, _Turns] = {
     "rest": _HANGING,

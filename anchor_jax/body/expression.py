@@ -1,4 +1,12 @@
-"""From SMPL-X's face, jaw and expression coefficients, to facial actions."""
+"""From SMPL-X's face, jaw and expression coefficients, to facial actions.
+
+What an expression coefficient does is written only in the licensed model file. The table below was
+derived from pictures instead: TalkSHOW's own renders of two motion files (588 frames), whose faces
+were brought to one place, were regressed on the files' coefficients; the picture of each
+coefficient was then explained by those of this body's actions (non-negative least squares). See
+`benchmarks/expression_table.py` and docs/render.md. Coefficients of which the actions explain less
+than a fifth are left out.
+"""
 
 import numpy as np
 
@@ -9,6 +17,18 @@ from anchor_jax.body.motion import FACIAL_ACTIONS, JAW, Motion
 _OPEN = 0.085 / 0.036  # of jawOpen for each radian that the jaw turns about x
 _ASIDE = 0.085 / 0.0064  # of jawLeft or jawRight for each radian about y
 
+# Of each coefficient, by its number: actions for each unit above 0, and for each unit below.
+# A name without a side is that of both.
+_TABLE: dict[int, tuple[dict[str, float], dict[str, float]]] = {
+    0: ({"mouthUpperUp": 0.65, "mouthStretch": 0.25, "mouthLowerDown": 0.15}, {"mouthPucker": 0.6}),
+    1: ({"mouthUpperUp": 0.4, "mouthPucker": 0.2}, {"mouthStretch": 0.35, "mouthLowerDown": 0.15}),
+    3: ({"mouthLowerDown": 0.25}, {"mouthPress": 0.2, "mouthStretch": 0.1}),
+    4: ({"browOuterUp": 0.25, "browInnerUp": 0.1}, {}),
+    5: ({}, {"mouthPucker": 0.15, "mouthPress": 0.1}),
+    8: ({"mouthStretch": 0.5, "mouthUpperUp": 0.3}, {"mouthPucker": 0.2}),
+    9: ({}, {"mouthStretch": 0.6, "mouthUpperUp": 0.35}),
+}
+
 
 def facial_actions(motion: Motion) -> np.ndarray:
     """Return the facial actions of a motion, float32 (n, 52), 0 to 1: its own if it has them, else
@@ -17,8 +37,20 @@ def facial_actions(motion: Motion) -> np.ndarray:
         return np.clip(motion.actions, 0, 1)
     actions = np.zeros((len(motion.poses), len(FACIAL_ACTIONS)), np.float32)
     jaw = motion.poses[:, JAW]
-    at = FACIAL_ACTIONS.index
-    actions[:, at("jawOpen")] += _OPEN * jaw[:, 0]
-    actions[:, at("jawLeft")] += _ASIDE * jaw[:, 1]
-    actions[:, at("jawRight")] -= _ASIDE * jaw[:, 1]
+    _add(actions, "jawOpen", _OPEN * jaw[:, 0])
+    _add(actions, "jawLeft", _ASIDE * jaw[:, 1])
+    _add(actions, "jawRight", -_ASIDE * jaw[:, 1])
+    for number, sides in _TABLE.items():
+        if number < motion.expression.shape[1]:
+            for sign, names in zip((1, -1), sides, strict=True):
+                amount = np.maximum(sign * motion.expression[:, number], 0)
+                for name, share in names.items():
+                    _add(actions, name, share * amount)
     return np.clip(actions, 0, 1)
+
+
+def _add(actions: np.ndarray, name: str, values: np.ndarray) -> None:
+    """Add values (n,) to an action, or to both sides of it."""
+    for full in (name, f"{name}Left", f"{name}Right"):
+        if full in FACIAL_ACTIONS:
+            actions[:, FACIAL_ACTIONS.index(full)] += values

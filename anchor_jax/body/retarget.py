@@ -20,6 +20,9 @@ _RIGHT = 15  # from a joint of the left hand to that of the right one
 # Joints of SMPL-X that lie elsewhere in the body than the bone that follows them, such as the
 # joints of the spine. They are where SMPL-X has them; all others are where the bone begins.
 _APART = 0, 3, 6, 9, 12, 13, 14, 15, 22
+# At rest this body's face looks down a little: measured against a mesh of SMPL-X's topology, whose
+# profile from forehead to chin and from crown to chin leans back by 6 and 3 degrees more.
+_HEAD_BACK = np.deg2rad(5)
 HIPS = 1, 2  # reported where SMPL-X has them; the thighs turn about the body's own
 
 
@@ -140,7 +143,7 @@ def rest_turns(
     """Find the rotations that bring the average body from its reference pose to SMPL-X's rest pose.
 
     Arms and palms get SMPL-X's directions, fingers those of its flat hand. The trunk leans so that
-    shoulders and head are above the hips as far as SMPL-X's are.
+    shoulders and head are above the hips as far as SMPL-X's are, and the face looks ahead.
 
     Args:
         names, parents: of the bones.
@@ -169,6 +172,7 @@ def rest_turns(
         theirs = joints[[joint, joint + 1]].mean(0) - joints[[1, 2]].mean(0)
         return float(ours[2] - theirs[2])
 
+    lean(-_HEAD_BACK, "head")
     spine = "spine05", "spine04", "spine03", "spine02", "spine01"
     girdle = "clavicle.L", "shoulder01.L", "clavicle.R", "shoulder01.R"
 
