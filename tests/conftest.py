@@ -68,7 +68,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def opengl() -> str:
     """The platform that draws without a screen here, chosen for this process too."""
-    for module in ("pyrender", "mannequin"):
+    for module in ("pyrender", "trimesh"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}: pip install '.[render]'")
     from anchor_jax.body import render

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -26,7 +27,7 @@ FRAMES_PER_TASK = 4  # of these, to one process
 
 @runtime_checkable
 class Body(Protocol):
-    """What can be drawn: the licensed body model or the free mannequin.
+    """What can be drawn: the licensed body model or a free body.
 
     Vertices are float32 (n, V, 3) in metres, in the motion's frame.
     """
@@ -71,8 +72,9 @@ def draw_clip(
         advance: called with the number of frames drawn since the last call.
 
     Raises:
-        AnchorError: vertices that are not finite, or no OpenGL to draw with.
+        AnchorError: vertices that are not finite, no OpenGL to draw with, or a missing package.
     """
+    _check_packages()
     processes = processes or num_cores()
     num_tasks = -(-len(motion.poses) // FRAMES_PER_TASK)
     with _start(min(processes, num_tasks), body, view) as pool:
@@ -83,6 +85,15 @@ def draw_clip(
                 images = pool.result(pending.popleft())
                 advance(len(images))
                 yield from images
+
+
+def _check_packages() -> None:
+    """Raise AnchorError if a package that draws is missing, before any process starts."""
+    missing = [name for name in ("pyrender", "trimesh") if find_spec(name) is None]
+    if missing:
+        raise AnchorError(
+            f"rendering needs {missing[0]}; install it: pip install 'anchor-jax[render]'"
+        )
 
 
 def _geometry(body: Body, motion: Motion, view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -248,7 +248,7 @@ def test_a_motion_without_the_renderer_says_what_to_install(
     demo, motion, tmp_path, capsys, monkeypatch
 ):
     """Catches a traceback of an import."""
-    monkeypatch.setitem(sys.modules, "mannequin", None)
+    monkeypatch.setitem(sys.modules, "pyrender", None)
     assert demo(motion=motion) == 2
     assert "pip install 'anchor-jax[render]'" in one_error(capsys)
     assert os.listdir(tmp_path) == []

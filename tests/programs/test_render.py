@@ -111,6 +111,20 @@ def test_fps_resamples_in_time(render, opengl, tmp_path):
     assert probe(tmp_path / "out.mp4") == (COUNT // 2, (64, 64), 15, "yuv420p")
 
 
+def test_the_body_is_chosen_by_name(render, opengl, tmp_path, capsys):
+    """Catches a name without effect, a name taken for a file, and a mannequin that does not say
+    that it has no face."""
+    pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
+    assert render(body="mannequin", out=tmp_path / "wood.mp4") == 0
+    assert "has no face" in capsys.readouterr().err
+    assert render() == 0
+    assert "has no face" not in capsys.readouterr().err
+    wood, person = (video.read_frames(tmp_path / name)[0] for name in ("wood.mp4", "out.mp4"))
+    assert np.abs(wood.astype(int) - person).mean() > 1
+    assert render(body="makehumann") == 2
+    assert "makehumann" in one_error(capsys)
+
+
 def test_a_model_file_is_drawn_through_shows_camera(render, opengl, tmp_path, capsys):
     """Catches, from the files to the picture: another body than the model file's, hands or face
     that do not follow, landmarks of other points, a camera lost or changed, and a word about the
@@ -171,7 +185,7 @@ def test_a_model_file_that_is_none_is_told(render, tmp_path, capsys):
 )
 def test_bad_input_is_told_in_one_line(render, tmp_path, monkeypatch, capsys, options, expected):
     """Catches a traceback, another exit code, and a place that fails only after the work."""
-    pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
+    pytest.importorskip("pyrender", reason="needs the render extra: pyrender-maintained")
     monkeypatch.chdir(tmp_path)
     assert render(**options) == 2
     assert expected in one_error(capsys)
@@ -181,7 +195,7 @@ def test_bad_input_is_told_in_one_line(render, tmp_path, monkeypatch, capsys, op
 @pytest.mark.parametrize("value", [np.nan, 3e38])
 def test_values_that_make_no_body_are_told(render, tmp_path, capsys, value):
     """Catches NaN drawn as an empty picture."""
-    pytest.importorskip("mannequin", reason="needs the render extra: mannequin-x")
+    pytest.importorskip("pyrender", reason="needs the render extra: pyrender-maintained")
     data = talkshow(COUNT)
     data[3, 20] = value
     np.save(tmp_path / "bad.npy", data)
@@ -211,7 +225,7 @@ def test_other_files_are_not_replaced(render, tmp_path, capsys):
 
 def test_without_opengl_the_debian_packages_are_named(render, tmp_path, monkeypatch, capsys):
     """Catches a traceback of an OpenGL binding, and advice that does not help."""
-    for module in ("mannequin", "pyrender"):
+    for module in ("trimesh", "pyrender"):
         pytest.importorskip(module, reason=f"needs the render extra: {module}")
     for name in ("__EGL_VENDOR_LIBRARY_FILENAMES", "EGL_DEVICE_ID"):  # no vendor, no such device
         monkeypatch.setenv(name, "99")

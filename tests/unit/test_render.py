@@ -8,7 +8,7 @@ import pytest
 import trimesh
 
 from anchor_jax.body.formats import read_motion
-from anchor_jax.body.mannequin import Mannequin
+from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.motion import Camera
 from anchor_jax.body.render import (
     _POINT_LIGHTS,
@@ -27,8 +27,8 @@ NOBODY = np.zeros(0, np.int32)
 
 
 @pytest.fixture(scope="module")
-def body(opengl) -> Mannequin:
-    return Mannequin()
+def body(opengl) -> MakeHuman:
+    return MakeHuman()
 
 
 def draw(body, motion, size=SIZE):
@@ -177,7 +177,7 @@ def test_what_is_hidden_is_not_seen(body):
     away = standing()
     away.poses[:, HEAD, 1] = np.pi
     drawing, _, visible = draw(body, away)
-    assert drawing.face.sum() < 50 and not visible.any()
+    assert drawing.face.sum() < 100 and not visible.any()  # cheeks
     aside = standing()
     aside.poses[:, HEAD, 1] = 1.2  # towards image-right, which hides what is there
     _, _, visible = draw(body, aside)
