@@ -14,6 +14,7 @@ from anchor_jax.errors import AnchorError
 from anchor_jax.shapes import Size
 
 NUM_JOINTS = 55
+LEGS = [1, 2, 4, 5, 7, 8, 10, 11]  # hips, knees, ankles and feet
 JAW = 22
 LEFT_HAND = slice(25, 40)
 RIGHT_HAND = slice(40, 55)

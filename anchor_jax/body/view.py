@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anchor_jax.body.motion import Camera, Motion
+from anchor_jax.body.motion import LEGS, Camera, Motion
 from anchor_jax.errors import AnchorError
 from anchor_jax.shapes import Size
 
@@ -22,7 +22,6 @@ _MAX_SIDE = 4096  # pixels; every OpenGL can render this
 LENS = 5000 / 512
 HIPS = np.array([0.0, 0.35, 0.0])
 _PELVIS, _HEAD, _LEFT_HIP, _RIGHT_HIP, _LEFT_SHOULDER, _RIGHT_SHOULDER = 0, 15, 1, 2, 16, 17
-_LEGS = [1, 2, 4, 5, 7, 8, 10, 11]
 _SKULL = 0.22  # from the head joint to the crown, metres
 _FLESH = 0.1  # around the other joints, metres
 _BELOW_HIPS = 0.03  # metres
@@ -120,7 +119,7 @@ def _framed(motion: Motion, joints: np.ndarray, size: Size) -> View:
     joints = joints @ rotation.T
     offset = HIPS - np.median(joints[:, _PELVIS], axis=0)
     joints += offset
-    upper, head = np.delete(joints, _LEGS, axis=1), joints[:, _HEAD]
+    upper, head = np.delete(joints, LEGS, axis=1), joints[:, _HEAD]
     rare = 100 * _RARE
     left = min(np.percentile(upper[..., 0].min(1), rare), head[:, 0].min()) - _FLESH
     right = max(np.percentile(upper[..., 0].max(1), 100 - rare), head[:, 0].max()) + _FLESH

@@ -13,7 +13,7 @@ from anchor_jax import checkpoint
 from anchor_jax.assets import Assets
 from anchor_jax.body import edit, formats
 from anchor_jax.body.bodies import open_body
-from anchor_jax.body.motion import Motion
+from anchor_jax.body.motion import LEGS, Motion
 from anchor_jax.body.parallel import Body, draw_clip
 from anchor_jax.body.view import View, make_view
 from anchor_jax.data import video
@@ -153,7 +153,8 @@ def read_posed(path: Path, like: StudyClip, count: int) -> tuple[Motion, Body, V
     """Read a motion file for the shipped person.
 
     Args:
-        path: the motion file. Its shape is left out: the anchor knows that of one person.
+        path: the motion file. Its shape is left out, because the anchor knows that of one person,
+            and so are its legs: training showed the person standing.
         like: a clip that gives the person, the frame rate and the size. The camera is placed so
             that the face has the same size and position as there.
         count: number of frames at that rate, at most.
@@ -166,7 +167,9 @@ def read_posed(path: Path, like: StudyClip, count: int) -> tuple[Motion, Body, V
     """
     motion = edit.resample(replace(formats.read_motion(path), camera=None), like.fps)
     motion = edit.crop(motion, 0.0, min(motion.seconds, count / float(like.fps)))
-    motion = replace(motion, betas=np.zeros(1, np.float32))
+    poses = motion.poses.copy()
+    poses[:, LEGS] = 0  # training showed the person standing, down to the hips
+    motion = replace(motion, poses=poses, betas=np.zeros(1, np.float32))
     body = open_body(shape=_SHAPE)
     height, width = like.poses.shape[1:3]
     if like.track is None:
