@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
-from anchor_jax.errors import LARGEST_SEED, require
+from anchor_jax.errors import LARGEST_SEED, note, require
 from anchor_jax.models.remat import Remat
 from anchor_jax.training.optimizer import OptimizerConfig
 
@@ -78,7 +78,7 @@ class LoopConfig:
 
     def _conditions(self) -> list[tuple[bool, str]]:
         """Return what must hold, each with the message for when it does not."""
-        batch, warmup = self.batch_size, self.optimizer.warmup
+        batch = self.batch_size
         least = {"workers": 0, "keep_best": 0, "validate_every": 0, "steps": 1, "batch_size": 1}
         least |= {"log_every": 1, "save_every": 1, "keep_last": 1, "validation_frames": 1}
         values = {name: getattr(self, name) for name in least}
@@ -94,7 +94,6 @@ class LoopConfig:
                 f"seed is {self.seed}: expected 0 to {LARGEST_SEED}",
             ),
             (0 <= self.held_out <= 0.9, f"held_out is {self.held_out}: expected 0 to 0.9"),
-            (warmup < self.steps, f"warmup is {warmup} of {self.steps} steps: expected fewer"),
             *(
                 (value >= least[name], f"{name} is {value}: expected at least {least[name]}")
                 for name, value in values.items()
@@ -249,7 +248,7 @@ def parse(
     """Parse the command line of a training program; `--help` and mistakes end the program.
 
     The defaults of the options, and those that `--help` shows, are the values of the preset that
-    the command line names.
+    the command line names. A warm-up of more than a tenth of the steps is cut, with a note.
 
     Args:
         job: the class of the result, with the fields of `places` and of a preset.
@@ -270,7 +269,17 @@ def parse(
     ):
         return job(**vars(places), **vars(config))
 
-    return tyro.cli(read, prog=f"anchor-jax train {stage}", description=text, args=list(args))
+    program = f"anchor-jax train {stage}"
+    return _cut_warmup(tyro.cli(read, prog=program, description=text, args=list(args)))
+
+
+def _cut_warmup(job: _J) -> _J:
+    """Cut a warm-up to a tenth of the steps, so that a short run also learns at the full rate."""
+    longest, warmup = job.steps // 10, job.optimizer.warmup
+    if warmup <= longest:
+        return job
+    note(f"warmup is cut from {warmup} to {longest} steps, a tenth of the run's {job.steps}")
+    return replace(job, optimizer=replace(job.optimizer, warmup=longest))
 
 
 def _preset_name(args: Sequence[str], presets: Mapping[str, _C]) -> str:

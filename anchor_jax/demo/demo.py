@@ -296,7 +296,6 @@ def finetune(
         "data": data,
         "out": run,
         "steps": steps,
-        "warmup": min(100, steps // 10),
         "validate-every": max(1, steps // 6),
         "save-every": max(1, steps // 6),
     }

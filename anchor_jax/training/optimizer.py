@@ -19,7 +19,8 @@ class OptimizerConfig:
         learning_rate: the rate after the warm-up.
         schedule: "constant", or "cosine", which reaches zero at the last step
             (https://arxiv.org/abs/1608.03983).
-        warmup: number of steps over which the rate rises linearly.
+        warmup: number of steps over which the rate rises linearly; the programs cut it to a
+            tenth of the run.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
