@@ -1,5 +1,6 @@
 """Define the settings of the training programs and their presets. `sd15` has the paper's values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ _AnchorsFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=
 # Settings that may change when a run continues: they do not change what is computed.
 FREE = frozenset(
     {
-        *("workers", "log_every", "save_every", "keep_last", "keep_best"),
+        *("workers", "log_every", "save_every", "save_minutes", "keep_last", "keep_best"),
         *("validate_every", "validation_frames", "validation_steps"),
         *("data", "anchor", "out", "preset", "encodings", "coordinator", "ema_memory"),
     }
@@ -46,6 +47,7 @@ class LoopConfig:
         fsdp: distribute parameters and optimizer state over the devices, too.
         log_every: steps between logged scalars.
         save_every: steps between checkpoints.
+        save_minutes: longest time between checkpoints, minutes; 0: only by steps.
         keep_last: number of newest checkpoints to keep.
         keep_best: number of checkpoints with the best validation scores to keep.
         validate_every: steps between validation grids; 0: only at the end.
@@ -68,6 +70,7 @@ class LoopConfig:
     fsdp: bool = False
     log_every: int = 50
     save_every: int = 1000
+    save_minutes: float = 5.0
     keep_last: int = 2
     keep_best: int = 1
     validate_every: int = 1000
@@ -92,6 +95,10 @@ class LoopConfig:
             (
                 0 <= self.seed <= LARGEST_SEED,
                 f"seed is {self.seed}: expected 0 to {LARGEST_SEED}",
+            ),
+            (
+                0 <= self.save_minutes < math.inf,
+                f"save_minutes is {self.save_minutes}: expected at least 0",
             ),
             (0 <= self.held_out <= 0.9, f"held_out is {self.held_out}: expected 0 to 0.9"),
             *(

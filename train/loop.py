@@ -38,7 +38,7 @@ from .program import Objective, Program, make_program
 Validate = Callable[[Params], tuple[dict[str, float], np.ndarray, float]]
 
 
-_AGREE_EVERY = 5  # steps between the questions of several processes whether to stop
+_AGREE_EVERY = 5  # steps between the questions of several processes whether to stop or to save
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,18 @@ def _run_steps(
         The last state, which is saved.
     """
     number = int(state.step)
-    saved = -1 if checkpoints.latest() is None else number
+    saver = _Saver(job, checkpoints, batches)
     step = None
     show = run.is_main
     with open_bar(task.name, job.steps, "step", show=show, done=number, smoothing=0.05) as bar:
         started = _StartedSteps(task, job, run, bar, number)
-        while number < job.steps and not _stops(number, stop):
+        while number < job.steps and not _agree(number, bool(stop)):
             batch = next(batches)
             frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
             inputs = put_batch(mesh, {**task.inputs_of(batch), "frames": frames})
-            step = step or compile_ahead(program.step, state, inputs)
+            if step is None:
+                step = compile_ahead(program.step, state, inputs)
+                saver.restart_clock()
             state, metrics = step(state, inputs)
             number, score = number + 1, None
             started.add(number, metrics)
@@ -143,17 +145,56 @@ def _run_steps(
                 run.log(number, scalars)
                 run.log_grid(number, picture)
                 started.restart_clock()
-            if _due(number, job.save_every, job.steps):
+            if saver.due(number):
                 started.finish()  # a state that is not finite is never saved
-                checkpoints.save(number, state, batches.get_state(), score)
-                if job.ema_memory == "host":
-                    checkpoints.wait()  # Orbax may not copy it, and the next step donates it
-                saved = number
+                saver.save(number, state, score)
         started.finish()
-        if saved < number < job.steps:
-            checkpoints.save(number, state, batches.get_state(), None)
+        if saver.last != number:
+            saver.save(number, state, None)
         checkpoints.wait()
     return state
+
+
+class _Saver:
+    """Saves checkpoints at intervals of steps and of time.
+
+    Args:
+        job: the intervals.
+        checkpoints: where they are saved.
+        batches: the data, whose position a checkpoint contains.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        job: LoopConfig,
+        checkpoints: Checkpoints,
+        batches: Batches,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._job, self._checkpoints, self._batches = job, checkpoints, batches
+        self._clock = clock
+        self.last = checkpoints.latest()  # the step that was saved last
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count the time from now on."""
+        self._since = self._clock()
+
+    def due(self, number: int) -> bool:
+        """Return whether a checkpoint of step `number` is due, the same in all processes."""
+        if _due(number, self._job.save_every, self._job.steps):
+            return True
+        seconds = 60 * self._job.save_minutes
+        return seconds > 0 and _agree(number, self._clock() - self._since >= seconds)
+
+    def save(self, number: int, state: State, score: float | None) -> None:
+        """Start to write the checkpoint of step `number`, see `Checkpoints.save`."""
+        self.restart_clock()
+        self.last = number
+        self._checkpoints.save(number, state, self._batches.get_state(), score)
+        if self._job.ema_memory == "host":
+            self._checkpoints.wait()  # Orbax may not copy it, and the next step donates it
 
 
 class _StartedSteps:
@@ -235,12 +276,12 @@ def open_devices(job: LoopConfig) -> Mesh:
     return mesh
 
 
-def _stops(number: int, stop: Stop) -> bool:
-    """Return whether any process got a signal. Several processes ask each other in some steps only,
-    since they wait for all steps that have started before they get an answer."""
+def _agree(number: int, flag: bool) -> bool:
+    """Return whether `flag` is true in any process. Several processes ask each other in some steps
+    only, since they wait for all steps that have started before they get an answer."""
     if jax.process_count() > 1 and number % _AGREE_EVERY:
         return False
-    return any_process(bool(stop))
+    return any_process(flag)
 
 
 def _due(number: int, every: int, last: int) -> bool:
