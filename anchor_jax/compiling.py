@@ -1,15 +1,26 @@
-"""`jax.jit` with the options of the platform; the type and the precision of a computation."""
+"""`jax.jit` with the options of the platform; the type and the precision of a computation.
 
+XLA compiles in a thread, because Python handles signals only between two lines of the main thread,
+and a large network takes minutes to compile.
+"""
+
+import atexit
 import ctypes
+import os
 import re
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, wraps
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import EXIT_INTERRUPTED, AnchorError
+from anchor_jax.progress import open_clock
 
 # With YNNPACK a block of attention (two products and the exponential between them) is one pass over
 # tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
@@ -30,6 +41,8 @@ LESS_MEMORY = {
     "train": "a smaller batch (more accumulate keeps the step the same), remat, or dtype bfloat16",
 }
 
+_announced = False  # whether a clock is shown while a program compiles
+
 
 def options() -> dict[str, str | int | bool] | None:
     """Return the `compiler_options` of `jax.jit`. Unlike an algorithm, they cannot be chosen inside
@@ -39,7 +52,11 @@ def options() -> dict[str, str | int | bool] | None:
 
 
 def jit(function: Callable, **kwargs) -> Callable:
-    """Compile as `jax.jit(function, **kwargs)` does, with options chosen at the first call."""
+    """Compile as `jax.jit(function, **kwargs)` does, with options chosen at the first call.
+
+    Signals are handled while it compiles, see `announce`.
+    """
+    ready = set()
 
     @cache
     def compiled() -> Any:
@@ -47,6 +64,11 @@ def jit(function: Callable, **kwargs) -> Callable:
 
     @wraps(function)
     def call(*args, **kwargs):
+        kind = _kind_of(args, kwargs)
+        if kind is not None and kind not in ready:
+            # JAX keeps the program, so that the call below finds it.
+            _in_thread(compiled().lower(*args, **kwargs).compile, _announced)
+            ready.add(kind)
         return compiled()(*args, **kwargs)
 
     call.cache_size = lambda: compiled()._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
@@ -115,11 +137,84 @@ def explained_memory(command: str) -> Iterator[None]:
         ) from error
 
 
-def compile_ahead(jitted: Any, *args) -> Callable:
-    """Compile the result of `jax.jit` for such arguments, and release the compiler's memory."""
-    compiled = jitted.lower(*args).compile()
+def announce() -> None:
+    """Show from now on a clock on standard error while a program compiles."""
+    global _announced
+    _announced = True
+
+
+def compile_ahead(
+    jitted: Any, *args, stop: Callable[[], object] = lambda: False, show: bool = False
+) -> Any:
+    """Compile the result of `jax.jit` for such arguments, and release the compiler's memory.
+
+    Args:
+        jitted: the result of `jax.jit`. It is traced in a thread, without this thread's settings,
+            such as the precision.
+        args: its arguments, which are not used up.
+        stop: asked meanwhile whether the program is still wanted.
+        show: show a clock on standard error.
+
+    Returns:
+        The program, or None if it is no longer wanted.
+    """
+    compiled = _in_thread(lambda: jitted.lower(*args).compile(), show or _announced, stop)
     return_freed_memory()
     return compiled
+
+
+def _kind_of(*args: Any) -> Hashable:
+    """Return what a program for such arguments depends on, or None for arguments that another
+    program traces."""
+    leaves, structure = jax.tree.flatten(args)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return None
+    number = bool, int, float, complex
+    return structure, *(
+        (leaf.shape, leaf.dtype)
+        if hasattr(leaf, "shape")
+        else type(leaf)
+        if isinstance(leaf, number)
+        else leaf
+        for leaf in leaves
+    )
+
+
+def _in_thread(
+    function: Callable[[], Any], show: bool, stop: Callable[[], object] = lambda: False
+) -> Any:
+    """Compute `function()` in a thread, so that this one handles signals meanwhile.
+
+    Returns:
+        The result, or None as soon as `stop()` is true. The thread then lives on.
+    """
+    result: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # raised in the other thread
+            result.set_exception(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        with open_clock("compiling", show=show) as tick:
+            while thread.is_alive() and not stop():
+                thread.join(0.1)
+                tick()
+    finally:
+        if thread.is_alive():
+            atexit.register(_leave_at_once, thread)
+    return result.result() if result.done() else None
+
+
+def _leave_at_once(thread: threading.Thread) -> None:
+    """End the process if `thread` still compiles: XLA aborts when the interpreter ends under it."""
+    if thread.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)
 
 
 def return_freed_memory() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 LARGEST_SCALE = 100.0  # of guidance and control: far beyond it latents are no longer finite
 LARGEST_SEED = (1 << 32) - 1
 
+EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
+
 LONGEST = 400  # characters of another library's message: room for two long paths and a reason
 
 

@@ -1,10 +1,11 @@
-"""Progress of long work: one protocol, and bars on standard error.
+"""Progress of long work: one protocol, and bars and clocks on standard error.
 
 A function that takes long has a parameter `progress: Progress` and opens a bar for each part of its
 work; a part that only counts gets the opened bar, `advance: Advance`.
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -90,3 +91,32 @@ def open_bar(
         disable=None if show is None else not show,
     ) as bar:
         yield Bar(bar)
+
+
+@contextmanager
+def open_clock(what: str, *, show: bool = True, delay: float = 2.0) -> Iterator[Callable[[], None]]:
+    """Show how long work lasts that cannot be counted: `compiling: 00:12`.
+
+    Args:
+        what: label.
+        show: False shows nothing.
+        delay: seconds before the clock appears. It disappears when the block ends.
+
+    Yields:
+        A function that shows the time; call it about twice a second.
+    """
+    with tqdm(
+        desc=what,
+        bar_format="{desc}: {elapsed}",
+        delay=delay,
+        mininterval=0.0,
+        miniters=0,
+        leave=False,
+        disable=not show,
+    ) as bar:
+
+        def tick() -> None:
+            if bar.update(0):  # it was shown; a log gets a line every half minute
+                bar.mininterval = 1.0 if sys.stderr.isatty() else 30.0
+
+        yield tick

@@ -88,7 +88,9 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
         state, position = checkpoints.restore(latest, program.state)
         batches.set_state(position)
     else:
-        state = program.begin(put_whole(program.shardings.params, task.initial()))
+        initial = put_whole(program.shardings.params, task.initial())
+        state = compile_ahead(program.begin, initial, show=run.is_main)(initial)
+        del initial  # was donated
     run.begin(int(state.step))
     with stoppable() as stop:
         try:
@@ -98,9 +100,8 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
     if run.is_main:
         write_report(run.folder / "report.html", settings(job), run.metrics())
     if (number := int(state.step)) < job.steps:
-        raise KeyboardInterrupt(
-            f"step {number} of {job.steps} is saved; repeat the command to continue"
-        )
+        done = f"step {number} of {job.steps} is saved" if number else "no step was done"
+        raise KeyboardInterrupt(f"{done}; repeat the command to continue")
     return gather(mesh, _trained(state, program))
 
 
@@ -121,12 +122,13 @@ def _run_steps(
     it and sends it to the device while the device computes the step before.
 
     Returns:
-        The last state, which is saved.
+        The last state. It is saved, unless the first step was not done.
     """
-    number = int(state.step)
+    number = begun = int(state.step)
     saver = _Saver(job, checkpoints, batches)
-    step = None
-    show = run.is_main
+    step, show = None, run.is_main
+    # Several processes compile to the end, since one that leaves lets the others wait for it.
+    stop_compiling = stop.__bool__ if jax.process_count() == 1 else lambda: False
     with open_bar(task.name, job.steps, "step", show=show, done=number, smoothing=0.05) as bar:
         started = _StartedSteps(task, job, run, bar, number)
         while number < job.steps and not _agree(number, bool(stop)):
@@ -134,7 +136,9 @@ def _run_steps(
             frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
             inputs = put_batch(mesh, {**task.inputs_of(batch), "frames": frames})
             if step is None:
-                step = compile_ahead(program.step, state, inputs)
+                step = compile_ahead(program.step, state, inputs, stop=stop_compiling, show=show)
+                if step is None:
+                    break
                 saver.restart_clock()
             state, metrics = step(state, inputs)
             number, score = number + 1, None
@@ -149,7 +153,7 @@ def _run_steps(
                 started.finish()  # a state that is not finite is never saved
                 saver.save(number, state, score)
         started.finish()
-        if saver.last != number:
+        if number > begun and saver.last != number:
             saver.save(number, state, None)
         checkpoints.wait()
     return state

@@ -29,11 +29,10 @@ from anchor_jax.cli.plan import Plan
 from anchor_jax.cli.prepare import Prepare
 from anchor_jax.cli.render import Render
 from anchor_jax.cli.train import Train, run_training
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import EXIT_INTERRUPTED, AnchorError
 from anchor_jax.memory import MEMORY_SHARE
 
 _EXIT_BAD_INPUT = 2
-_EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells report it
 
 _COMMANDS: dict[str, Any] = {
@@ -98,7 +97,7 @@ def _run(argv: Sequence[str] | None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", _EXIT_BAD_INPUT)
     except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted; {str(interrupt) or 'nothing was written'}", _EXIT_INTERRUPTED)
+        return _fail(f"interrupted; {str(interrupt) or 'nothing was written'}", EXIT_INTERRUPTED)
     return 0
 
 

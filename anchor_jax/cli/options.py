@@ -176,7 +176,8 @@ def need_extra(extra: str, *modules: str) -> None:
 
 
 def use_compile_cache() -> None:
-    """Cache compiled programs in the user's cache folder, so that a second run starts faster.
+    """Cache compiled programs in the user's cache folder, so that a second run starts faster; and
+    show when a program compiles.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder; if it is empty, nothing is cached. Without a
     writable folder programs are compiled each time.
@@ -186,6 +187,9 @@ def use_compile_cache() -> None:
         folder = str(cache_folder() / "jax")
     import jax
 
+    from anchor_jax.compiling import announce
+
+    announce()
     try:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)

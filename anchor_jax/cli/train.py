@@ -1,6 +1,9 @@
 """Implement `anchor-jax train`. Each stage parses its own options: defaults depend on --preset."""
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from anchor_jax.cli.options import help_text, need_extra, use_compile_cache, without_logs
@@ -39,5 +42,18 @@ def run_training(words: Sequence[str]) -> None:
     program = import_module(f"anchor_jax.train.{stage}")
     from anchor_jax.compiling import explained_memory
 
-    with without_logs(), explained_memory("train"):
+    with without_logs(), explained_memory("train"), _terminable():
         program.main(rest or ["--help"])
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Handle SIGTERM, which clusters send, as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

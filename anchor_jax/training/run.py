@@ -189,7 +189,7 @@ class Stop:
         if self._requested:
             raise KeyboardInterrupt("the last complete checkpoint is kept")
         self._requested = True
-        print("\nstopping after this step and saving ...", file=sys.stderr)
+        print("\nstopping and saving ...", file=sys.stderr)
 
 
 @contextmanager

@@ -34,6 +34,26 @@ if __name__ == "__main__":
     sys.exit(cli.main(sys.argv[3:]))
 """
 
+COMPILING = """
+import sys
+from dataclasses import replace
+import jax
+from anchor_jax import cli
+from anchor_jax.train import loop
+class Endless:
+    def lower(self, *args):
+        return self
+    def compile(self):
+        print("compiling", flush=True)
+        for i in range(1000000):
+            new = lambda x: sum(jax.numpy.sin(x * n) for n in range(i, i + 300))
+            jax.jit(new).lower(1.0).compile()
+make = loop.make_program
+if __name__ == "__main__":
+    loop.make_program = lambda *args: replace(make(*args), **{sys.argv[1]: Endless()})
+    sys.exit(cli.main(sys.argv[2:]))
+"""
+
 
 def living(group: int) -> list[psutil.Process]:
     """The processes of a group that has lost its first one, once all had time to end."""
@@ -53,7 +73,7 @@ def living(group: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("number", "before", "workers"), [(signal.SIGTERM, 0, 0), (signal.SIGINT, 2, 2)]
+    ("number", "before", "workers"), [(signal.SIGTERM, 1, 0), (signal.SIGINT, 2, 2)]
 )
 def test_a_signal_saves_and_leaves(finetuned, fresh, train_data, tmp_path, number, before, workers):
     """Catches a stop that loses its step, data workers that end at Ctrl-C with a traceback and take
@@ -80,6 +100,39 @@ def test_a_signal_saves_and_leaves(finetuned, fresh, train_data, tmp_path, numbe
     assert not living(process.pid)
     assert train("finetune", fresh, train_data, run, *settings) == 0
     assert_same(run, finetuned, 4)
+
+
+@pytest.mark.parametrize(
+    ("number", "program", "told"),
+    [
+        (signal.SIGTERM, "step", "no step was done; repeat the command to continue"),
+        (signal.SIGINT, "step", "no step was done; repeat the command to continue"),
+        (signal.SIGTERM, "begin", "nothing was written"),
+    ],
+)
+def test_a_signal_ends_a_run_that_compiles(fresh, train_data, tmp_path, number, program, told):
+    """Catches a signal that waits for the compiler, one that XLA answers with an abort, another
+    exit code than that of a stopped run, and a checkpoint of a state that no step has changed. The
+    compiler goes on for ever."""
+    script = tmp_path / "compiling.py"
+    script.write_text(COMPILING)
+    process = subprocess.Popen(
+        [sys.executable, script, program, *words("finetune", fresh, train_data, tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "compiling\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == f"anchor-jax: error: interrupted; {told}"
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(finetuned, fresh, train_data, tmp_path):
