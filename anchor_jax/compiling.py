@@ -137,6 +137,14 @@ def explained_memory(command: str) -> Iterator[None]:
         ) from error
 
 
+def run_once(function: Callable, *args) -> Any:
+    """Compute `function(*args)` as one program that runs only once, such as random parameters: a
+    short compile time matters more than a fast program."""
+    short = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    _in_thread(short.lower(*args).compile, _announced)
+    return short(*args)
+
+
 def announce() -> None:
     """Show from now on a clock on standard error while a program compiles."""
     global _announced

@@ -26,6 +26,7 @@ from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.models import VAEConfig, abstract_params, apply, init_params
+from anchor_jax.progress import Progress, bars
 from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import make_optimizer
 from anchor_jax.training.run import Run
@@ -33,7 +34,7 @@ from anchor_jax.training.run import Run
 from .configs import FREE, parse, settings, translate
 from .frozen import StagePictures
 from .inputs import check_factor, contents, history, validation_numbers
-from .loop import Task, fit, is_complete, open_devices
+from .loop import Task, fit, is_complete, open_devices, save_anchor
 from .program import Objective
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
 
@@ -96,12 +97,11 @@ def main(args: Sequence[str] | None = None) -> None:
             )
             params = fit(task, job, run, mesh, batches)
             if run.is_main:
-                std = _latent_std(config, params["vae"], dataset, batches)
+                std = _latent_std(config, params["vae"], batches, bars())
                 before = {} if start is None else start.provenance
-                anchor = make_anchor(
-                    job, params["vae"], 1 / std, history(before, "autoencoder", job, dataset)
-                )
-                checkpoint.save(run.folder / "anchor", anchor)
+                provenance = history(before, "autoencoder", job, dataset)
+                anchor = make_anchor(job, params["vae"], 1 / std, provenance, bars())
+                save_anchor(run, anchor)
                 print(f"{run.folder / 'anchor'}: complete; `anchor-jax train` takes it")
     finally:
         run.close()
@@ -218,13 +218,15 @@ def _reconstruct(config: VAEConfig, params: Params, images: jax.Array) -> jax.Ar
     return jnp.clip(out / 2 + 0.5, 0, 1)
 
 
-def _latent_std(config: VAEConfig, params: Params, dataset: Dataset, batches: Batches) -> float:
+def _latent_std(config: VAEConfig, params: Params, batches: Batches, progress: Progress) -> float:
     """Compute the root mean square of the latents over some batches."""
     total = 0.0
-    for _ in range(_STD_BATCHES):
-        batch = next(batches)
-        name = next(name for name in ("target", "face") if name in batch)
-        total += float(_mean_square(config, params, batch[name]))
+    with progress("measuring latents", _STD_BATCHES, "batch") as advance:
+        for _ in range(_STD_BATCHES):
+            batch = next(batches)
+            name = next(name for name in ("target", "face") if name in batch)
+            total += float(_mean_square(config, params, batch[name]))
+            advance(1)
     return (total / _STD_BATCHES) ** 0.5
 
 

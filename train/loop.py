@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from anchor_jax import checkpoint
+from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import compile_ahead
 from anchor_jax.data.loader import Batches
 from anchor_jax.errors import AnchorError, note, shorten
@@ -98,7 +100,9 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
         finally:
             checkpoints.close()
     if run.is_main:
-        write_report(run.folder / "report.html", settings(job), run.metrics())
+        with open_bar("writing the report", 1, "page") as bar:
+            write_report(run.folder / "report.html", settings(job), run.metrics())
+            bar(1)
     if (number := int(state.step)) < job.steps:
         done = f"step {number} of {job.steps} is saved" if number else "no step was done"
         raise KeyboardInterrupt(f"{done}; repeat the command to continue")
@@ -145,9 +149,11 @@ def _run_steps(
             started.add(number, metrics)
             if task.validate is not None and _due(number, job.validate_every, job.steps):
                 started.finish()
+                bar.note(now="validating")
                 scalars, picture, score = task.validate(gather(mesh, _trained(state, program)))
                 run.log(number, scalars)
                 run.log_grid(number, picture)
+                bar.note(psnr=f"{score:.1f} dB")
                 started.restart_clock()
             if saver.due(number):
                 started.finish()  # a state that is not finite is never saved
@@ -155,7 +161,9 @@ def _run_steps(
         started.finish()
         if number > begun and saver.last != number:
             saver.save(number, state, None)
+        bar.note(now="saving")
         checkpoints.wait()
+        bar.note()
     return state
 
 
@@ -255,6 +263,13 @@ class _StartedSteps:
         self._run.log(number, values, np.asarray(metrics["frames"]).tolist())
         self._bar.note(loss=f"{values['loss']:.4f}")
         self.restart_clock()
+
+
+def save_anchor(run: Run, anchor: Anchor) -> None:
+    """Write RUN/anchor, the result, see `checkpoint.save`."""
+    with open_bar("writing the anchor", 1, "folder") as bar:
+        checkpoint.save(run.folder / "anchor", anchor)
+        bar(1)
 
 
 def is_complete(folder: Path) -> bool:

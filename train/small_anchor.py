@@ -1,16 +1,17 @@
 """Make a small anchor: configs of all networks, and random parameters beside the autoencoder."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tyro.conf import arg
 
 from anchor_jax.checkpoint import SMALL_SETTINGS, Anchor, Network, Part
 from anchor_jax.checkpoint.fresh_control import fresh_control, fresh_control_config
+from anchor_jax.compiling import run_once
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -22,6 +23,7 @@ from anchor_jax.models import (
     apply,
     init_params,
 )
+from anchor_jax.progress import Progress, silent
 from anchor_jax.shapes import Params
 from anchor_jax.training.optimizer import OptimizerConfig
 
@@ -208,7 +210,11 @@ def make_configs(job: AutoencoderConfig) -> Configs:
 
 
 def make_anchor(
-    job: AutoencoderJob, vae: Params, scaling_factor: float, provenance: dict[str, Any]
+    job: AutoencoderJob,
+    vae: Params,
+    scaling_factor: float,
+    provenance: dict[str, Any],
+    progress: Progress = silent,
 ) -> Anchor:
     """Make an anchor from a trained autoencoder and untrained other networks.
 
@@ -217,11 +223,14 @@ def make_anchor(
         vae: parameters of the autoencoder.
         scaling_factor: multiplies its latents, so that they have unit scale.
         provenance: the provenance of the anchor.
+        progress: makes the progress bar.
     """
     configs = make_configs(job)
 
     def fresh(config: Config, number: int) -> Network[Config]:
-        return Network(config, init_params(config, jax.random.key(job.seed + number)))
+        network = Network(config, init_params(config, jax.random.key(job.seed + number)))
+        advance(1)
+        return network
 
     def fresh_part(unet: Network[UNetConfig]) -> Part:
         # The control branch reads the latents only, and the face's UNet more channels.
@@ -230,15 +239,20 @@ def make_anchor(
         control = fresh_control(configs.control, copied, job.seed, zero_embedding=False)
         return Part(unet, Network(configs.control, control), trained=False)
 
-    text_encoder = fresh(configs.text_encoder, 4)
-    tokens = jnp.ones((1, configs.text_encoder.max_length), jnp.int32)
-    tokens = tokens.at[0, 0].set(0)  # begin, end, end, ...
-    empty_text = apply(configs.text_encoder, text_encoder.params, tokens)[0]
+    with progress("making networks", 4, "network") as advance:
+        text_encoder = fresh(configs.text_encoder, 4)
+        image_encoder = fresh(configs.image_encoder, 3)
+        body = fresh_part(fresh(configs.unet, 1))
+        face = fresh_part(fresh(configs.face_unet, 2))
+    tokens = np.ones((1, configs.text_encoder.max_length), np.int32)
+    tokens[0, 0] = 0  # begin, end, end, ...
+    encode = partial(apply, configs.text_encoder)
+    empty_text = run_once(encode, text_encoder.params, tokens)[0]
     return Anchor(
-        body=fresh_part(fresh(configs.unet, 1)),
-        face=fresh_part(fresh(configs.face_unet, 2)),
+        body=body,
+        face=face,
         vae=Network(replace(configs.vae, scaling_factor=scaling_factor), vae),
-        image_encoder=fresh(configs.image_encoder, 3),
+        image_encoder=image_encoder,
         text_encoder=text_encoder,
         schedule=ScheduleConfig(prediction_type=job.prediction_type),
         empty_text=np.asarray(empty_text, np.float32),

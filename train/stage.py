@@ -39,7 +39,7 @@ from .inputs import (
     measure_framing,
     validation_numbers,
 )
-from .loop import Task, fit, is_complete, open_devices
+from .loop import Task, fit, is_complete, open_devices, save_anchor
 from .program import Objective
 
 _HELP = """If the run is stopped, repeat the command to continue from the last checkpoint.
@@ -350,5 +350,5 @@ def _save_anchor(
         appearance=first_picture(dataset) if stage.name == "finetune" else anchor.appearance,
         provenance=history(anchor.provenance, stage.name, job, dataset),
     )
-    checkpoint.save(run.folder / "anchor", result)
+    save_anchor(run, result)
     print(f"{run.folder / 'anchor'}: complete; {run.folder / 'report.html'} shows the run")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchor_jax.checkpoint.parameters import abstract_params, flatten, unflatten
+from anchor_jax.compiling import run_once
 from anchor_jax.models import ControlConfig, UNetConfig
 from anchor_jax.models.configs import EncoderConfig
 from anchor_jax.models.control import PoseEmbedding
@@ -37,7 +38,7 @@ def fresh_control(
     dtype = unet["conv_in"]["kernel"].dtype
     pixels = jnp.zeros((1, *2 * [2 ** len(config.pose_embedding_channels)], config.pose_channels))
     embedding = PoseEmbedding(config.pose_embedding_channels, config.channels[0])
-    fresh = flatten(embedding.init(jax.random.key(seed), pixels)["params"])
+    fresh = flatten(run_once(embedding.init, jax.random.key(seed), pixels)["params"])
     copied = flatten(unet)
     leaves = {}
     for path, leaf in flatten(abstract_params(config)).items():

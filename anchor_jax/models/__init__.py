@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from anchor_jax.compiling import run_once
 from anchor_jax.models.clip import CLIPText, CLIPVision
 from anchor_jax.models.configs import (
     CLIPTextConfig,
@@ -86,9 +87,7 @@ def apply(
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Initialise float32 parameters: a nested dict, module names as in the torch checkpoints."""
-    # The program runs only once, so a short compile time matters more than a fast program.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(partial(_init, config), compiler_options=options)(key)
+    return run_once(partial(_init, config), key)
 
 
 def abstract_params(config: NetworkConfig) -> Params:
