@@ -87,8 +87,7 @@ class Demo:
         clip, variant = read_inputs(shipped, self.motion, self.steps, self.seed)
         anchor, before, grids = shipped.anchor, None, None
         if self.finetune:
-            before = shipped.pretrained
-            anchor = self._finetune(shipped)
+            before, anchor = self._finetune(shipped)
             grids = anchor.with_name("grids")
         scores = show(
             shipped,
@@ -105,17 +104,20 @@ class Demo:
         report = self.out / "report.html"
         print(f"{report}: complete" + (f"; PSNR of {', '.join(psnr)}" if psnr else ""))
 
-    def _finetune(self, assets: "Assets") -> Path:
-        """Finetune in OUT-finetune, and return the folder of the ANCHOR."""
+    def _finetune(self, assets: "Assets") -> tuple[Path, Path]:
+        """Finetune in OUT-finetune, and return the folders of the ANCHOR before and after."""
         need_extra("train", *MODULES)
         from anchor_jax.data import dataset as datasets
-        from anchor_jax.demo.demo import finetune, prepare_training
+        from anchor_jax.demo.demo import finetune, prepare_start, prepare_training
         from anchor_jax.progress import bars
 
         folder = self.out.with_name(f"{self.out.name}-finetune")
         data = self.data or prepare_training(assets, folder / "data", bars())
         datasets.load(data)
         folder.mkdir(parents=True, exist_ok=True)
+        # The shipped face part is of the shipped person.
+        start = prepare_start(assets, folder / "start") if self.data is None else assets.pretrained
         program = import_module("anchor_jax.train.finetune")
         with without_logs():
-            return finetune(assets, data, folder / "run", self.finetune_steps, program.main)
+            run = folder / "run"
+            return start, finetune(start, data, run, self.finetune_steps, program.main)

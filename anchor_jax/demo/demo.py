@@ -270,13 +270,32 @@ def prepare_training(assets: Assets, out: Path, progress: Progress) -> Path:
     return out
 
 
+def prepare_start(assets: Assets, out: Path) -> Path:
+    """Prepare the ANCHOR to finetune as `out`, unless it exists: the pretrained one with the face
+    part of the finished one. Both have the same autoencoder and image encoder.
+
+    Returns:
+        `out`.
+
+    Raises:
+        AnchorError: `out` cannot be written.
+    """
+    if not out.exists():
+        whole = checkpoint.load(assets.anchor, ("face/unet", "face/control"), dtype=None)
+        others = [name for name in whole.networks() if not name.startswith("face/")]
+        start = checkpoint.load(assets.pretrained, others, dtype=None)
+        settings = replace(start.settings, face=whole.settings.face)
+        checkpoint.save(out, replace(start, face=whole.face, settings=settings))
+    return out
+
+
 def finetune(
-    assets: Assets, data: Path, run: Path, steps: int, train: Callable[[list[str]], None]
+    start: Path, data: Path, run: Path, steps: int, train: Callable[[list[str]], None]
 ) -> Path:
-    """Finetune the pretrained anchor, or continue a stopped run.
+    """Finetune an anchor, or continue a stopped run. What to expect is printed first.
 
     Args:
-        assets: the shipped assets with the pretrained anchor.
+        start: the ANCHOR to start from.
         data: the data set.
         run: folder of the run.
         steps: optimizer steps.
@@ -292,7 +311,7 @@ def finetune(
         raise AnchorError(f"--finetune-steps {steps}: expected at least 1")
     words = {
         "preset": "small",
-        "anchor": assets.pretrained,
+        "anchor": start,
         "data": data,
         "out": run,
         "steps": steps,
