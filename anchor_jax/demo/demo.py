@@ -1,5 +1,6 @@
 """Run the whole system on the shipped assets: generate a video, measure it, and write a report."""
 
+import json
 import os
 import platform
 import tempfile
@@ -41,6 +42,9 @@ from anchor_jax.versions import versions
 _FILES = {"video.mp4", "sheet.png", "metrics.json", "report.html"}
 _SPACE = 100 << 20  # bytes, more than the demo writes
 _SHAPE = {"ada": 1.0}  # of the shipped anchor's person
+_METRICS = "metrics.jsonl"  # of a training run, beside its grids
+# PSNR (dB) of held-out frames by step, as measured for 1,200 steps on the shipped frames.
+_EXPECTED = {200: 24.4, 400: 26.0}
 _MOMENTS = 8  # frames whose faces determine the camera
 
 
@@ -145,6 +149,9 @@ def show(
     }
     if motion is not None:
         facts["motion"] = motion.name
+    if grids is not None:
+        facts["PSNR of held-out frames by step"] = _validation_psnr(grids.with_name(_METRICS))
+        facts["PSNR to expect by step"] = _EXPECTED
     write_demo(out, Shown(clip.poses, frames, clip.truth, clip.fps, scores, facts, grids))
     return scores["generated"]
 
@@ -270,6 +277,13 @@ def prepare_training(assets: Assets, out: Path, progress: Progress) -> Path:
     return out
 
 
+def _validation_psnr(metrics: Path) -> dict[int, float]:
+    """Read the PSNR (dB) of a run's validation frames, by step."""
+    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    name = "validation/psnr"
+    return {line["step"]: round(line[name], 1) for line in lines if name in line}
+
+
 def prepare_start(assets: Assets, out: Path) -> Path:
     """Prepare the ANCHOR to finetune as `out`, unless it exists: the pretrained one with the face
     part of the finished one. Both have the same autoencoder and image encoder.
@@ -309,6 +323,8 @@ def finetune(
     """
     if steps < 1:
         raise AnchorError(f"--finetune-steps {steps}: expected at least 1")
+    expected = ", ".join(f"{psnr} dB at step {step}" for step, psnr in _EXPECTED.items())
+    print(f"PSNR to expect of held-out frames, of 1200 steps: {expected}", flush=True)
     words = {
         "preset": "small",
         "anchor": start,

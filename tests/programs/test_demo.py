@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -255,14 +256,20 @@ def test_a_motion_without_the_renderer_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_finetuning_goes_on_and_is_shown(demo, tmp_path, capsys):
-    """Catches another program than the project's own, a report without the course of training, and
-    a second run that begins anew."""
+def test_finetuning_goes_on_and_is_shown(demo, assets, tmp_path, capsys):
+    """Catches another program than the project's own, a report without the course of training, a
+    second run that begins anew, and a face that nothing repaints."""
     assert demo("--finetune", finetune_steps=2) == 0
+    assert "PSNR to expect" in capsys.readouterr().out
     run = tmp_path / "demo-finetune" / "run"
+    face = checkpoint.load(run / "anchor", networks=["face/unet"]).trained_face
+    whole = checkpoint.load(open_assets(assets).anchor, networks=["face/unet"]).trained_face
+    assert face is not None and whole is not None
+    jax.tree.map(np.testing.assert_array_equal, face.unet.params, whole.unet.params)
     assert (run / "anchor" / "anchor.json").is_file() and (run / "report.html").is_file()
     scores = json.loads((tmp_path / "demo" / "metrics.json").read_text())["scores"]
     assert list(scores["body/psnr"]) == ["before", "generated", "autoencoder"]
+    assert '"PSNR of held-out frames by step"' in (tmp_path / "demo" / "metrics.json").read_text()
     assert "step 2" in (tmp_path / "demo" / "report.html").read_text()
     written = (run / "metrics.jsonl").stat().st_mtime_ns
     assert demo("--finetune", finetune_steps=2) == 0
