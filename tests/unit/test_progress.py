@@ -2,7 +2,7 @@
 
 import pytest
 
-from anchor_jax.progress import BYTES, bars, open_bar, silent
+from anchor_jax.progress import BYTES, bars, open_bar, open_clock, silent
 
 
 def shown(capsys: pytest.CaptureFixture) -> str:
@@ -51,3 +51,18 @@ def test_work_that_was_done_before_does_not_count_for_the_rate(capsys):
         bar.note(loss="0.5")
         err = shown(capsys)
     assert "999/1000" in err and "?step/s" in err and "loss=0.5" in err
+
+
+def test_a_clock_appears_late_and_goes_away(capsys):
+    """Catches a line for work that is done at once, none for long work, and a log with a line for
+    every look at the clock."""
+    with open_clock("compiling") as tick:
+        tick()
+    with open_clock("compiling", show=False, delay=0.0) as tick:
+        tick()
+    assert shown(capsys) == ""
+    with open_clock("compiling", delay=0.0) as tick:
+        for _ in range(5):
+            tick()
+    err = shown(capsys)
+    assert err.count("compiling: 00:00") == 2 and err.rstrip(" \r").endswith("00:00")
