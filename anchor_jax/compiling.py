@@ -1,17 +1,11 @@
 """`jax.jit` with the options of the platform; the type and the precision of a computation.
 
-XLA compiles in a thread, because Python handles signals only between two lines of the main thread,
-and a large network takes minutes to compile.
+XLA compiles in a thread, see `threads`.
 """
 
-import atexit
 import ctypes
-import os
 import re
-import sys
-import threading
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, wraps
 from typing import Any
@@ -19,8 +13,8 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from anchor_jax.errors import EXIT_INTERRUPTED, AnchorError
-from anchor_jax.progress import open_clock
+from anchor_jax.errors import AnchorError
+from anchor_jax.threads import Work
 
 # With YNNPACK a block of attention (two products and the exponential between them) is one pass over
 # tiles that stay in the cache, and its sums and maxima take half the time. Convolutions stay with
@@ -67,7 +61,7 @@ def jit(function: Callable, **kwargs) -> Callable:
         kind = _kind_of(args, kwargs)
         if kind is not None and kind not in ready:
             # JAX keeps the program, so that the call below finds it.
-            _in_thread(compiled().lower(*args, **kwargs).compile, _announced)
+            Work(compiled().lower(*args, **kwargs).compile).wait("compiling", _announced)
             ready.add(kind)
         return compiled()(*args, **kwargs)
 
@@ -141,7 +135,7 @@ def run_once(function: Callable, *args) -> Any:
     """Compute `function(*args)` as one program that runs only once, such as random parameters: a
     short compile time matters more than a fast program."""
     short = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-    _in_thread(short.lower(*args).compile, _announced)
+    Work(short.lower(*args).compile).wait("compiling", _announced)
     return short(*args)
 
 
@@ -151,24 +145,31 @@ def announce() -> None:
     _announced = True
 
 
-def compile_ahead(
-    jitted: Any, *args, stop: Callable[[], object] = lambda: False, show: bool = False
-) -> Any:
-    """Compile the result of `jax.jit` for such arguments, and release the compiler's memory.
+class Compilation:
+    """Compiles the result of `jax.jit` for such arguments in a thread.
 
     Args:
-        jitted: the result of `jax.jit`. It is traced in a thread, without this thread's settings,
-            such as the precision.
-        args: its arguments, which are not used up.
-        stop: asked meanwhile whether the program is still wanted.
-        show: show a clock on standard error.
-
-    Returns:
-        The program, or None if it is no longer wanted.
+        jitted: the result of `jax.jit`. It is traced without this thread's settings, such as the
+            precision.
+        args: its arguments or their shapes.
     """
-    compiled = _in_thread(lambda: jitted.lower(*args).compile(), show or _announced, stop)
-    return_freed_memory()
-    return compiled
+
+    def __init__(self, jitted: Any, *args: Any):
+        self._work = Work(lambda: jitted.lower(*args).compile())
+
+    def wait(self, stop: Callable[[], object] = lambda: False, show: bool = False) -> Any:
+        """Wait for the program, and release the compiler's memory.
+
+        Args:
+            stop: asked meanwhile whether the program is still wanted.
+            show: show a clock on standard error.
+
+        Returns:
+            The program, or None if it is no longer wanted.
+        """
+        compiled = self._work.wait("compiling", show or _announced, stop)
+        return_freed_memory()
+        return compiled
 
 
 def _kind_of(*args: Any) -> Hashable:
@@ -186,43 +187,6 @@ def _kind_of(*args: Any) -> Hashable:
         else leaf
         for leaf in leaves
     )
-
-
-def _in_thread(
-    function: Callable[[], Any], show: bool, stop: Callable[[], object] = lambda: False
-) -> Any:
-    """Compute `function()` in a thread, so that this one handles signals meanwhile.
-
-    Returns:
-        The result, or None as soon as `stop()` is true. The thread then lives on.
-    """
-    result: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            result.set_result(function())
-        except BaseException as error:  # raised in the other thread
-            result.set_exception(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        with open_clock("compiling", show=show) as tick:
-            while thread.is_alive() and not stop():
-                thread.join(0.1)
-                tick()
-    finally:
-        if thread.is_alive():
-            atexit.register(_leave_at_once, thread)
-    return result.result() if result.done() else None
-
-
-def _leave_at_once(thread: threading.Thread) -> None:
-    """End the process if `thread` still compiles: XLA aborts when the interpreter ends under it."""
-    if thread.is_alive():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_INTERRUPTED)
 
 
 def return_freed_memory() -> None:

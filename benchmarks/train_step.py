@@ -83,7 +83,7 @@ def build_ours(case: Case, dtype: str = "float32", remat: "Remat" = "none"):
     import jax
     import jax.numpy as jnp
 
-    from anchor_jax.compiling import compile_ahead
+    from anchor_jax.compiling import Compilation
     from anchor_jax.training.loss import DenoisingBatch
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 
@@ -101,7 +101,7 @@ def build_ours(case: Case, dtype: str = "float32", remat: "Remat" = "none"):
 
     def run():
         nonlocal state, step
-        step = step or compile_ahead(jitted, state, {"drawn": drawn})
+        step = step or Compilation(jitted, state, {"drawn": drawn}).wait()
         state, metrics = step(state, {"drawn": drawn})
         names = ("loss", "gradient_norm/unet", "gradient_norm/control")
         return np.array([float(metrics[name]) for name in names])

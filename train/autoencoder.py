@@ -20,7 +20,7 @@ from anchor_jax import checkpoint
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.data import dataset as datasets
-from anchor_jax.data.dataset import Dataset
+from anchor_jax.data.dataset import PICTURES, Dataset
 from anchor_jax.data.loader import Batches, Load, clip_spans
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
@@ -35,7 +35,7 @@ from .configs import FREE, parse, settings, translate
 from .frozen import StagePictures
 from .inputs import check_factor, contents, history, validation_numbers
 from .loop import Task, fit, is_complete, open_devices, save_anchor
-from .program import Objective
+from .program import Objective, start_compiling
 from .small_anchor import PRESETS, AutoencoderJob, AutoencoderPlaces, make_anchor, make_configs
 
 _HELP = """Train a small autoencoder, and make the anchor that the other stages start from.
@@ -79,6 +79,17 @@ def main(args: Sequence[str] | None = None) -> None:
         if is_complete(job.out):
             return
         inputs = [*pictures, "matte"] if cut else pictures
+        sizes = {name: dataset.pictures[name] for name in inputs}
+        started = start_compiling(
+            Objective(
+                {"vae": abstract_params(config)},
+                make_optimizer(job.optimizer, job.steps),
+                partial(loss, config, job.kl_weight, cut, pictures),
+            ),
+            job,
+            mesh,
+            {name: (_shape(name, size), jnp.uint8) for name, size in sizes.items()},
+        )
         with (
             _make_batches(job, dataset, inputs) as batches,
             matmul_precision("float32", job.tf32),
@@ -86,11 +97,7 @@ def main(args: Sequence[str] | None = None) -> None:
             truth = _validation_frames(job, dataset, cut > 0)
             task = Task(
                 "autoencoder",
-                Objective(
-                    {"vae": abstract_params(config)},
-                    make_optimizer(job.optimizer, job.steps),
-                    partial(loss, config, job.kl_weight, cut, pictures),
-                ),
+                started,
                 initial=partial(_initial_params, job, config),
                 inputs_of=lambda batch: {n: batch[n] for n in (*inputs, "position")},
                 validate=partial(validate, config, truth),
@@ -105,6 +112,12 @@ def main(args: Sequence[str] | None = None) -> None:
                 print(f"{run.folder / 'anchor'}: complete; `anchor-jax train` takes it")
     finally:
         run.close()
+
+
+def _shape(name: str, size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the shape of a picture of this width and height; mattes have no axis of channels."""
+    width, height = size
+    return (height, width) if PICTURES[name] == 1 else (height, width, PICTURES[name])
 
 
 def _load_start(path: Path, config: VAEConfig) -> Anchor:

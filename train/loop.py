@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from anchor_jax import checkpoint
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.compiling import compile_ahead
+from anchor_jax.compiling import Compilation
 from anchor_jax.data.loader import Batches
 from anchor_jax.errors import AnchorError, note, shorten
 from anchor_jax.memory import peak_memory_mb
@@ -34,7 +34,7 @@ from anchor_jax.training.sharding import (
 from anchor_jax.training.step import State
 
 from .configs import LoopConfig, settings
-from .program import Objective, Program, make_program
+from .program import Program, Started
 
 # From the parameters to scalars, a picture uint8 (h, w, 3), and a score (higher is better).
 Validate = Callable[[Params], tuple[dict[str, float], np.ndarray, float]]
@@ -49,7 +49,7 @@ class Task:
 
     Attributes:
         name: label of the progress bar.
-        objective: what a step computes.
+        started: the program, whose step is compiled meanwhile.
         initial: makes or loads the parameters if there is no checkpoint. Nothing else may keep
             them, so that they are in memory once.
         inputs_of: converts a batch to the inputs of the loss, on the host or on the first device.
@@ -58,7 +58,7 @@ class Task:
     """
 
     name: str
-    objective: Objective
+    started: Started
     initial: Callable[[], Params]
     inputs_of: Callable[[dict[str, np.ndarray]], Mapping[str, ArrayLike]]
     validate: Validate | None
@@ -83,7 +83,7 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
         AnchorError: a loss is not finite, or the disk is full; checkpoints stay.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
-    program = make_program(task.objective, job, mesh)
+    program = task.started.program
     checkpoints = Checkpoints(run.folder / "checkpoints", job.keep_last, job.keep_best)
     latest = checkpoints.latest()
     if latest is not None:
@@ -91,12 +91,12 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
         batches.set_state(position)
     else:
         initial = put_whole(program.shardings.params, task.initial())
-        state = compile_ahead(program.begin, initial, show=run.is_main)(initial)
+        state = Compilation(program.begin, initial).wait(show=run.is_main)(initial)
         del initial  # was donated
     run.begin(int(state.step))
     with stoppable() as stop:
         try:
-            state = _run_steps(task, job, run, mesh, batches, program, checkpoints, state, stop)
+            state = _run_steps(task, job, run, mesh, batches, checkpoints, state, stop)
         finally:
             checkpoints.close()
     if run.is_main:
@@ -115,7 +115,6 @@ def _run_steps(
     run: Run,
     mesh: Mesh,
     batches: Batches,
-    program: Program,
     checkpoints: Checkpoints,
     state: State,
     stop: Stop,
@@ -140,7 +139,7 @@ def _run_steps(
             frames = np.stack([batch["index"], batch["reference_index"]], 1).astype(np.int32)
             inputs = put_batch(mesh, {**task.inputs_of(batch), "frames": frames})
             if step is None:
-                step = compile_ahead(program.step, state, inputs, stop=stop_compiling, show=show)
+                step = task.started.compilation.wait(stop_compiling, show)
                 if step is None:
                     break
                 saver.restart_clock()
@@ -150,7 +149,9 @@ def _run_steps(
             if task.validate is not None and _due(number, job.validate_every, job.steps):
                 started.finish()
                 bar.note(now="validating")
-                scalars, picture, score = task.validate(gather(mesh, _trained(state, program)))
+                scalars, picture, score = task.validate(
+                    gather(mesh, _trained(state, task.started.program))
+                )
                 run.log(number, scalars)
                 run.log_grid(number, picture)
                 bar.note(psnr=f"{score:.1f} dB")

@@ -12,18 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import resolve_dtype
 from anchor_jax.planning.generation import parameter_bytes, published_sizes
-from anchor_jax.training.sharding import batch_sharding, make_mesh
+from anchor_jax.training.sharding import make_mesh
 from anchor_jax.training.step import State
 
 from . import face, finetune, pretrain
 from .configs import Config
-from .program import make_program
-from .stage import Stage, make_model, make_objective
+from .program import input_shapes, make_program
+from .stage import Stage, example_shapes, make_model, make_objective
 
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE for module in (pretrain, finetune, face)
@@ -57,36 +56,10 @@ def training_program(
     job = replace(job, dtype=resolve_dtype(job.dtype, mesh.devices.flat[0]))
     model = make_model(STAGES[stage], job, anchor)
     program = make_program(make_objective(model, anchor.empty_text, job), job, mesh)
-    place, shapes = batch_sharding(mesh), _input_shapes(STAGES[stage], anchor, size)
-    return program.step, (
-        program.state,
-        {
-            name: jax.ShapeDtypeStruct((job.batch_size, *shape), dtype, sharding=place)
-            for name, (shape, dtype) in shapes.items()
-        },
-    )
+    shapes = example_shapes(STAGES[stage], anchor, size)
+    return program.step, (program.state, input_shapes(shapes, job, mesh))
 
 
 def bytes_beside(anchor: Anchor) -> int:
     """Return the bytes of the frozen networks, which training keeps on the device."""
     return sum(parameter_bytes(x.config) for x in (anchor.vae, anchor.image_encoder))
-
-
-def _input_shapes(
-    stage: Stage, anchor: Anchor, size: tuple[int, int]
-) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Return shape and type of one example of each input of a step."""
-    width, height = size
-    vae, images = anchor.vae.config, anchor.image_encoder.config
-    small = height // vae.factor, width // vae.factor
-    posterior = (*small, 2 * vae.latent_channels), jnp.float32
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "posterior": posterior,
-        "tokens": ((images.num_tokens, images.width), jnp.float32),
-        "pose": ((height, width, 3), jnp.uint8),
-        "position": ((), jnp.int32),
-        "frames": ((2,), jnp.int32),
-    }
-    if stage.pictures.mask is not None:
-        shapes |= {"mask": ((*small, 1), jnp.float32), "masked_posterior": posterior}
-    return shapes

@@ -1,16 +1,17 @@
 """Make the program of a training step, for devices that may be absent: only shapes are needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from anchor_jax.compiling import matmul_precision, options
+from anchor_jax.compiling import Compilation, matmul_precision, options
 from anchor_jax.shapes import Params
-from anchor_jax.training.sharding import replicated, state_sharding
+from anchor_jax.training.sharding import batch_sharding, replicated, state_sharding
 from anchor_jax.training.step import Loss, State, init_state, make_step
 
 from .configs import LoopConfig
@@ -54,6 +55,37 @@ class Program:
     def shardings(self) -> State:
         """The sharding of each leaf of the state."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A program whose step a thread compiles."""
+
+    program: Program
+    compilation: Compilation
+
+
+def start_compiling(
+    objective: Objective,
+    job: LoopConfig,
+    mesh: Mesh,
+    shapes: Mapping[str, tuple[tuple[int, ...], Any]],
+) -> Started:
+    """Start to compile a training step, see `make_program` and `input_shapes`."""
+    program = make_program(objective, job, mesh)
+    inputs = input_shapes(shapes, job, mesh)
+    return Started(program, Compilation(program.step, program.state, inputs))
+
+
+def input_shapes(
+    shapes: Mapping[str, tuple[tuple[int, ...], Any]], job: LoopConfig, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Make the inputs of a step, without values, from shape and type of an example of each."""
+    place, own = batch_sharding(mesh), {"position": ((), jnp.int32), "frames": ((2,), jnp.int32)}
+    return {
+        name: jax.ShapeDtypeStruct((job.batch_size, *shape), dtype, sharding=place)
+        for name, (shape, dtype) in {**shapes, **own}.items()
+    }
 
 
 def make_program(objective: Objective, job: LoopConfig, mesh: Mesh) -> Program:

@@ -1,5 +1,6 @@
 """Run a stage of training: settings, devices, data, state, steps and the resulting anchor."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from .inputs import (
     validation_numbers,
 )
 from .loop import Task, fit, is_complete, open_devices, save_anchor
-from .program import Objective
+from .program import Objective, Started, start_compiling
 
 _HELP = """If the run is stopped, repeat the command to continue from the last checkpoint.
 The result is RUN/anchor; RUN/report.html shows curves and pictures, and TensorBoard reads
@@ -98,6 +99,12 @@ def _train(stage: Stage, job: Job) -> None:
         if is_complete(job.out):
             return
         check_stored(job.anchor, trained)  # the others are loaded now
+        started = start_compiling(  # goes on while frames are encoded
+            make_objective(make_model(stage, job, header), header.empty_text, job),
+            job,
+            mesh,
+            example_shapes(stage, header, dataset.pictures[stage.pictures.target]),
+        )
         anchor = checkpoint.load(job.anchor, networks=NETWORKS)
         pictures = replace(stage.pictures, background=job.background)
         encoder = Encoder(anchor, pictures, job.tf32)
@@ -107,7 +114,7 @@ def _train(stage: Stage, job: Job) -> None:
             _make_batches(job, dataset, encoder, cached) as batches,
             matmul_precision(job.dtype, job.tf32),
         ):
-            _fit_stage(stage, job, run, mesh, dataset, anchor, encoder, batches)
+            _fit_stage(stage, job, run, mesh, dataset, anchor, encoder, batches, started)
     finally:
         run.close()
 
@@ -121,14 +128,18 @@ def _fit_stage(
     anchor: Anchor,
     encoder: Encoder,
     batches: Batches,
+    started: Started,
 ) -> None:
     """Train the networks and save the anchor."""
     model = make_model(stage, job, anchor)
-    frames = _validation_frames(job, dataset, encoder)
+    validation_frames = functools.cache(
+        functools.partial(_validation_frames, job, dataset, encoder)
+    )
     recommended = _new_settings(stage, job, dataset, anchor.settings)
     sampling = _sampling(stage, recommended).updated(steps=job.validation_steps)
 
     def validate(params):
+        frames = validation_frames()  # read and encoded when they are needed first
         generated = validation.generate(
             model, params, encoder.vae, frames, anchor.empty_text, sampling
         )
@@ -137,7 +148,7 @@ def _fit_stage(
 
     task = Task(
         stage.name,
-        make_objective(model, anchor.empty_text, job),
+        started,
         initial=lambda: _load_part(stage, job.anchor),
         inputs_of=lambda batch: _step_inputs(encoder, batch),
         validate=validate,
@@ -269,6 +280,24 @@ def make_objective(model: Model, empty_text: np.ndarray, job: Config) -> Objecti
         loss,
         model.denoiser.dtype,
     )
+
+
+def example_shapes(
+    stage: Stage, anchor: Anchor, size: tuple[int, int]
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return shape and type of one example of each input of a step."""
+    width, height = size
+    vae, images = anchor.vae.config, anchor.image_encoder.config
+    small = height // vae.factor, width // vae.factor
+    posterior = (*small, 2 * vae.latent_channels), jnp.float32
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "posterior": posterior,
+        "tokens": ((images.num_tokens, images.width), jnp.float32),
+        "pose": ((height, width, 3), jnp.uint8),
+    }
+    if stage.pictures.mask is not None:
+        shapes |= {"mask": ((*small, 1), jnp.float32), "masked_posterior": posterior}
+    return shapes
 
 
 def _make_batches(job: Job, dataset: Dataset, encoder: Encoder, cached: Cached | None) -> Batches:

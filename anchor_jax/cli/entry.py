@@ -31,6 +31,7 @@ from anchor_jax.cli.render import Render
 from anchor_jax.cli.train import Train, run_training
 from anchor_jax.errors import EXIT_INTERRUPTED, AnchorError
 from anchor_jax.memory import MEMORY_SHARE
+from anchor_jax.threads import leave_with
 
 _EXIT_BAD_INPUT = 2
 _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells report it
@@ -61,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _run(argv)
+            code = _run(argv)
+            if argv is None:  # else the process goes on
+                leave_with(code)
+            return code
         finally:
             sys.stdout.flush()  # raises here, not when the interpreter ends
     except BrokenPipeError as error:

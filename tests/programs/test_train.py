@@ -51,12 +51,16 @@ def test_an_autoencoder_becomes_an_anchor(autoencoder, train_data):
     assert (run["stage"], run["data"], run["steps"]) == ("autoencoder", train_data.name, 4)
 
 
-def test_an_autoencoder_learns_further(autoencoder, train_data, tmp_path):
-    """Catches an autoencoder that begins anew, one of another architecture that is taken, and
-    people without background that are never shown."""
+def test_an_autoencoder_learns_further(autoencoder, train_data, tmp_path, capsys):
+    """Catches an autoencoder that begins anew, one of another architecture that is taken, people
+    without background that are never shown, and silence after the last step."""
     words = ["train", "autoencoder", "--preset", "debug", "--data", str(train_data)]
     words += ["--anchor", str(autoencoder / "anchor"), "--out"]
     assert cli.main([*words, str(tmp_path / "run")]) == 0
+    err = capsys.readouterr().err
+    ends = "now=validating", "now=saving", "the report", "latents", "making networks", "the anchor"
+    places = [err.rindex(end) for end in ends]
+    assert places == sorted(places)
     first, further = (
         [line for line in logged(run) if "loss" in line] for run in (autoencoder, tmp_path / "run")
     )

@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from anchor_jax import checkpoint
+from anchor_jax.compiling import Compilation
 from anchor_jax.data.loader import Batches
-from anchor_jax.train import loop, plan, stage
+from anchor_jax.train import loop, plan, program, stage
 from anchor_jax.train.configs import PRESETS
 
 from .training import logged, train
@@ -68,18 +69,18 @@ def test_what_is_encoded_in_a_step_stays_on_the_device(fresh, train_data, tmp_pa
 def test_a_plan_is_of_the_program_that_runs(name, fresh, train_data, tmp_path, monkeypatch):
     """Catches a plan of other inputs, another optimizer or another loss than the run's, and a type
     that is left open in the settings of a run."""
-    compiled, compile_ahead = [], loop.compile_ahead
+    compiled = []
 
-    def spied(jitted, *args, **options):
+    def spied(jitted, *args):
         compiled.append(jitted.lower(*args).as_text())
-        return compile_ahead(jitted, *args, **options)
+        return Compilation(jitted, *args)
 
-    monkeypatch.setattr(loop, "compile_ahead", spied)
+    monkeypatch.setattr(program, "Compilation", spied)
     settings = ("--accumulate", "2", "--steps", "1", "--validate-every", "0")
     assert train(name, fresh, train_data, tmp_path / "run", *settings) == 0
     job = replace(PRESETS[name]["debug"], accumulate=2, steps=1)
     header = checkpoint.load(fresh, networks=())
     step, arguments = plan.training_program(job, header, name, (32, 32))
-    assert step.lower(*arguments).as_text() == compiled[-1]
+    assert step.lower(*arguments).as_text() == compiled[0]
     content = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
     assert content["settings"]["dtype"] == "float32"

@@ -39,7 +39,7 @@ import sys
 from dataclasses import replace
 import jax
 from anchor_jax import cli
-from anchor_jax.train import loop
+from anchor_jax.train import program
 class Endless:
     def lower(self, *args):
         return self
@@ -48,9 +48,9 @@ class Endless:
         for i in range(1000000):
             new = lambda x: sum(jax.numpy.sin(x * n) for n in range(i, i + 300))
             jax.jit(new).lower(1.0).compile()
-make = loop.make_program
+make = program.make_program
 if __name__ == "__main__":
-    loop.make_program = lambda *args: replace(make(*args), **{sys.argv[1]: Endless()})
+    program.make_program = lambda *args: replace(make(*args), **{sys.argv[1]: Endless()})
     sys.exit(cli.main(sys.argv[2:]))
 """
 
