@@ -38,12 +38,12 @@ class ConfigFile:
             return 1
         return value
 
-    def number(self, key: str, default: float) -> float:
-        """Return a number between 0 and 10, both excluded. After a problem: the default."""
+    def number(self, key: str, default: float, most: float = 10) -> float:
+        """Return a number between 0 and `most`, both excluded. After a problem: the default."""
         self.mark_read(key)
         value = self.values.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 10:
-            self.add_problem(key, "a number between 0 and 10")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < most:
+            self.add_problem(key, f"a number between 0 and {most:g}")
             return default
         return float(value)
 

@@ -87,7 +87,7 @@ _CLIP_ALLOWED: dict[str, Sequence[Any]] = {
 def read_unet(path: Path, in_channels: int, problems: list[str]) -> UNetConfig:
     """Read a UNet2DConditionModel that has the blocks of Stable Diffusion 1.5.
 
-    `in_channels` is 4 for the body, 9 for the face.
+    `in_channels` of Stable Diffusion's latents is 4 for the body, 9 for the face.
     """
     file = ConfigFile(read_json(path), path)
     fields = _encoder_fields(file, "UNet2DConditionModel")
@@ -101,17 +101,22 @@ def read_unet(path: Path, in_channels: int, problems: list[str]) -> UNetConfig:
     return UNetConfig(**fields, in_channels=in_channels, out_channels=out_channels)
 
 
-def read_control(path: Path, problems: list[str]) -> ControlConfig:
-    """Read a ControlNetModel for such a UNet."""
+def read_control(path: Path, in_channels: int, problems: list[str]) -> ControlConfig:
+    """Read a ControlNetModel for such a UNet. `in_channels` are the channels of the latents."""
     file = ConfigFile(read_json(path), path)
     fields = _encoder_fields(file, "ControlNetModel")
-    file.check("in_channels", 4, required=True)
+    file.check("in_channels", in_channels, required=True)
     pose_channels = file.integer("conditioning_channels", 3)
     file.check("conditioning_channels", 3)
     hidden = file.integers("conditioning_embedding_out_channels")
     file.check_unread(_UNET_IGNORED)
     problems += file.problems
-    return ControlConfig(**fields, pose_channels=pose_channels, pose_embedding_channels=hidden)
+    return ControlConfig(
+        **fields,
+        in_channels=in_channels,
+        pose_channels=pose_channels,
+        pose_embedding_channels=hidden,
+    )
 
 
 def read_vae(path: Path, problems: list[str]) -> VAEConfig:
@@ -124,9 +129,9 @@ def read_vae(path: Path, problems: list[str]) -> VAEConfig:
         image_channels=file.integer("in_channels", 3),
         latent_channels=file.integer("latent_channels", 4),
         channels=file.integers("block_out_channels"),
-        layers_per_block=file.integer("layers_per_block", 1, most=64),
+        layers_per_block=file.integer("layers_per_block", 1, most=256),
         norm_groups=file.integer("norm_num_groups", 32),
-        scaling_factor=file.number("scaling_factor", 0.18215),
+        scaling_factor=file.number("scaling_factor", 0.18215, most=1e6),
     )
     levels = len(config.channels)
     file.check("in_channels", 3)
@@ -144,8 +149,8 @@ def read_image_encoder(path: Path, problems: list[str]) -> CLIPVisionConfig:
     inner = values.get("vision_config")
     file = ConfigFile(inner if isinstance(inner, dict) else values, path)
     config = CLIPVisionConfig(
-        image_size=file.integer("image_size", 224, most=4096),
-        patch_size=file.integer("patch_size", 32, most=4096),
+        image_size=file.integer("image_size", 224),
+        patch_size=file.integer("patch_size", 32),
         **_clip_fields(file, width=768, mlp_width=3072, num_heads=12),
     )
     file.check("model_type", "clip_vision_model", "clip")
@@ -160,7 +165,7 @@ def read_text_encoder(path: Path, problems: list[str]) -> CLIPTextConfig:
     file = ConfigFile(read_json(path), path)
     config = CLIPTextConfig(
         vocab_size=file.integer("vocab_size", 49408),
-        max_length=file.integer("max_position_embeddings", 77, most=4096),
+        max_length=file.integer("max_position_embeddings", 77),
         **_clip_fields(file, width=512, mlp_width=2048, num_heads=8),
     )
     file.check("model_type", "clip_text_model")
@@ -278,7 +283,7 @@ def _encoder_fields(file: ConfigFile, class_name: str) -> dict[str, Any]:
     num_heads, groups = file.integer(heads_key), file.integer("norm_num_groups", 32)
     return {
         "channels": channels,
-        "layers_per_block": file.integer("layers_per_block", 2, most=64),
+        "layers_per_block": file.integer("layers_per_block", 2, most=256),
         "cross_attention": tuple(kinds[block] for block in blocks),
         "num_heads": num_heads,
         "context_dim": file.integer("cross_attention_dim"),

@@ -20,6 +20,7 @@ from anchor_jax.progress import BYTES, Advance, bars
 from anchor_jax.shapes import Params
 
 from . import names
+from .extras import EMPTY_TEXT, extra_files
 from .published import network_json, preprocessor_json, scheduler_json
 
 _FILES = {
@@ -36,6 +37,9 @@ _TYPE_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "int64": 
 
 def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     """Write an ANCHOR in the published layout, with every tensor bit for bit as it was converted.
+
+    Settings, provenance and empty text, which that layout does not have, are in files beside, from
+    which `convert` makes an equal ANCHOR again (see `extras`).
 
     Args:
         anchor: the ANCHOR.
@@ -67,8 +71,10 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
         for name, content in {
             "sd/scheduler/scheduler_config.json": scheduler_json(header.schedule),
             "clip-vision/preprocessor_config.json": preprocessor_json(header.image_encoder.config),
+            **extra_files(header),
         }.items():
             _write_json(partial / name, content)
+        np.save(partial / "sd" / EMPTY_TEXT, header.empty_text)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -24,12 +24,13 @@ from anchor_jax.checkpoint.parameters import Lazy
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.files import check_new
-from anchor_jax.models import NetworkConfig
+from anchor_jax.models import NetworkConfig, VAEConfig
 from anchor_jax.progress import BYTES, Advance, bars
 from anchor_jax.shapes import Params
 from anchor_jax.versions import versions
 
 from . import configs, ldm, names
+from .extras import read_extras, stored_empty_text
 from .sources import Weights, find_weights, open_weights, sha256
 from .text import begin_and_end, empty_text
 
@@ -73,7 +74,7 @@ def convert(
         out: the new folder.
         body: folder with `unet/` and `controlnet/`. None makes a fresh anchor: the base's UNet, and
             a control branch with a copy of its encoder and zero convolutions.
-        face: the same for the head, whose UNet has 9 input channels, or None.
+        face: the same for the head, whose UNet has 9 input channels for 4 latent channels, or None.
         dtype: "keep" (each tensor in its own type), "float32", "float16" or "bfloat16".
         seed: seed of the pose embedding of a fresh control branch.
         progress: show a progress bar.
@@ -88,6 +89,7 @@ def convert(
     if dtype not in _DTYPES:
         raise AnchorError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
     base, out = Path(base), Path(out)
+    body, face = (None if part is None else Path(part) for part in (body, face))
     check_new(out)
     notes: list[str] = []
     sources, anchor = _open_sources(base, Path(image_encoder), body, face, seed, notes)
@@ -98,11 +100,12 @@ def convert(
     text, num_tokens = anchor.text_encoder.config, anchor.image_encoder.config.num_tokens
     ends = begin_and_end(anchor.tokenizer, text)
     empty = empty_text(text, params["text_encoder"], num_tokens, ends)
+    empty = stored_empty_text(base, empty, notes)
     files = {source.weights.path: name for name, source in sources.items()}
     size = sum(path.stat().st_size for path in files)
     size += sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     with bars(None if progress else False, delay=2)("convert", size, BYTES) as advance:
-        provenance = {
+        made = {
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC by anchor-jax convert",
             "versions": versions(("anchor-jax", "jax", "flax", "numpy")),
             "dtype": dtype,
@@ -115,6 +118,7 @@ def convert(
             name: replace(network, params=params[name])
             for name, network in anchor.networks().items()
         }
+        provenance = _continued(anchor.provenance, made)
         anchor = replace(anchor, empty_text=empty, provenance=provenance)
         save(out, with_networks(anchor, networks))
     return notes
@@ -123,8 +127,8 @@ def convert(
 def _open_sources(
     base: Path,
     image_encoder: Path,
-    body: str | Path | None,
-    face: str | Path | None,
+    body: Path | None,
+    face: Path | None,
     seed: int,
     notes: list[str],
 ) -> tuple[dict[str, _Source], Anchor]:
@@ -136,22 +140,34 @@ def _open_sources(
     problems: list[str] = []
     sources, schedule, tokenizer = _open_base(base, body is None, problems, notes)
     sources["image_encoder"] = _open_image_encoder(image_encoder, problems)
-    for part, folder, channels in (("body", body, 4), ("face", face, 9)):
+    vae = sources["vae"].config
+    assert isinstance(vae, VAEConfig)
+    latents = vae.latent_channels
+    for part, folder, channels in (("body", body, latents), ("face", face, 2 * latents + 1)):
         if folder is not None:
-            sources |= _open_part(part, Path(folder), channels, problems)
+            sources |= _open_part(part, folder, channels, latents, problems)
+    extras = read_extras(body, face, problems)
     networks = {name: Network[Any](source.config) for name, source in sources.items()}
     if body is None:
         control = fresh_control_config(networks["body/unet"].config)
         networks["body/control"] = Network(control)
         notes.append(f"{FRESH_NOTE}: a copy of the UNet's encoder, pose embedding seed {seed}")
-    trained = {"body": body is not None, "face": face is not None}
+    trained = {**extras.trained, "body": body is not None and extras.trained["body"]}
     # The text encoder is not checked yet, so the embedding of the empty text is computed later.
     fields = {"schedule": schedule, "empty_text": np.zeros(0), "tokenizer": tokenizer}
+    fields |= {"settings": extras.settings, "provenance": dict(extras.provenance)}
     anchor = assemble(networks, trained, **fields)
     problems += [] if problems else configs.cross_check(anchor)
     if problems:
         raise AnchorError(f"not a supported checkpoint: {shorten(problems, 8, '; ')}")
     return sources, anchor
+
+
+def _continued(before: Mapping[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """Return the provenance of an exported anchor with that of this conversion, `made`. Of entries
+    that both have, the first conversion's are kept as "first_conversion"."""
+    first = {key: value for key, value in before.items() if key in made}
+    return ({"first_conversion": first} if first else {}) | {**before, **made}
 
 
 def _describe_files(files: Mapping[Path, str], advance: Advance) -> list[dict[str, Any]]:
@@ -187,10 +203,8 @@ def _open_base(
             f"{base}: expected vae/ and text_encoder/ inside (a Stable Diffusion 1.5 base in"
             " diffusers layout)"
         )
-    vae = _Source(
-        configs.read_vae(base / "vae" / "config.json", problems),
-        open_weights(find_weights(base / "vae", _DIFFUSERS, _DIFFUSERS)),
-    )
+    vae_config = configs.read_vae(base / "vae" / "config.json", problems)
+    vae = _Source(vae_config, open_weights(find_weights(base / "vae", _DIFFUSERS, _DIFFUSERS)))
     if any(key.endswith(".query.weight") for key in vae.weights.tensors):
         vae.key_of = names.old_vae_key
     text = _Source(
@@ -200,7 +214,7 @@ def _open_base(
     sources = {"vae": vae, "text_encoder": text}
     if fresh:
         sources["body/unet"] = _Source(
-            configs.read_unet(base / "unet" / "config.json", 4, problems),
+            configs.read_unet(base / "unet" / "config.json", vae_config.latent_channels, problems),
             open_weights(find_weights(base / "unet", _DIFFUSERS, _DIFFUSERS)),
         )
     schedule = ScheduleConfig()
@@ -246,8 +260,10 @@ def _open_image_encoder(folder: Path, problems: list[str]) -> _Source:
     return _Source(config, weights, ignored=names.CLIP_IGNORED)
 
 
-def _open_part(part: str, folder: Path, channels: int, problems: list[str]) -> dict[str, _Source]:
-    """Open UNet and control branch of the body or the face."""
+def _open_part(
+    part: str, folder: Path, channels: int, latents: int, problems: list[str]
+) -> dict[str, _Source]:
+    """Open UNet, with `channels` of input, and control branch of the body or the face."""
     if not (folder / "unet").is_dir() or not (folder / "controlnet").is_dir():
         raise AnchorError(f"{folder}: expected unet/ and controlnet/ inside (--{part})")
     unet, control = folder / "unet", folder / "controlnet"
@@ -257,7 +273,7 @@ def _open_part(part: str, folder: Path, channels: int, problems: list[str]) -> d
             open_weights(find_weights(unet, _DIFFUSERS, _DIFFUSERS)),
         ),
         f"{part}/control": _Source(
-            configs.read_control(control / "config.json", problems),
+            configs.read_control(control / "config.json", latents, problems),
             open_weights(find_weights(control, _DIFFUSERS, _DIFFUSERS)),
         ),
     }

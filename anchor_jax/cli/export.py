@@ -13,6 +13,9 @@ class Export:
 
         anchor-jax export anchors/seth --out seth-pytorch
 
+    Files beside the published ones keep what that layout has no place for, such as the recommended
+    settings: `anchor-jax convert` makes an equal anchor of the result.
+
     Attributes:
         anchor: an ANCHOR, from `convert` or `train`.
         out: the new folder, with `body`, `head`, `sd` and `clip-vision`.

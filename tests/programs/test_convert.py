@@ -8,12 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from anchor_jax import cli
+from anchor_jax import checkpoint, cli
+from anchor_jax.assets import open_assets
+from anchor_jax.checkpoint import Settings
+from anchor_jax.checkpoint.parameters import flatten
+from anchor_jax.diffusion import Sampling
+from anchor_jax.face.settings import FaceSampling
 
 from .conftest import convert_arguments
 from .test_generate import one_error
@@ -214,6 +220,49 @@ def test_export_gives_back_the_head_folder(tiny_dir, published, tmp_path):
     for path in head.rglob("*.*"):
         twin = tmp_path / "twice" / "head" / path.relative_to(head)
         assert twin.read_bytes() == path.read_bytes()
+
+
+def params(anchor: Path) -> dict[str, Any]:
+    """All parameters in their stored types, by network and path."""
+    every = checkpoint.load(anchor, networks=()).networks()
+    loaded = checkpoint.load(anchor, networks=list(every), dtype=None).networks()
+    return {name: flatten(network.params) for name, network in loaded.items()}
+
+
+@pytest.mark.parametrize("which", ["anchor", "published", "fresh", "finetuned", "shipped"])
+def test_convert_takes_back_any_anchor_that_export_wrote(which, request, tmp_path):
+    """Catches an anchor refused for channels that Stable Diffusion does not have, or for the scale
+    of its latents, and settings, training history, an untrained part or the empty text lost."""
+    if which == "shipped":
+        before = open_assets().anchor
+    else:
+        before = request.getfixturevalue(which)
+        before = before / "anchor" if which == "finetuned" else before
+    changed = shutil.copytree(before, tmp_path / "changed")  # settings that are nobody's defaults
+    settings = Settings(Sampling(steps=7, crossfade=True), FaceSampling(guidance=2.5, fit="crop"))
+    checkpoint.store_settings(changed, settings)
+    out = tmp_path / "out"
+    assert cli.main(["export", str(changed), "--out", str(out)]) == 0
+    words = ["convert", "--body", out / "body", "--base", out / "sd"]
+    words += ["--image-encoder", out / "clip-vision", "--out", tmp_path / "again"]
+    words += ["--face", out / "head"] if (out / "head").exists() else []
+    assert cli.main(list(map(str, words))) == 0
+    old, new = (checkpoint.load(path, networks=()) for path in (changed, tmp_path / "again"))
+    for name in ("schedule", "settings", "tokenizer", "trained_face"):
+        assert getattr(new, name) == getattr(old, name), name
+    assert new.body.trained == old.body.trained
+    assert new.provenance.get("training") == old.provenance.get("training")
+    assert new.empty_text.tobytes() == old.empty_text.tobytes()
+    assert {n: x.config for n, x in new.networks().items()} == {
+        n: x.config for n, x in old.networks().items()
+    }
+    expected, found = params(changed), params(tmp_path / "again")
+    for name, leaves in expected.items():
+        assert found[name].keys() == leaves.keys()
+        for path, leaf in leaves.items():
+            twin = found[name][path]
+            assert twin.dtype == leaf.dtype, (name, path)
+            assert np.asarray(twin).tobytes() == np.asarray(leaf).tobytes(), (name, path)
 
 
 @pytest.mark.parametrize("case", FACE)

@@ -441,3 +441,60 @@ def test_the_configs_are_those_of_the_source(arguments):
     configs = [network.config for network in networks.values()]
     assert configs == [UNET, CONTROL, VAE, VISION, TEXT]
     assert UNetConfig() not in configs and CLIPTextConfig() not in configs
+
+
+@pytest.fixture
+def exported(arguments, tmp_path):
+    """The arguments that convert an export, made of the source, and the export's folder."""
+    out = tmp_path / "back"
+    convert(**arguments)
+    export(arguments["out"], out)
+    places = {"body": out / "body", "base": out / "sd", "image_encoder": out / "clip-vision"}
+    return {**places, "out": tmp_path / "again"}, out
+
+
+def test_the_first_conversion_is_remembered(exported, tmp_path):
+    """Catches the origin of the weights lost when an export is converted again."""
+    arguments, _ = exported
+    first = checkpoint.load(tmp_path / "anchor", networks=()).provenance
+    convert(**arguments)
+    again = checkpoint.load(arguments["out"], networks=()).provenance
+    assert again["first_conversion"] == first
+    assert again["sources"] != first["sources"]
+    export(arguments["out"], tmp_path / "twice")
+    arguments |= {"body": tmp_path / "twice" / "body", "out": tmp_path / "third"}
+    convert(**arguments)
+    third = checkpoint.load(arguments["out"], networks=()).provenance
+    assert third["first_conversion"] == first
+
+
+def test_settings_beside_the_weights_are_not_trusted(exported):
+    """Catches a damaged or edited file that ends in a traceback or is left out in silence."""
+    arguments, out = exported
+    path = out / "body" / "anchor-jax.json"
+    values = json.loads(path.read_text())
+    for content, words in (
+        ("{", "not readable as JSON"),
+        (json.dumps(values | {"trained": 1}), "trained is not"),
+        (json.dumps(values | {"sampling": {"steps": 0}}), "steps is 0"),
+        (json.dumps(values | {"provenance": []}), "provenance is not an object"),
+    ):
+        path.write_text(content)
+        message = refused(arguments)
+        assert words in message and str(path) in message
+    path.unlink()
+    convert(**arguments)  # as published folders are: without it
+
+
+def test_the_empty_text_of_another_text_encoder_is_not_taken(exported, tmp_path):
+    """Catches a text encoder that was replaced in an exported base, with the empty text of the old
+    one kept, and a file that cannot be read."""
+    arguments, out = exported
+    path = out / "sd" / "empty_text.npy"
+    stored = np.load(path)
+    np.save(path, stored[:, ::-1].copy())
+    assert any("computed the empty text anew" in note for note in convert(**arguments))
+    found = checkpoint.load(arguments["out"], networks=()).empty_text
+    np.testing.assert_allclose(found, stored, atol=1e-5)
+    path.write_bytes(b"no array")
+    assert "empty_text.npy" in refused(arguments, out=tmp_path / "bad")

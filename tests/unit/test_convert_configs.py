@@ -20,7 +20,7 @@ from tests.anchors import make_anchor
 
 READERS = {
     UNetConfig: lambda path, problems: configs.read_unet(path, 4, problems),
-    ControlConfig: configs.read_control,
+    ControlConfig: lambda path, problems: configs.read_control(path, 4, problems),
     VAEConfig: configs.read_vae,
     CLIPVisionConfig: configs.read_image_encoder,
     CLIPTextConfig: configs.read_text_encoder,
