@@ -165,15 +165,17 @@ def _overview() -> str:
 
 
 def _stdout_is_closed() -> bool:
-    """Return whether the reader of standard output has closed its pipe."""
+    """Return whether the reader of standard output has closed its pipe or socket."""
     with suppress(OSError, ValueError):  # standard output has no file descriptor
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
-        return any(event & select.POLLERR for _, event in poll.poll(0))
+        closed = select.POLLERR | select.POLLHUP  # of a pipe, of a socket
+        return any(event & closed for _, event in poll.poll(0))
     return False
 
 
 def _fail(message: str, code: int) -> int:
     """Print an error and return `code`."""
-    print(f"anchor-jax: error: {message}", file=sys.stderr)
+    with suppress(BrokenPipeError):  # nobody reads standard error: the code still tells
+        print(f"anchor-jax: error: {message}", file=sys.stderr)
     return code
