@@ -1,20 +1,28 @@
 """Output files and folders that appear whole or not at all.
 
 An output is made under a hidden name beside its place and renamed when it is complete, so an older
-file survives every failure. A parent folder that is missing is made when writing begins.
+file survives every failure. A parent folder that is missing is made when writing begins. Space on
+the disk is checked before the work by `check_space`, and every error of writing names the output.
 """
 
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from anchor_jax.errors import AnchorError, first_line
 
 NO_SPACE = "No space left on device"  # as the C library words it, and so every library does
+
+# Bytes for each pixel of a picture, for estimates of what a command writes. They are those of
+# still, dark videos: an output that has space is never refused.
+VIDEO_BYTES = 0.005  # H.264
+PNG_BYTES = 0.3
+
+_FULL = 1 << 20  # bytes; with less free space a write that ended early is taken for a full disk
 
 
 def cache_folder() -> Path:
@@ -47,18 +55,54 @@ def check_new(path: Path) -> None:
     check_parent(path)
 
 
-def check_space(path: Path, needed: int) -> None:
-    """Check that the disk has space for an output of `needed` bytes.
+def check_space(needed: Mapping[Path, int]) -> None:
+    """Check that the disk, or each of several disks, has space for outputs.
+
+    Args:
+        needed: bytes of each output, estimated from below.
 
     Raises:
-        AnchorError: it has less.
+        AnchorError: a disk has less.
     """
-    free = shutil.disk_usage(_nearest(path)).free
-    if free < needed:
-        raise AnchorError(
-            f"{path}: no space left on the disk: {needed / 1e6:,.1f} MB needed,"
-            f" {free / 1e6:,.1f} MB free; nothing was written"
-        )
+    disks: dict[int, dict[Path, int]] = {}
+    for path, size in needed.items():
+        disks.setdefault(_disk_of(path), {})[path] = size
+    for outputs in disks.values():
+        first, total = next(iter(outputs)), sum(outputs.values())
+        free = shutil.disk_usage(_nearest(first)).free
+        if free < total:
+            raise AnchorError(
+                f"{' and '.join(map(str, outputs))}: no space left on the disk: about"
+                f" {total / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free"
+            )
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Let errors of writing inside the block name the output `path`.
+
+    Raises:
+        AnchorError: the operating system, or a library of a full disk, raised an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        # On a full disk Orbax raises ValueError, and ArrayRecord RuntimeError.
+        if isinstance(error, AnchorError) or not (
+            isinstance(error, OSError) or NO_SPACE in str(error)
+        ):
+            raise
+        reason = "no space left on the disk" if _is_full(error, path) else first_line(error)
+        raise AnchorError(f"cannot write {path}: {reason}") from error
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    """Return whether a full disk is the cause of an error."""
+    if NO_SPACE in str(error):
+        return True
+    # NumPy only says that fewer bytes were written than it wanted.
+    cause_is_known = getattr(error, "errno", None) is not None
+    return not cause_is_known and shutil.disk_usage(_nearest(path)).free < _FULL
 
 
 @contextmanager
@@ -75,10 +119,8 @@ def parent_made(path: Path) -> Iterator[None]:
         parent for parent in parents if not os.path.exists(parent)
     ]  # the innermost comes first
     try:
-        try:
+        with named_errors(path):
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
         yield
     except BaseException:
         with suppress(OSError):  # one that is missing, or not empty
@@ -101,12 +143,9 @@ def placed(path: Path, scratch: Path | None = None) -> Iterator[Path]:
             example.
     """
     target = path.resolve()
-    with parent_made(path), _hidden(target, scratch) as partial:
-        try:
-            yield partial
-            _replace(partial, target)
-        except OSError as error:
-            raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
+    with parent_made(path), _hidden(target, scratch) as partial, named_errors(path):
+        yield partial
+        _replace(partial, target)
 
 
 @contextmanager
@@ -119,20 +158,11 @@ def new_folder(path: Path, needed: int) -> Iterator[Path]:
             in the middle of it.
     """
     check_new(path)
-    check_space(path, needed)  # first: Orbax's threads are noisy when a disk fills up
-    with parent_made(path), _hidden(path.absolute()) as partial:
-        try:
-            partial.mkdir()
-            yield partial
-            os.rename(partial, path)  # unlike `_replace` it fails where `path` exists by now
-        except Exception as error:
-            if NO_SPACE in str(error):  # not only in an OSError: Orbax's is a ValueError
-                raise AnchorError(
-                    f"{path}: no space left on the disk; nothing was written"
-                ) from None
-            if isinstance(error, OSError):
-                raise AnchorError(f"{path}: cannot be written: {first_line(error)}") from None
-            raise
+    check_space({path: needed})  # first: Orbax's threads are noisy when a disk fills up
+    with parent_made(path), _hidden(path.absolute()) as partial, named_errors(path):
+        partial.mkdir()
+        yield partial
+        os.rename(partial, path)  # unlike `_replace` it fails where `path` exists by now
 
 
 def write_text(path: Path, text: str, scratch: Path | None = None) -> None:
@@ -185,6 +215,11 @@ def _replace(source: Path, target: Path) -> None:
     old = target.rename(source.with_name(source.name + "-old"))
     source.rename(target)
     shutil.rmtree(old)
+
+
+def _disk_of(path: Path) -> int:
+    """Return the number of the disk that an output will be on."""
+    return os.stat(_nearest(path)).st_dev
 
 
 def _nearest(path: Path) -> Path:

@@ -86,6 +86,8 @@ def fit(task: Task, job: LoopConfig, run: Run, mesh: Mesh, batches: Batches) -> 
     program = task.started.program
     checkpoints = Checkpoints(run.folder / "checkpoints", job.keep_last, job.keep_best)
     latest = checkpoints.latest()
+    to_come = -(-(job.steps - (latest or 0)) // job.save_every)
+    checkpoints.check_space(program.state, to_come)
     if latest is not None:
         state, position = checkpoints.restore(latest, program.state)
         batches.set_state(position)

@@ -102,6 +102,7 @@ class Generate:
         video.check_output(self.out, self.frames_dir)
         rate = None if self.fps is None else parse_fps(self.fps)
         pose_frames, own_rate = self._read_poses()
+        video.check_room(pose_frames.shape, self.out, self.frames_dir)
         picture = video.read_image(self.appearance)
         noise = None if self.noise is None else _read_noise(self.noise)
 

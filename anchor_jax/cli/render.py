@@ -83,6 +83,7 @@ class Render:
         rate = None if self.fps is None else parse_fps(self.fps)
         check_count("processes", self.processes)
         whole, clip = self._read_motion(rate)
+        pose_images.check_room(self.out, len(clip.poses), pixels)
         body = _make_body(self.body, whole)
         view = make_view(whole, body.joints(whole), pixels)  # the same for every part
         if whole.camera is not None and view.crops(whole.camera):

@@ -5,6 +5,7 @@ array, which appears when it is complete.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.errors import AnchorError, first_line
-from anchor_jax.files import placed, write_text
+from anchor_jax.files import check_space, placed, write_text
 
 FOLDER = "encodings"
 
@@ -48,8 +49,10 @@ class Encodings:
         """Make the folder. Called before the work, it shows whether results can be written.
 
         Raises:
-            AnchorError: the folder cannot be written.
+            AnchorError: the folder cannot be written, or the disk has too little space.
         """
+        frames = sum(self.starts[clip + 1] - self.starts[clip] for clip in self.missing())
+        check_space({self.folder: 4 * frames * sum(map(math.prod, self.shapes.values()))})
         write_text(self.folder / "key.json", json.dumps({"key": self._key}) + "\n")
 
     def write(self, clip: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -59,7 +62,6 @@ class Encodings:
             AnchorError: the folder cannot be written, or the disk is full.
         """
         try:
-            self.make_folder()
             for name, array in arrays.items():
                 with placed(self._path(clip, name)) as partial, partial.open("wb") as file:
                     np.save(file, np.asarray(array, np.float32))

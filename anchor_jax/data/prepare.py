@@ -8,6 +8,7 @@ continues and makes the same bytes.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import Protocol, runtime_checkable
 from anchor_jax.data.audio import write_audio
 from anchor_jax.data.dataset import (
     FORMAT,
+    PICTURES,
     ClipRecord,
     Dataset,
     Pictures,
@@ -28,7 +30,14 @@ from anchor_jax.data.dataset import (
     write_shard,
 )
 from anchor_jax.errors import AnchorError, first_line, shorten
-from anchor_jax.files import check_parent, parent_made, write_text
+from anchor_jax.files import (
+    PNG_BYTES,
+    check_parent,
+    check_space,
+    named_errors,
+    parent_made,
+    write_text,
+)
 from anchor_jax.processes import run_all
 from anchor_jax.progress import Advance, Progress, silent
 from anchor_jax.shapes import Size, show_size
@@ -94,8 +103,9 @@ def prepare(
     with parent_made(out), _locked(folder, {"inputs": digest, "changed": stamp}):
         try:
             sources = _examine(sources, processes, progress)
-            made = _make(sources, folder, fps, digest, processes, progress)
-            made.path.rename(out)  # `out` may be an empty folder; any other folder is an error
+            with named_errors(out):
+                made = _make(sources, folder, fps, digest, processes, progress)
+                made.path.rename(out)  # `out` may be an empty folder; any other folder is an error
         except AnchorError as error:
             if not _complete(folder):
                 raise
@@ -203,8 +213,11 @@ def _make(
     dataset = Dataset(folder / "data", pictures, fps, clips, digest)
     for name in ("data", "clips", "scratch"):
         (folder / name).mkdir(exist_ok=True)
-    _keep_sounds(sources, dataset.path / "audio", progress)
     done = {number: record for number in range(len(clips)) if (record := _record(dataset, number))}
+    left = sum(clip.frames for number, clip in enumerate(clips) if number not in done)
+    coloured = [math.prod(size) for name, size in pictures.items() if PICTURES[name] == 3]
+    check_space({dataset.path: int(left * sum(coloured) * PNG_BYTES)})  # masks are far smaller
+    _keep_sounds(sources, dataset.path / "audio", progress)
     shares, first = [], 0
     pieces = -(-processes // len(sources))  # more than 1 where there are fewer sources than workers
     for source, of_source in zip(sources, records, strict=True):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from anchor_jax.data.pictures import IMAGE_SUFFIXES, list_images, read_image, read_images, resize
-from anchor_jax.data.video_writer import check_output, write_frames, write_video
+from anchor_jax.data.video_writer import check_output, check_room, write_frames, write_video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.shapes import Size, show_size
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_output",
+    "check_room",
     "iter_sizes",
     "iter_video",
     "open_video",

@@ -1,5 +1,6 @@
 """Frames into files: an H.264 video, a folder of PNG images, or both."""
 
+import math
 import os
 import platform
 import re
@@ -11,7 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line
-from anchor_jax.files import check_parent, placed
+from anchor_jax.files import (
+    PNG_BYTES,
+    VIDEO_BYTES,
+    check_parent,
+    check_space,
+    named_errors,
+    placed,
+)
 
 FRAME_NAME = re.compile(r"\d{6}\.png")
 
@@ -33,8 +41,8 @@ def write_video(
     check_output(path, folder)
     with ExitStack() as stack:
         if folder is not None:
-            frames = _save_each(stack.enter_context(placed(folder)), frames)
-        _encode(stack.enter_context(placed(path)), frames, fps)
+            frames = _save_each(stack.enter_context(placed(folder)), frames, folder)
+        _encode(stack.enter_context(placed(path)), frames, fps, path)
 
 
 def write_frames(folder: Path, frames: Iterable[np.ndarray]) -> None:
@@ -46,7 +54,7 @@ def write_frames(folder: Path, frames: Iterable[np.ndarray]) -> None:
     """
     check_output(folder=folder)
     with placed(folder) as partial:
-        for _ in _save_each(partial, frames):
+        for _ in _save_each(partial, frames, folder):
             pass
 
 
@@ -79,13 +87,33 @@ def check_output(path: Path | None = None, folder: Path | None = None) -> None:
             )
 
 
-def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
+def check_room(
+    shape: tuple[int, ...], path: Path | None = None, folder: Path | None = None
+) -> None:
+    """Check before the work that its output has space on the disk.
+
+    Args:
+        shape: number, height and width of the frames; more numbers are ignored.
+        path: the video for `write_video`.
+        folder: the folder for `write_video` or `write_frames`.
+
+    Raises:
+        AnchorError: a disk has too little space.
+    """
+    pixels = math.prod(shape[:3])
+    outputs = {path: VIDEO_BYTES, folder: PNG_BYTES}
+    check_space({target: int(pixels * x) for target, x in outputs.items() if target is not None})
+
+
+def _encode(hidden: Path, frames: Iterable[np.ndarray], fps: Fraction, path: Path) -> None:
+    """Encode frames to the file `hidden`, which becomes `path`."""
     import av
     from av.error import FFmpegError
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
     try:
-        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        faststart = {"movflags": "+faststart"}
+        with av.open(str(hidden), "w", format="mp4", options=faststart) as container:
             stream = container.add_stream("libx264", rate=fps, options=_encoder_options())
             stream.pix_fmt = "yuv420p"
             # State which YUV this is; otherwise players guess it from the picture's size.
@@ -105,8 +133,10 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: Fraction) -> None:
                 )
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-    except (FFmpegError, OSError) as error:
-        raise AnchorError(f"cannot write the video: {first_line(error)}") from error
+    except FFmpegError as error:
+        if isinstance(error, OSError):  # a full disk
+            raise
+        raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def _encoder_options() -> dict[str, str]:
@@ -122,14 +152,12 @@ def _encoder_options() -> dict[str, str]:
     return options
 
 
-def _save_each(folder: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Pass the frames on, and write each into the new `folder`."""
+def _save_each(partial: Path, frames: Iterable[np.ndarray], folder: Path) -> Iterator[np.ndarray]:
+    """Pass the frames on, and write each into the new folder `partial`, which becomes `folder`."""
     from PIL import Image
 
-    try:
-        folder.mkdir()
-        for number, pixels in enumerate(frames, 1):
-            Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)
-            yield pixels
-    except OSError as error:
-        raise AnchorError(f"cannot write the frames: {first_line(error)}") from error
+    partial.mkdir()
+    for number, pixels in enumerate(frames, 1):
+        with named_errors(folder):
+            Image.fromarray(pixels).save(partial / f"{number:06d}.png", compress_level=1)
+        yield pixels

@@ -63,7 +63,7 @@ def check_place(out: Path) -> None:
                 f"cannot write {out}: it holds other files, such as {others[0]}; choose another"
                 " --out"
             )
-    check_space(out, _SPACE)
+    check_space({out: _SPACE})
 
 
 def read_inputs(

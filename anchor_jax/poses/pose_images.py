@@ -20,7 +20,7 @@ from anchor_jax.body.view import View
 from anchor_jax.data import video
 from anchor_jax.data.pictures import open_picture
 from anchor_jax.errors import AnchorError
-from anchor_jax.files import check_parent, placed
+from anchor_jax.files import check_parent, named_errors, placed
 from anchor_jax.shapes import Size
 
 _MASKS = "face", "foreground"
@@ -64,6 +64,20 @@ def check_outputs(out: Path, conditions: Path) -> None:
         )
 
 
+def check_room(out: Path, count: int, size: Size) -> None:
+    """Check, before drawing, that the disk has space for `count` pose images of `size`. The masks
+    are a hundredth of it and not counted.
+
+    Raises:
+        AnchorError: the disk has too little space.
+    """
+    shape = count, *size
+    if out.suffix.lower() == ".mp4":
+        video.check_room(shape, path=out)
+    else:
+        video.check_room(shape, folder=out)
+
+
 def write_pose_images(
     images: Iterable[PoseImage], view: View, fps: Fraction, out: Path, conditions: Path
 ) -> int:
@@ -87,14 +101,16 @@ def write_pose_images(
 
     def frames(folder: Path) -> Iterator[np.ndarray]:
         for number, image in enumerate(images, 1):
-            for mask in _MASKS:
-                _save_mask(folder / mask / f"{number:06d}.png", getattr(image, mask))
+            with named_errors(conditions):
+                for mask in _MASKS:
+                    _save_mask(folder / mask / f"{number:06d}.png", getattr(image, mask))
             landmarks.append(image.landmarks)
             visible.append(image.visible)
             yield image.pixels
         table = _camera(view, fps)
         table |= {"landmarks": np.stack(landmarks), "visible": np.stack(visible)}
-        np.savez(folder / TABLE, **table)  # before any output is moved to its place
+        with named_errors(conditions):
+            np.savez(folder / TABLE, **table)  # before any output is moved to its place
 
     with ExitStack() as stack:
         folder = stack.enter_context(placed(conditions))

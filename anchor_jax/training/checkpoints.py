@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from anchor_jax.compiling import is_out_of_memory
 from anchor_jax.errors import AnchorError, first_line
-from anchor_jax.files import NO_SPACE
+from anchor_jax.files import NO_SPACE, check_space
 
 
 class Checkpoints:
@@ -28,6 +28,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 1):
         self.folder = folder
+        self._most = keep_last + keep_best + 1  # one is being written
         score = lambda metrics: metrics["score"]
         best = policies.BestN(
             get_metric_fn=score, n=keep_best, keep_checkpoints_without_metrics=False
@@ -73,6 +74,20 @@ class Checkpoints:
             ) from None
         return restored.state, restored.data
 
+    def check_space(self, state: Any, count: int) -> None:
+        """Check before training that the disk has space for checkpoints.
+
+        Args:
+            state: a state, or the shapes and types of one.
+            count: number of checkpoints to come. No more than are kept at a time need space, and
+                the one that is being written.
+
+        Raises:
+            AnchorError: the disk has less. Older checkpoints stay.
+        """
+        count = min(count, self._most - len(self._manager.all_steps()))
+        check_space({self.folder: max(count, 1) * _nbytes(state)})
+
     def save(self, step: int, state: Any, data: dict[str, Any], score: float | None) -> None:
         """Start to write a checkpoint. The state's values are copied before this returns.
 
@@ -87,9 +102,8 @@ class Checkpoints:
         """
         if score is None:
             score = -math.inf  # Orbax warns about a checkpoint without a score
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
-        if free < needed:  # checked first: Orbax's threads print errors when a disk fills up
+        if free < _nbytes(state):  # checked first: Orbax's threads print errors on a full disk
             raise AnchorError(self._message(step, "no space left on the disk"))
         try:
             self._manager.check_for_errors()
@@ -133,6 +147,11 @@ class Checkpoints:
         last = self.latest()
         kept = "there is none yet" if last is None else f"that of step {last} is kept"
         return f"{self.folder}: {which} cannot be written: {reason}; {kept}"
+
+
+def _nbytes(state: Any) -> int:
+    """Return the size of a state in bytes, all devices together."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anchor_jax.files import write_text
+
 _PANELS = {  # title: (prefixes of the metrics, logarithmic)
     "loss": (("loss",), True),
     "gradient norm before clipping": (("gradient_norm/",), True),
@@ -28,6 +30,9 @@ def write_report(
         path: the page, in the run's folder beside `grids/`.
         settings: the run's settings.
         metrics: the logged lines, each a step and its metrics.
+
+    Raises:
+        AnchorError: the page cannot be written.
     """
     parts = [f"<h1>{html.escape(path.absolute().parent.name)}</h1>"]
     if metrics:
@@ -57,9 +62,8 @@ def write_report(
         "body{font-family:sans-serif;margin:2em}figure{display:inline-block;vertical-align:top}"
         "td{padding:0 1em 0 0}img{max-width:48em}"
     )
-    path.write_text(
-        f'<!doctype html><meta charset="utf-8"><style>{style}</style>{"".join(parts)}', "utf-8"
-    )
+    body = "".join(parts)
+    write_text(path, f'<!doctype html><meta charset="utf-8"><style>{style}</style>{body}')
 
 
 def _spread(grids: list[Path]) -> list[Path]:

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
-from anchor_jax.files import check_parent, leftovers, remove, write_text
+from anchor_jax.files import check_parent, leftovers, named_errors, remove, write_text
 from anchor_jax.training.events import EventWriter
 from anchor_jax.training.sharding import any_process
 from anchor_jax.versions import versions
@@ -125,7 +125,8 @@ class Run:
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_text(self.folder / "metrics.jsonl", text)
-        self._events = EventWriter(self.folder / "events", step + 1)
+        with named_errors(self.folder):
+            self._events = EventWriter(self.folder / "events", step + 1)
 
     def log(
         self, step: int, metrics: Mapping[str, float], frames: Sequence[Any] | None = None
@@ -134,9 +135,10 @@ class Run:
         if not self.is_main:
             return
         line = {"step": step, **metrics} | ({} if frames is None else {"frames": frames})
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self._events.add_scalars(step, metrics)
+        with named_errors(self.folder):
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            self._events.add_scalars(step, metrics)
 
     def log_grid(self, step: int, grid: np.ndarray) -> None:
         """Log the validation grid of a step, uint8 (h, w, 3)."""
@@ -145,9 +147,10 @@ class Run:
         from PIL import Image
 
         path = self.folder / "grids" / f"{step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(grid).save(path)
-        self._events.add_image(step, "validation", grid)
+        with named_errors(self.folder):
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(grid).save(path)
+            self._events.add_image(step, "validation", grid)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the logged lines, each a step and its metrics, in order."""

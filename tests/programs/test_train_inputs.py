@@ -169,10 +169,18 @@ def test_a_disk_that_fills_keeps_the_last_checkpoint(half, finetuned, fresh, tra
 def test_a_full_disk_keeps_the_last_checkpoint(
     half, finetuned, fresh, train_data, tmp_path, capsys, monkeypatch
 ):
-    """Catches a disk that is filled to the brim where it is known to be too small."""
+    """Catches a disk that is filled to the brim where it is known to be too small, and steps that
+    are done although their checkpoint has no place."""
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        assert train("finetune", fresh, train_data, half, "--accumulate", "2") == 2
+        told = one_error(capsys)
+        assert f"{half / 'checkpoints'}: no space left on the disk" in told and "needed" in told
+        before_training = iter([usage.free])
+        patch.setattr(
+            shutil, "disk_usage", lambda path: usage._replace(free=next(before_training, 1000))
+        )
         assert train("finetune", fresh, train_data, half, "--accumulate", "2") == 2
     told = one_error(capsys)
     assert "the checkpoint of step 4 cannot be written: no space left on the disk" in told

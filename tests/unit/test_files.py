@@ -1,5 +1,6 @@
 """Output files that appear whole or not at all."""
 
+import errno
 import os
 import shutil
 from collections import namedtuple
@@ -13,6 +14,8 @@ import pytest
 from anchor_jax import files
 from anchor_jax.errors import AnchorError
 from tests.full_disk import largest_file
+
+usage = namedtuple("usage", "free")
 
 
 def enter(manager: AbstractContextManager, block: Callable[[Any], object]) -> None:
@@ -71,6 +74,49 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ValueError("Orbax: No space left on device"),
+        OSError("4160 requested and 0 written"),  # NumPy's
+    ],
+)
+def test_every_error_of_a_full_disk_names_the_output(tmp_path, monkeypatch, error):
+    """Catches "No space left on device" without a path, and a library's own words for it."""
+
+    def block(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=0))
+    for manager in (files.named_errors(tmp_path / "out"), files.placed(tmp_path / "out")):
+        with pytest.raises(AnchorError) as caught:
+            enter(manager, block)
+        assert str(caught.value) == f"cannot write {tmp_path / 'out'}: no space left on the disk"
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    """Catches a mistake in a program, or an error that is worded already, taken for a full disk."""
+    for error in (ValueError("no"), AnchorError(f"{files.NO_SPACE}, says somebody else")):
+        with pytest.raises(type(error)) as caught, files.named_errors(tmp_path / "out"):
+            raise error
+        assert caught.value is error
+
+
+def test_space_is_checked_for_each_disk(tmp_path, monkeypatch):
+    """Catches two outputs that fit alone but not together, and space of another disk counted."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=1_000_000))
+    one, two = tmp_path / "one", tmp_path / "missing" / "two"
+    files.check_space({one: 900_000})
+    with pytest.raises(AnchorError) as caught:
+        files.check_space({one: 900_000, two: 900_000})
+    assert str(caught.value) == (
+        f"{one} and {two}: no space left on the disk: about 1.8 MB needed, 1.0 MB free"
+    )
+    monkeypatch.setattr(files, "_disk_of", lambda path: path == one)
+    files.check_space({one: 900_000, two: 900_000})
+
+
 def test_a_missing_parent_is_made_and_kept(tmp_path):
     """Catches an output that fails where its folder is missing, and a parent that is removed."""
     files.check_parent(tmp_path / "a" / "b" / "file")
@@ -115,11 +161,10 @@ def test_a_new_folder_replaces_nothing(tmp_path, monkeypatch):
     for name in ("mine", "link"):
         with pytest.raises(AnchorError, match="exists already"):
             enter(files.new_folder(tmp_path / name, 1), never)
-    with pytest.raises(AnchorError, match="cannot be written"):
+    with pytest.raises(AnchorError, match="cannot write"):
         enter(files.new_folder(tmp_path / "new", 1), block)
     assert os.listdir(tmp_path / "new") == ["theirs"]
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=1000))
     with pytest.raises(AnchorError, match="no space left on the disk"):
         enter(files.new_folder(tmp_path / "a" / "b", 1001), never)
     assert sorted(os.listdir(tmp_path)) == ["link", "mine", "new"]
