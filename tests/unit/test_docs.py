@@ -7,7 +7,9 @@ A code reference is a link to a line and the symbol that the line defines:
 """
 
 import ast
+import dataclasses
 import importlib.util
+import inspect
 import io
 import re
 import shlex
@@ -267,6 +269,37 @@ def test_the_command_check_sees_mistakes():
     assert wrong_words(["make", "coffee"])
     every = "".join(page.read_text("utf-8") for page in PAGES)
     assert all(option in every for option in FOREIGN), "FOREIGN names an option of no page"
+
+
+def _options(command: type) -> set[str]:
+    """The names of a command's options, those of its groups of options included."""
+    names = set()
+    for item in dataclasses.fields(command):
+        group = item.default_factory
+        inner = isinstance(group, type) and dataclasses.is_dataclass(group)
+        names |= _options(group) if inner else {item.name}
+    return names
+
+
+def test_the_library_page_lists_what_the_command_alone_has():
+    """Catches an option of `anchor-jax generate` of which the page does not say how it is done in
+    Python, and a keyword of `anchor_jax.generate` that it does not list."""
+    import anchor_jax
+    from anchor_jax.cli.generate import Generate
+
+    text = (ROOT / "docs" / "library.md").read_text("utf-8")
+    parameters = inspect.signature(anchor_jax.generate).parameters.values()
+    keywords = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY}
+    assert {name for name in keywords if f"`{name}`" not in text} == set()
+    explained = {
+        option[2:].replace("-", "_")
+        for line in text.splitlines()
+        if line.startswith("| `--")
+        for option in OPTION.findall(line.split("|")[1])
+    }
+    # `face` is an array here and a switch there.
+    alone = _options(Generate) - {"anchor"} - (keywords - {"face"})
+    assert {name for name in alone if not {name, f"no_{name}"} & explained} == set()
 
 
 @every_page
