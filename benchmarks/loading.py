@@ -29,6 +29,7 @@ from PIL import Image
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches
 from anchor_jax.data.request import Request
+from anchor_jax.files import write_text
 from anchor_jax.processes import num_cores
 from anchor_jax.progress import silent
 from benchmarks.peer import environment
@@ -193,7 +194,7 @@ def main() -> None:
             "batch_size": BATCH,
             "cases": cases,
         }
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anchor_jax.files import write_text
 from anchor_jax.processes import num_cores
 
 TIMESTEP, CONTROL_SCALE = 481, 2.0
@@ -336,9 +337,8 @@ def run(cases: Mapping[str, Case], args: argparse.Namespace, module: str) -> Non
         results[f"{name}, {result['cpu']}"] = result
         print(f" {result['ratio']:.2f}x", file=sys.stderr)
         if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
-            args.out.with_suffix(".md").write_text(table(results) + "\n")
+            write_text(args.out, json.dumps(results, indent=1) + "\n")
+            write_text(args.out.with_suffix(".md"), table(results) + "\n")
     print(table(results))
 
 

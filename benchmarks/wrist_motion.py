@@ -24,6 +24,7 @@ from anchor_jax.body.formats import read_motion
 from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.view import make_view
 from anchor_jax.data import video
+from anchor_jax.files import write_text
 
 _CLIPS = "talkshow_oliver", "talkshow_french"
 _LAGS = -10, -5, -2, -1, 0, 1, 2, 5, 10
@@ -129,8 +130,8 @@ def main() -> None:
         results[name] = _measure(*curves[name], curves[other][1])
         print(name, json.dumps(results[name]))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
-        args.out.with_suffix(".svg").write_text(_plot(curves))
+        write_text(args.out, json.dumps(results, indent=1) + "\n")
+        write_text(args.out.with_suffix(".svg"), _plot(curves))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from anchor_jax import checkpoint
 from anchor_jax.data.dataset import encode
 from anchor_jax.data.preview import moments
 from anchor_jax.errors import AnchorError
-from anchor_jax.files import placed
+from anchor_jax.files import check_parent, placed
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.planning.generation import step_flops
 from anchor_jax.processes import run_alone
@@ -106,7 +106,7 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
 
 
 def _check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
-    """Check that all rows can be generated, and make the folder `out`.
+    """Check that all rows can be generated and that files in `out` can be written.
 
     Returns:
         The test clip.
@@ -123,9 +123,7 @@ def _check_study(rows: Mapping[str, Row], study: Study, out: Path) -> StudyClip:
         header = checkpoint.load(row.anchor, networks=())
         for seed in study.seeds:
             check_clip(header, clip, row.variant.with_sampling(seed=seed))
-    if out.exists() and not out.is_dir():
-        raise AnchorError(f"cannot write into {out}: it is not a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    check_parent(out / "results")
     return clip
 
 
