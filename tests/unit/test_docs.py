@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,9 +276,8 @@ def _options(command: type) -> set[str]:
     """The names of a command's options, those of its groups of options included."""
     names = set()
     for item in dataclasses.fields(command):
-        group = item.default_factory
-        inner = isinstance(group, type) and dataclasses.is_dataclass(group)
-        names |= _options(group) if inner else {item.name}
+        group: Any = item.default_factory  # the class of a group of options
+        names |= _options(group) if dataclasses.is_dataclass(group) else {item.name}
     return names
 
 
