@@ -1,6 +1,6 @@
 """Make-Your-Anchor in JAX: generate a video of a person from body motion and one picture.
 
-    anchor = anchor_jax.load("anchors/seth")                 # configs and parameters
+    anchor = anchor_jax.load("anchors/seth")                 # configs and parameters; or "shipped"
     frames = anchor_jax.generate(anchor, poses, appearance)  # uint8 (n,h,w,3)
 
 Importing the package loads neither JAX nor NumPy: a name is imported when it is first used.

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import or_shipped
+from anchor_jax.assets import SHIPPED_NAME, open_assets
 from anchor_jax.errors import AnchorError
 from anchor_jax.studies.clip import Variant
 from anchor_jax.studies.run import Row, Study, run_study
@@ -41,7 +41,9 @@ def main(words: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--anchor", type=Path, help="the full method's ANCHOR (the shipped one)")
+    parser.add_argument(
+        "--anchor", type=Path, default=Path(SHIPPED_NAME), help="the full method's ANCHOR (shipped)"
+    )
     parser.add_argument("--setting-one", type=Path, help="ANCHOR trained on the target alone")
     parser.add_argument("--setting-two", type=Path, help="ANCHOR trained on all persons at once")
     parser.add_argument("--perturbed", type=Path, help="ANCHOR trained on perturbed poses")
@@ -57,7 +59,7 @@ def main(words: list[str] | None = None) -> int:
         "with SMPL perturbation": args.perturbed,
     }
     try:
-        args.anchor, args.clip = or_shipped(args.anchor, args.clip)
+        args.clip = args.clip or open_assets().test
         settings = checkpoint.load(args.anchor, networks=()).settings
         full = Variant(settings).with_sampling(steps=args.steps, crossfade=False)
         rows = make_rows(args.anchor, others, full)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import or_shipped
+from anchor_jax.assets import SHIPPED_NAME, open_assets
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.files import placed
@@ -66,14 +66,16 @@ def main(words: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--anchor", type=Path, help="the ANCHOR (the shipped one)")
+    parser.add_argument(
+        "--anchor", type=Path, default=Path(SHIPPED_NAME), help="the ANCHOR (shipped)"
+    )
     parser.add_argument("--clip", type=Path, help="folder of the clip (the shipped test clip)")
     parser.add_argument("--frames", type=int, help="use only the clip's first frames (all)")
     parser.add_argument("--steps", type=int, help="denoising steps (the anchor's)")
     parser.add_argument("--out", type=Path, help="file for the numbers, JSON")
     args = parser.parse_args(words)
     try:
-        args.anchor, args.clip = or_shipped(args.anchor, args.clip)
+        args.clip = args.clip or open_assets().test
         record = compare(args.anchor, args.clip, args.frames, args.steps)
         if args.out is not None:
             with placed(args.out) as path:

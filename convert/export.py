@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from anchor_jax.assets import find_anchor
 from anchor_jax.checkpoint import Anchor, params_folder, read_header
 from anchor_jax.checkpoint.parameters import (
     flatten,
@@ -42,7 +43,7 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     which `convert` makes an equal ANCHOR again (see `extras`).
 
     Args:
-        anchor: the ANCHOR.
+        anchor: the ANCHOR, or `shipped`.
         out: the new folder, with `body`, `head` (if the anchor has a face), `sd` and `clip-vision`.
             Diffusers and transformers load them with `from_pretrained`.
         progress: show a progress bar.
@@ -50,7 +51,7 @@ def export(anchor: str | Path, out: str | Path, progress: bool = True) -> None:
     Raises:
         AnchorError: `anchor` is not an ANCHOR or is damaged, `out` exists, or the disk is full.
     """
-    anchor, out = Path(anchor), Path(out)
+    anchor, out = find_anchor(anchor), Path(out)
     header, sizes = read_header(anchor)
     networks = header.networks()
     stored = {

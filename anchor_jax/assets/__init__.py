@@ -2,7 +2,7 @@
 
 manifest.json   size and SHA-256 of every file, provenance
 LICENSE.md      licence and origin
-anchor/         the finetuned ANCHOR, with a face part
+anchor/         the finetuned ANCHOR, with a face part; its name is `shipped`
 pretrained/     the ANCHOR before finetuning, without a face part
 test/           poses.mp4 and truth.mp4 (lossless), poses-conditions/, appearance.png, motion.npz
 train/          training frames, target.mp4 and poses.mp4; optional
@@ -19,6 +19,7 @@ from typing import Any
 from anchor_jax.errors import AnchorError, first_line, shorten
 
 SHIPPED = Path(__file__).parent
+SHIPPED_NAME = "shipped"  # what commands and `anchor_jax.load` take in place of a folder
 MANIFEST = "manifest.json"
 _FORMAT = 1
 
@@ -82,16 +83,18 @@ def open_assets(folder: Path | None = None) -> Assets:
     return Assets(folder, provenance)
 
 
-def or_shipped(anchor: Path | None, clip: Path | None) -> tuple[Path, Path]:
-    """Return an ANCHOR and the folder of a test clip, with the shipped ones in the place of None.
+def find_anchor(path: str | Path) -> Path:
+    """Find the folder of an ANCHOR by what a user wrote: a path, or the name `shipped`.
+
+    A folder of the user that is called `shipped` and is an ANCHOR comes first.
 
     Raises:
-        AnchorError: as `open_assets`, if one is None.
+        AnchorError: as `open_assets`, for the name.
     """
-    if anchor is None or clip is None:
-        shipped = open_assets()
-        anchor, clip = anchor or shipped.anchor, clip or shipped.test
-    return anchor, clip
+    path = Path(path)
+    if path == Path(SHIPPED_NAME) and not (path / "anchor.json").is_file():
+        return open_assets().anchor
+    return path
 
 
 def _describe_files(folder: Path, names) -> dict[str, tuple[int, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from anchor_jax.assets import find_anchor
 from anchor_jax.checkpoint.anchor import Anchor
 from anchor_jax.checkpoint.config_json import brief, printable
 from anchor_jax.checkpoint.folder import file_sizes, megabytes, parse_header, read_json
@@ -19,12 +20,12 @@ def describe(path: str | Path) -> str:
     """Describe an ANCHOR as aligned text: settings, sizes, types, configs and provenance.
 
     Args:
-        path: the folder. Its parameters are not read.
+        path: the folder, or `shipped`. Its parameters are not read.
 
     Raises:
         AnchorError: as `load`.
     """
-    path = Path(path)
+    path = find_anchor(path)
     content = read_json(path)
     anchor, stored = parse_header(path, content)
     networks = anchor.networks()
@@ -54,7 +55,7 @@ def describe(path: str | Path) -> str:
 
 
 def _settings(anchor: Anchor) -> list[str]:
-    """List the recommended settings, the framing of the training and the untrained parts."""
+    """List the recommended settings, what is known of the person, and the untrained parts."""
     stored = settings_to_json(anchor)
     lines = [f"{'sampling':<15}{_values(stored['sampling'])}"]
     if anchor.face is not None:
@@ -64,6 +65,9 @@ def _settings(anchor: Anchor) -> list[str]:
         lines.append(f"{'framing':<15}{_values(middle)}")
         if framing.shape:
             lines.append(f"{'body shape':<15}{_values(dict(framing.shape))}")
+    if anchor.appearance is not None:
+        height, width = anchor.appearance.shape[:2]
+        lines.append(f"{'appearance':<15}{width}x{height}")
     parts = {"body": anchor.body, "face": anchor.face}
     untrained = [name for name, part in parts.items() if part is not None and not part.trained]
     if untrained:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from anchor_jax.assets import find_anchor
 from anchor_jax.checkpoint.anchor import (
     FACE_NETWORKS,
     NETWORKS,
@@ -131,7 +132,7 @@ def load(
     """Read an ANCHOR.
 
     Args:
-        path: the folder.
+        path: the folder, or `shipped`: the anchor that comes with the package.
         networks: names of the networks whose parameters are loaded; None: all but the text
             encoder. The others have empty parameters.
         dtype: type of the parameters in memory; None keeps the stored types.
@@ -147,7 +148,7 @@ def load(
         AnchorError: the folder is not an ANCHOR, has a newer format, or is incomplete or damaged;
             `networks` names one that it does not have.
     """
-    path = Path(path)
+    path = find_anchor(path)
     anchor, stored = read_header(path)
     present = anchor.networks()
     if networks is None:
@@ -229,7 +230,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise AnchorError(f"{path}: no such folder")
     if not (path / "anchor.json").is_file():
         raise AnchorError(
-            f"{path}: not an ANCHOR (no anchor.json); make one with anchor-jax convert"
+            f"{path}: not an ANCHOR (no anchor.json); make one with anchor-jax convert, or take"
+            " `shipped`"
         )
     try:
         content = json.loads((path / "anchor.json").read_text("utf-8"))
@@ -283,6 +285,7 @@ def check_stored(path: Path, networks: Collection[str]) -> None:
     Raises:
         AnchorError: names, shapes or file sizes differ from what was written.
     """
+    path = find_anchor(path)
     anchor, stored = read_header(path)
     present = anchor.networks()
     for name in networks:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from anchor_jax.cli.options import Folder, SamplingOptions, need_extra
+from anchor_jax.cli.options import AnchorFolder, Folder, SamplingOptions, need_extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,11 @@ class Bench:
         anchor-jax bench windows seth --clip test/ --out windows/
 
     Writes windows.json, windows.md (a table), windows.svg (a plot) and windows.png (frames of each
-    pair). Without an ANCHOR it measures the shipped one. Settings that you leave out come from the
-    anchor: `anchor-jax inspect` shows them.
+    pair). Settings that you leave out come from the anchor: `anchor-jax inspect` shows them.
 
     Attributes:
         study: what varies: "windows" (table 2 of the paper, and further pairs).
-        anchor: the anchor to generate from.
+        anchor: an ANCHOR, from `convert` or `train`, or `shipped`.
         out: folder for the results.
         clip: folder with poses/, truth/, appearance.png and, for faces, poses-conditions/.
         pairs: windows and overlaps in frames.
@@ -31,9 +30,7 @@ class Bench:
     """
 
     study: Positional[Literal["windows"]]
-    anchor: Positional[
-        Annotated[Path | None, arg(metavar="ANCHOR", help_behavior_hint="(default: shipped)")]
-    ] = None
+    anchor: Positional[AnchorFolder] = Path("shipped")
     out: Folder
     clip: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: the shipped test clip)")
@@ -48,13 +45,13 @@ class Bench:
         """Run the study."""
         need_extra("train", "matplotlib")
         from anchor_jax import checkpoint
-        from anchor_jax.assets import or_shipped
+        from anchor_jax.assets import open_assets
         from anchor_jax.studies.clip import Variant
         from anchor_jax.studies.run import Study
         from anchor_jax.studies.windows import study_windows
 
-        anchor, clip = or_shipped(self.anchor, self.clip)
-        settings = checkpoint.load(anchor, networks=()).settings
+        clip = self.clip or open_assets().test
+        settings = checkpoint.load(self.anchor, networks=()).settings
         settings = replace(settings, sampling=self.sampling.over(settings.sampling))
         study = Study(clip, self.frames, self.seeds)
-        study_windows(anchor, study, self.pairs, Variant(settings, faces=self.face), self.out)
+        study_windows(self.anchor, study, self.pairs, Variant(settings, faces=self.face), self.out)

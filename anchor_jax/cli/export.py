@@ -17,7 +17,7 @@ class Export:
     settings: `anchor-jax convert` makes an equal anchor of the result.
 
     Attributes:
-        anchor: an ANCHOR, from `convert` or `train`.
+        anchor: an ANCHOR, from `convert` or `train`, or `shipped`.
         out: the new folder, with `body`, `head`, `sd` and `clip-vision`.
     """
 

@@ -14,7 +14,7 @@ class Inspect:
         anchor-jax inspect anchors/seth
 
     Attributes:
-        anchor: an ANCHOR, from `convert` or `train`.
+        anchor: an ANCHOR, from `convert` or `train`, or `shipped`.
     """
 
     anchor: Positional[AnchorFolder]

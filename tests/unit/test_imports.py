@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "face": set(),
     "data": set(),
     "evaluation": set(),
-    "checkpoint": {"models", "diffusion", "face", "data", "poses"},
+    "checkpoint": {"assets", "models", "diffusion", "face", "data", "poses"},
     "poses": {"body", "data", "face"},
     "generation": {"checkpoint", "diffusion", "face", "models"},
     "training": {"diffusion", "models"},
@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoint", "data", "evaluation", "face", "generation", "planning", "poses"),
     },
     "demo": {"assets", "body", "checkpoint", "data", "poses", "studies"},
-    "convert": {"checkpoint", "models", "diffusion"},
+    "convert": {"assets", "checkpoint", "models", "diffusion"},
     "train": {
         *("checkpoint", "models", "diffusion", "data", "training", "face", "evaluation"),
         *("generation", "planning", "poses"),
