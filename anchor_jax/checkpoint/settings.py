@@ -19,6 +19,7 @@ SMALL_SETTINGS = Settings(
     Sampling(guidance=1.0, control_scale=1.0), FaceSampling(guidance=1.0, fit="crop")
 )
 _PLACES = "low", "middle", "high"  # of a framing
+_HEAD = "crown", "neck", "column", "head"  # what each place must have
 FRESH_NOTE = "fresh control branch"  # the note of a conversion without a trained body begins so
 
 
@@ -98,8 +99,8 @@ def framing_from_json(content: Mapping[str, Any], problems: list[str]) -> Framin
     places = {}
     for part in _PLACES:
         place = values.get(part)
-        if not _names_numbers(place):
-            problems.append(f"framing.{part} is {brief(place)}, expected names with numbers")
+        if not _names_numbers(place) or not place.keys() >= {*_HEAD} or place["head"] <= 0:
+            problems.append(f"framing.{part} is {brief(place)}, expected {', '.join(_HEAD)}")
             place = {}
         places[part] = Place(**{name: float(x) for name, x in place.items() if name in names})
     return Framing((size[0], size[1]), **places, shape=shape)

@@ -1,7 +1,8 @@
 """Implement `anchor-jax render`."""
 
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,11 +17,12 @@ from anchor_jax.cli.options import (
     parse_size,
     use_compile_cache,
 )
-from anchor_jax.errors import note
+from anchor_jax.errors import AnchorError, note
 
 if TYPE_CHECKING:
     from anchor_jax.body.motion import Motion
     from anchor_jax.body.parallel import Body
+    from anchor_jax.poses.framing import Framing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class Render:
     With your licensed SMPL-X model file, which published weights expect:
 
         anchor-jax render talk.npy --body SMPLX_NEUTRAL.npz --out poses.mp4
+
+    Where the training of an anchor had the person, for `anchor-jax generate shipped`:
+
+        anchor-jax render talk.npy --framing shipped --out poses.mp4
 
     A part of the motion, as PNG files:
 
@@ -46,6 +52,8 @@ class Render:
         body: makehuman (free, with face and hands), mannequin (free, wooden), or FILE: the SMPL-X
             model, the .npz of its authors. --model is another name of this option.
         conditions: folder for face landmarks, face masks and foreground masks.
+        framing: draw the person as the training of this anchor had it: the head in the same place
+            and of the same size, and makehuman with the body shape that the anchor names, if any.
         size: size of the pictures: the side of a square, or WxH.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
         start: start of the part to draw, in seconds.
@@ -59,7 +67,13 @@ class Render:
     conditions: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: OUT-conditions)")
     ] = None
-    size: Annotated[str, arg(metavar="PX|WxH")] = "512"
+    framing: Annotated[
+        Path | None, arg(metavar="ANCHOR", help_behavior_hint="(default: from head to hips)")
+    ] = None
+    size: Annotated[
+        str | None,
+        arg(metavar="PX|WxH", help_behavior_hint="(default: 512, or that of --framing's training)"),
+    ] = None
     fps: Annotated[
         str | None, arg(metavar="FPS", help_behavior_hint="(default: that of the motion)")
     ] = None
@@ -74,19 +88,25 @@ class Render:
         from anchor_jax.body.parallel import draw_clip
         from anchor_jax.body.view import check_size, make_view
         from anchor_jax.poses import pose_images
+        from anchor_jax.poses.framing import reproduce
         from anchor_jax.progress import bars
 
         conditions = self.conditions or pose_images.conditions_beside(self.out)
         pose_images.check_outputs(self.out, conditions)
-        pixels = parse_size(self.size)
+        framing = None if self.framing is None else _read_framing(self.framing)
+        default = (512, 512) if framing is None else framing.size
+        pixels = default if self.size is None else parse_size(self.size)
         check_size(pixels)
         rate = None if self.fps is None else parse_fps(self.fps)
         check_count("processes", self.processes)
-        whole, clip = self._read_motion(rate)
+        shape = framing.shape if framing and self.body == FREE else {}
+        whole, clip = self._read_motion(rate, own_shape=not shape)
         pose_images.check_room(self.out, len(clip.poses), pixels)
-        body = _make_body(self.body, whole)
+        body = _make_body(self.body, whole, shape)
         view = make_view(whole, body.joints(whole), pixels)  # the same for every part
-        if whole.camera is not None and view.crops(whole.camera):
+        if framing is not None:
+            view = reproduce(framing, view, body, whole, self.processes)
+        elif whole.camera is not None and view.crops(whole.camera):
             full = "x".join(map(str, whole.camera.size))
             note(
                 f"the motion's camera has {full} pixels, and only the middle is drawn; --size"
@@ -100,20 +120,36 @@ class Render:
         print(f"{self.out}: {count} frames, {pixels[0]}x{pixels[1]}, {float(clip.fps):g} fps")
         print(f"{conditions}: face landmarks, face masks and foreground masks")
 
-    def _read_motion(self, rate: Fraction | None) -> tuple["Motion", "Motion"]:
-        """Read the motion; return it whole, and the part to draw."""
+    def _read_motion(self, rate: Fraction | None, own_shape: bool) -> tuple["Motion", "Motion"]:
+        """Read the motion; return it whole, and the part to draw. Without `own_shape` the person
+        has the average shape."""
         from anchor_jax.body import edit, formats
 
         whole = formats.read_motion(self.motion)
         if rate is not None:
             whole = edit.resample(whole, rate)
+        if not own_shape:
+            whole = replace(whole, betas=whole.betas[:0])
         return whole, edit.crop(whole, self.start, self.end)
 
 
-def _make_body(choice: str, motion: "Motion") -> "Body":
-    """Open the body and print its notes."""
+def _read_framing(anchor: Path) -> "Framing":
+    """Read where the training of an anchor had the person."""
+    from anchor_jax import checkpoint
+
+    framing = checkpoint.load(anchor, networks=()).framing
+    if framing is None:
+        raise AnchorError(
+            f"--framing {anchor}: the anchor does not say where its training had the person; train"
+            " it with this version of anchor-jax, or leave out --framing"
+        )
+    return framing
+
+
+def _make_body(choice: str, motion: "Motion", shape: Mapping[str, float]) -> "Body":
+    """Open the body, of a shape of its own, and print its notes."""
     use_compile_cache()
-    body = open_body(choice)
+    body = open_body(choice, shape)
     for line in body.notes(motion):
         note(line)
     return body

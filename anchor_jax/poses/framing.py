@@ -5,10 +5,15 @@ An anchor generates well where its training had the person, so training stores a
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from anchor_jax.body.motion import Motion
+from anchor_jax.body.parallel import Body, draw_clip
+from anchor_jax.body.view import View
+from anchor_jax.errors import AnchorError
 from anchor_jax.shapes import Size
 
 _LIT = 24  # levels above which a channel differs from the background: video codecs blur edges
@@ -16,6 +21,12 @@ _VALLEY = 0.08  # depth of the neck, as a share of the head's width
 _SEEN = 0.3  # share of the frames in which a head must be found
 _PERCENTILES = 5, 95
 SAMPLE = 200  # frames that are measured, at most
+_MEASURED = 256  # pixels of height at which a camera is fitted, at least half of it
+_FITTED = 24  # frames of a motion to which a camera is fitted
+_PASSES = 5  # at most: a head that is cut off at first is measured wrong
+_CLOSE = 0.02  # relative change of a camera after which no further pass is needed
+_SIZE = 1.2  # tolerance of sizes, a factor
+_PLACE = 0.5  # tolerance of places, in widths of the head
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,109 @@ def summarise(images: Iterable[np.ndarray]) -> Framing | None:
                 part[name] = round(float(value), 5)
     low, middle, high = (Place(**values) for values in parts.values())
     return Framing(size, low, middle, high)
+
+
+def fit(view: View, seen: Place, wanted: Place) -> View:
+    """Move and zoom a camera so that it shows the person's head in another place and size.
+
+    Pixels p become s p + t, where s and t minimise the squared error of crown, neck, and left and
+    right edge of the head.
+
+    Args:
+        view: the camera.
+        seen: where its images show the person.
+        wanted: where they shall.
+    """
+    width, height = view.size
+    (middle, reach), (goal, extent) = (
+        (
+            np.array([width / 2 + place.column * height, (place.crown + place.neck) * height / 2]),
+            np.array([place.head, place.neck - place.crown]),
+        )
+        for place in (seen, wanted)
+    )
+    scale = float(reach @ extent / (reach @ reach))
+    x, y = goal + scale * (np.array(view.center) - middle)
+    return replace(view, focal_length=scale * view.focal_length, center=(float(x), float(y)))
+
+
+def reproduce(
+    framing: Framing, view: View, body: Body, motion: Motion, processes: int | None = None
+) -> View:
+    """Move and zoom a camera so that it shows a motion where a training had the person, and as
+    large, on average over the motion.
+
+    Args:
+        framing: of the training.
+        view: the camera to start from, by `view.make_view`.
+        body: what is drawn.
+        motion: the whole clip; some of its frames are drawn and measured.
+        processes: how many draw at once; by default one a core.
+
+    Raises:
+        AnchorError: too few of these frames show head and neck, or as `draw_clip`.
+    """
+    sample = motion[np.array(spread(len(motion.poses), _FITTED))]
+    for _ in range(_PASSES):
+        large = _enlarge(view, max(1, _MEASURED // view.size[1]))
+        with closing(draw_clip(body, sample, large, processes)) as images:
+            seen = summarise(image.pixels for image in images)
+        if seen is None:
+            raise AnchorError(
+                "the motion cannot be drawn where training had the person: too few frames show head"
+                " and neck; leave out --framing"
+            )
+        before, view = view, fit(view, seen.middle, framing.middle)
+        shift = np.subtract(view.center, before.center) / view.size[1]
+        zoom = view.focal_length / before.focal_length - 1
+        if max(abs(zoom), *np.abs(shift)) < _CLOSE:
+            break
+    return view
+
+
+def _enlarge(view: View, factor: int) -> View:
+    """Return a camera whose images are larger by a whole factor and show the same."""
+    x, y = view.center
+    return replace(
+        view,
+        focal_length=factor * view.focal_length,
+        center=(factor * x, factor * y),
+        size=(factor * view.size[0], factor * view.size[1]),
+    )
+
+
+def compare(seen: Framing | None, trained: Framing) -> list[str]:
+    """Say how the poses of a video differ from those of a training, by more than the frames of the
+    training differ from each other and a tolerance.
+
+    Args:
+        seen: framing of the video; None if its poses have none.
+        trained: framing of the training.
+
+    Returns:
+        Phrases such as "the person is 0.45 times as large"; none if the poses are alike.
+    """
+    if seen is None:
+        return ["they show no head and neck"]
+    ours, low, middle, high = seen.middle, trained.low, trained.middle, trained.high
+    phrases = []
+    if not low.head / _SIZE <= ours.head <= high.head * _SIZE:
+        phrases.append(f"the person is {ours.head / middle.head:.2f} times as large")
+    room = _PLACE * middle.head
+    for name, less, more in (
+        ("crown", "higher", "lower"),
+        ("column", "to the left", "to the right"),
+    ):
+        value = getattr(ours, name)
+        if not getattr(low, name) - room <= value <= getattr(high, name) + room:
+            shift = value - getattr(middle, name)
+            where = more if shift > 0 else less
+            phrases.append(f"the head is {abs(shift):.2f} of the image's height {where}")
+    if abs(ours.background - middle.background) > _LIT:
+        phrases.append(
+            f"the background has grey level {ours.background:.0f}, not {middle.background:.0f}"
+        )
+    return phrases
 
 
 def spread(count: int, most: int = SAMPLE) -> list[int]:

@@ -1,7 +1,9 @@
 """`anchor-jax render` as a user runs it: what it makes, and how it refuses bad input."""
 
+import json
 import os
 import pickle
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 from PIL import Image
 
 from anchor_jax import cli
+from anchor_jax.body.bodies import open_body
 from anchor_jax.body.motion import Camera
 from anchor_jax.data import video
+from anchor_jax.poses.framing import summarise
 from tests.programs.interrupts import interrupt
 from tests.programs.test_generate import one_error, probe
 from tests.unit.motions import moving, show_form, talkshow
@@ -123,6 +127,40 @@ def test_the_body_is_chosen_by_name(render, opengl, tmp_path, capsys):
     assert np.abs(wood.astype(int) - person).mean() > 1
     assert render(body="makehumann") == 2
     assert "makehumann" in one_error(capsys)
+
+
+def test_a_motion_is_drawn_where_training_had_the_person(
+    render, opengl, motion, anchor, tmp_path, monkeypatch, capsys
+):
+    """Catches a framing that is not used, another size than training's, a body of the motion's
+    shape and not the person's, and an anchor without framing that is taken."""
+    own = shutil.copytree(anchor, tmp_path / "own")
+    assert render(framing=own) == 2
+    assert "does not say where its training had the person" in one_error(capsys)
+    places = {"crown": 0.3, "neck": 0.45, "column": 0.15, "head": 0.12, "background": 0}
+    content = json.loads((own / "anchor.json").read_text())
+    content["framing"] = {
+        "size": [96, 128],
+        "shape": {"height": 1.0},
+        **dict.fromkeys(("low", "middle", "high"), places),
+    }
+    (own / "anchor.json").write_text(json.dumps(content))
+    shapes = []
+
+    def spy(choice: str, shape: dict[str, float]):
+        shapes.append(shape)
+        return open_body(choice, shape)
+
+    monkeypatch.setattr("anchor_jax.cli.render.open_body", spy)
+    words = ["render", motion, "--framing", own, "--out", tmp_path / "framed.mp4"]
+    assert cli.main([*map(str, words), "--processes=1"]) == 0
+    assert shapes == [{"height": 1.0}]
+    frames, _ = video.read_frames(tmp_path / "framed.mp4")
+    assert frames.shape[1:3] == (128, 96)
+    found = summarise(frames)
+    assert found is not None
+    for name in ("crown", "column", "head"):
+        assert getattr(found.middle, name) == pytest.approx(places[name], abs=0.02), name
 
 
 def test_a_model_file_is_drawn_through_shows_camera(render, opengl, tmp_path, capsys):

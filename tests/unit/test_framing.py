@@ -1,11 +1,17 @@
 """Where pose images show the person: measured, compared, and reproduced by a camera."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from anchor_jax.poses.framing import measure, spread, summarise
+from anchor_jax import AnchorError
+from anchor_jax.body.view import View
+from anchor_jax.poses import framing
+from anchor_jax.poses.framing import Framing, compare, measure, reproduce, spread, summarise
+from tests.unit.motions import moving
 
 SIDE = 200
 
@@ -93,3 +99,115 @@ def test_a_sample_is_spread_evenly():
     """Catches a sample of the beginning alone, or one with more frames than there are."""
     assert spread(5) == [0, 1, 2, 3, 4]
     assert len(spread(1000, 200)) == 200 and spread(1000, 3) == [0, 500, 999]
+
+
+def view(width: int = SIDE, height: int = SIDE) -> View:
+    return View(
+        rotation=np.eye(3),
+        offset=np.zeros(3),
+        position=np.array([0.0, 0.0, 1.0]),
+        focal_length=100.0,
+        center=(width / 2, height / 2),
+        size=(width, height),
+    )
+
+
+def figure(scale: float) -> Any:
+    """A body of a size."""
+    methods = dict.fromkeys(("vertices", "joints", "landmarks", "notes"), print)
+    return SimpleNamespace(scale=scale, faces=np.zeros((0, 3), np.int32), groups={}, **methods)
+
+
+def draw(body, motion, camera: View, *_):
+    """Pose images of a figure in the plane z = 0, as a camera sees it."""
+    for _frame in motion.poses:
+        points = np.array([[0.0, 0.0, 0.0]])
+        (point,), _ = camera.project(points)
+        factor = camera.focal_length / 100 * body.scale
+        image = np.zeros((camera.size[1], camera.size[0], 3), np.uint8)
+        for top, bottom, half in ((-80, -30, 20), (-30, -20, 10), (-20, 300, 50)):
+            rows = slice(*(max(0, round(point[1] + factor * y)) for y in (top, bottom)))
+            columns = slice(*(max(0, round(point[0] + factor * x)) for x in (-half, half)))
+            image[rows, columns] = 150
+        yield SimpleNamespace(pixels=image)
+
+
+def trained(**options) -> Framing:
+    found = summarise([person(**options)])
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (320, 200), (64, 64)])
+def test_a_camera_shows_a_person_as_training_did(monkeypatch, size):
+    """Catches a camera that zooms about another point, moves in the other direction, or takes
+    widths as shares of the width; and a fit in small images that is one to whole pixels."""
+    monkeypatch.setattr(framing, "draw_clip", draw)
+    wanted = trained(scale=0.7, across=24, down=10)
+    camera = reproduce(wanted, view(*size), figure(0.4), moving(30))
+    assert camera.size == size
+    large = replace(
+        camera,
+        focal_length=4 * camera.focal_length,
+        center=(4 * camera.center[0], 4 * camera.center[1]),
+        size=(4 * size[0], 4 * size[1]),
+    )
+    place = summarise(image.pixels for image in draw(figure(0.4), moving(2), large))
+    assert place is not None
+    for name in ("crown", "neck", "column", "head"):
+        expected = getattr(wanted.middle, name)
+        assert getattr(place.middle, name) == pytest.approx(expected, abs=0.006), name
+
+
+def test_a_person_who_is_cut_off_at_first_is_fitted(monkeypatch):
+    """Catches a fit that ends too early: the first camera sees and measures half of a head."""
+    monkeypatch.setattr(framing, "draw_clip", draw)
+    wanted = trained()
+    near = replace(view(), center=(100.0, 50.0))
+    camera = reproduce(wanted, near, figure(1.0), moving(3))
+    place = summarise(image.pixels for image in draw(figure(1.0), moving(2), camera))
+    assert place is not None
+    assert place.middle.crown == pytest.approx(0.1, abs=0.02)
+    assert place.middle.head == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_motion_that_shows_no_head_is_told(monkeypatch):
+    """Catches a traceback, or a camera that looks anywhere, if nobody is seen."""
+    monkeypatch.setattr(framing, "draw_clip", draw)
+    with pytest.raises(AnchorError, match="leave out --framing"):
+        reproduce(trained(), replace(view(), center=(-900.0, 100.0)), figure(1.0), moving(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "phrases"),
+    [
+        ({}, []),
+        ({"scale": 1.1, "across": 12, "down": -10}, []),
+        (
+            {"scale": 0.5, "across": -60, "down": 50},
+            [
+                "the person is 0.50 times as large",
+                "the head is 0.20 of the image's height lower",
+                "the head is 0.30 of the image's height to the left",
+            ],
+        ),
+        ({"background": 230}, ["the background has grey level 230, not 0"]),
+    ],
+)
+def test_poses_unlike_trainings_are_told(options, phrases):
+    """Catches a difference that is not told or told in the wrong direction, and a false alarm for
+    a little one."""
+    assert compare(summarise([person(**options)]), trained()) == phrases
+
+
+def test_training_that_moved_allows_to_move():
+    """Catches a comparison with the middle of the training alone."""
+    wide = summarise(person(across=x) for x in range(-60, 61, 5))
+    assert wide is not None
+    assert compare(trained(across=50), wide) == []
+    assert compare(trained(across=50), trained()) != []
+
+
+def test_poses_without_a_head_are_told():
+    """Catches a traceback for poses of another kind, such as drawn skeletons."""
+    assert compare(None, trained()) == ["they show no head and neck"]
