@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from anchor_jax.checkpoint import Anchor, Settings
     from anchor_jax.generation.face import Face
+    from anchor_jax.poses.framing import Framing
     from anchor_jax.shapes import Images
+
+_COMPARED = 50  # pose images that are compared with training's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +36,18 @@ class Generate:
         anchor-jax generate anchors/seth --poses poses/ --appearance seth.png \\
             --out seth.mp4
 
+    The person that comes with anchor-jax, following a motion file:
+
+        anchor-jax render talk.npy --framing shipped --out poses.mp4
+        anchor-jax generate shipped --poses poses.mp4 --out talk.mp4
+
     A quick preview, small and in few steps:
 
         anchor-jax generate anchors/seth --poses poses.mp4 --appearance seth.png \\
             --out quick.mp4 --size 256 --steps 5
 
     Attributes:
-        anchor: an ANCHOR, from `convert` or `train`.
+        anchor: an ANCHOR, from `convert` or `train`, or `shipped`.
         poses: folder of pose images (.png, .jpg), in the order of their numbers, or a video.
         appearance: a picture of the person.
         out: the video, an .mp4 (H.264).
@@ -60,7 +68,10 @@ class Generate:
 
     anchor: Positional[AnchorFolder]
     poses: Annotated[Path, arg(metavar="DIR|VIDEO")]
-    appearance: Annotated[Path, arg(metavar="IMAGE")]
+    appearance: Annotated[
+        Path | None,
+        arg(metavar="IMAGE", help_behavior_hint="(default: the anchor's, if it has one)"),
+    ] = None
     out: Annotated[Path, arg(metavar="VIDEO")]
     frames_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = (
         None
@@ -103,7 +114,7 @@ class Generate:
         rate = None if self.fps is None else parse_fps(self.fps)
         pose_frames, own_rate = self._read_poses()
         video.check_room(pose_frames.shape, self.out, self.frames_dir)
-        picture = video.read_image(self.appearance)
+        picture = None if self.appearance is None else video.read_image(self.appearance)
         noise = None if self.noise is None else _read_noise(self.noise)
 
         use_compile_cache()
@@ -112,7 +123,14 @@ class Generate:
         from anchor_jax.generation.settings import check_inputs
 
         header = checkpoint.load(self.anchor, networks=())
+        picture = header.appearance if picture is None else picture
+        if picture is None:
+            raise AnchorError(
+                f"{self.anchor} has no picture of its person: give one with --appearance IMAGE"
+            )
         settings = self._settings(header)
+        if header.framing is not None:
+            _compare(pose_frames, header.framing)
         face = self._read_face(header, pose_frames)
         check_inputs(header, pose_frames.shape, settings, face)  # before the long loading
         settings = settings.resolved()
@@ -179,6 +197,18 @@ class Generate:
                 raise AnchorError(f"--face-{name} {path}: {reason}")
         if self.face and anchor.face is not None:
             note(f"faces are not repainted: {reason}")
+
+
+def _compare(pose_frames: "Images", trained: "Framing") -> None:
+    """Print a note if the pose images have the person elsewhere than the training had."""
+    from anchor_jax.poses.framing import compare, spread, summarise
+
+    seen = summarise(pose_frames[number] for number in spread(len(pose_frames), _COMPARED))
+    if phrases := compare(seen, trained):
+        note(
+            f"these poses are unlike training's: {', '.join(phrases)}; anchor-jax render MOTION"
+            " --framing ANCHOR draws a motion as training had it"
+        )
 
 
 def _rounded(size: tuple[int, int]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from anchor_jax.shapes import Array, Images
 def generate(
     anchor: Anchor,
     poses: Images,
-    appearance: Images,
+    appearance: Images | None = None,
     *,
     steps: int | None = None,
     guidance: float | None = None,
@@ -48,7 +48,8 @@ def generate(
         anchor: from `anchor_jax.load`.
         poses: pose images, uint8 (n, h, w, 3) RGB; h and w are multiples of the autoencoder's
             factor (8).
-        appearance: a picture of the person, uint8 (h', w', 3) RGB, of any size.
+        appearance: a picture of the person, uint8 (h', w', 3) RGB, of any size; None takes
+            `anchor.appearance`.
         steps: DDIM steps.
         guidance: scale of classifier-free guidance, 0 to 100; at 1 the unconditional prediction is
             not computed.
@@ -70,8 +71,9 @@ def generate(
         The frames, uint8 (n, h, w, 3) RGB. As published, values are truncated, not rounded.
 
     Raises:
-        AnchorError: settings are out of range, arguments do not fit each other or the anchor,
-            sampling gave values that are not finite, or the device has too little memory.
+        AnchorError: settings are out of range, arguments do not fit each other or the anchor, there
+            is no appearance, sampling gave values that are not finite, or the device has too little
+            memory.
     """
     sampling = anchor.settings.sampling.updated(
         steps=steps,
@@ -85,7 +87,12 @@ def generate(
         tf32=tf32,
     )
     settings = Settings(sampling, face_sampling or anchor.settings.face)
-    return generate_video(anchor, poses, appearance, settings, face, noise, progress)
+    picture = anchor.appearance if appearance is None else appearance
+    if picture is None:
+        raise AnchorError(
+            "the anchor has no picture of its person: give `appearance`, uint8 (h, w, 3)"
+        )
+    return generate_video(anchor, poses, picture, settings, face, noise, progress)
 
 
 @explained_memory("generate")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anchor_jax import checkpoint, cli
 from anchor_jax.cli import entry
 from anchor_jax.data import video
+from anchor_jax.poses.framing import Framing, Place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +70,73 @@ def test_a_video_of_poses_keeps_its_rate(generate, poses, tmp_path):
     assert probe(tmp_path / "out.mp4") == (5, (64, 64), Fraction(30000, 1001), "yuv420p")
     assert generate(poses=tmp_path / "poses.mp4", fps="12.5") == 0
     assert probe(tmp_path / "out.mp4")[2] == Fraction(25, 2)
+
+
+@pytest.fixture
+def made(anchor, tmp_path, monkeypatch):
+    """Run `generate` with an anchor that knows its person, without the networks; gives the picture
+    that it takes."""
+    known = checkpoint.load(anchor, checkpoint.load(anchor, networks=()).networks(), None)
+    place = Place(crown=0.25, neck=0.5, column=0.0, head=0.25, background=0.0)
+    own = replace(
+        known,
+        framing=Framing((64, 64), place, place, place),
+        appearance=np.full((8, 8, 3), 77, np.uint8),
+    )
+    checkpoint.save(tmp_path / "own", own)
+    pictures = []
+
+    def fake(_anchor, poses, picture, *_, **__):
+        pictures.append(picture)
+        return poses
+
+    monkeypatch.setattr("anchor_jax.generation.pipeline.generate_video", fake)
+
+    def run(poses: np.ndarray, *words: str) -> np.ndarray:
+        video.write_frames(tmp_path / "own-poses", poses)
+        places = ["--poses", tmp_path / "own-poses", "--out", tmp_path / "own.mp4"]
+        assert cli.main(["generate", *map(str, [tmp_path / "own", *places]), *words]) == 0
+        return pictures.pop()
+
+    return run
+
+
+def standing(top: int, side: int) -> np.ndarray:
+    """Poses of a person with a head of this width and height, 64x64."""
+    frame = np.zeros((64, 64, 3), np.uint8)
+    frame[top : top + side, 32 - side // 2 : 32 + side // 2] = 120
+    frame[top + side : top + side + 2, 32 - side // 4 : 32 + side // 4] = 120
+    frame[top + side + 2 :, 32 - side : 32 + side] = 120
+    return np.stack([frame] * 3)
+
+
+def test_an_anchors_own_picture_is_the_default(made, person):
+    """Catches a picture that is asked for though the anchor has one, and one that is preferred to
+    the user's."""
+    assert (made(standing(16, 16)) == 77).all()
+    np.testing.assert_array_equal(
+        made(standing(16, 16), "--appearance", str(person)), video.read_image(person)
+    )
+
+
+def test_poses_unlike_trainings_are_told(made, capsys):
+    """Catches a false alarm for poses as in training, and a video of a person in a corner of whom
+    nothing is said."""
+    made(standing(16, 16))
+    assert "note" not in capsys.readouterr().err
+    made(standing(36, 8))
+    error = capsys.readouterr().err
+    assert error.count("note") == 1 and "--framing" in error
+    assert (
+        "the person is 0.50 times as large, the head is 0.31 of the image's height lower" in error
+    )
+
+
+def test_a_picture_is_needed_from_the_user_or_the_anchor(anchor, poses, tmp_path, capsys):
+    """Catches a traceback after the long loading for an anchor without a picture."""
+    words = ["generate", anchor, "--poses", poses, "--out", tmp_path / "out.mp4"]
+    assert cli.main(list(map(str, words))) == 2
+    assert "has no picture of its person: give one with --appearance" in one_error(capsys)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ every command drives an anchor at its own settings."""
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anchor_jax import checkpoint, cli
+from anchor_jax import checkpoint, cli, load
 from anchor_jax.assets import MANIFEST, SHIPPED, open_assets
 from anchor_jax.data import video
+from anchor_jax.data.pictures import read_image
 from anchor_jax.demo import demo
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies import run as studies
@@ -40,6 +42,21 @@ def test_what_is_shipped_is_all_there_and_small(shipped):
     assert shipped.train is not None
 
 
+def test_the_shipped_anchor_has_a_name(shipped, tmp_path, monkeypatch, capsys):
+    """Catches a command or a function that does not know the name, a picture of somebody else, and
+    a user's own anchor that is passed over."""
+    monkeypatch.chdir(tmp_path)
+    anchor = load("shipped", networks=())
+    np.testing.assert_array_equal(anchor.appearance, read_image(shipped.test / "appearance.png"))
+    checkpoint.check_stored(Path("shipped"), ["vae"])
+    assert cli.main(["inspect", "shipped"]) == 0
+    assert f"{shipped.anchor}: ANCHOR" in capsys.readouterr().out
+    assert cli.main(["export", "shipped", "--out", "exported"]) == 0
+    assert (tmp_path / "exported" / "head").is_dir()
+    shutil.copytree(shipped.pretrained, tmp_path / "shipped")
+    assert load("shipped", networks=()).face is None
+
+
 def test_the_shipped_anchor_follows_unseen_motion(shipped):
     """Catches weights of another training, a face that is not repainted, and a change anywhere in
     the generation that costs quality."""
@@ -52,8 +69,8 @@ def test_the_shipped_anchor_follows_unseen_motion(shipped):
 
 
 def test_generate_without_options_gives_the_demos_frames(shipped, tmp_path, monkeypatch):
-    """Catches a command that drives the shipped anchor otherwise than it was trained: `generate`
-    took the published settings for it."""
+    """Catches a command that drives the shipped anchor otherwise than it was trained (`generate`
+    took the published settings for it), and a name or a picture of another anchor."""
     clip, count = read_clip(shipped.test, 3), 3
     poses, beside = tmp_path / "poses", tmp_path / "poses-conditions"
     video.write_frames(poses, clip.poses)
@@ -72,8 +89,8 @@ def test_generate_without_options_gives_the_demos_frames(shipped, tmp_path, monk
 
     monkeypatch.setattr(demo, "write_demo", keep)
     assert cli.main(["demo", "--frames", str(count), "--out", str(tmp_path / "demo")]) == 0
-    words = ["generate", shipped.anchor, "--poses", poses, "--out", tmp_path / "out.mp4"]
-    words += ["--appearance", shipped.test / "appearance.png", "--frames-dir", tmp_path / "frames"]
+    words = ["generate", "shipped", "--poses", poses, "--out", tmp_path / "out.mp4"]
+    words += ["--frames-dir", tmp_path / "frames"]
     assert cli.main(list(map(str, words))) == 0
     frames, _ = video.read_frames(tmp_path / "frames")
     np.testing.assert_array_equal(frames, made[0])
