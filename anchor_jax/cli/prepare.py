@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from anchor_jax.cli.options import OneEachCore, check_count, need_extra, parse_fps, parse_size
-from anchor_jax.errors import AnchorError
+from anchor_jax.errors import AnchorError, note
 
 if TYPE_CHECKING:
     from anchor_jax.data.dataset import Dataset
@@ -127,12 +127,20 @@ class Prepare:
         """Make the data set, or open it if only --preview or --verify is asked for."""
         from anchor_jax.data import dataset as datasets
         from anchor_jax.data.prepare import hidden_folder
+        from anchor_jax.data.video import read_rate
         from anchor_jax.processes import num_cores
         from anchor_jax.progress import bars
 
         if not self.videos and self.json_list is None and (self.preview or self.verify):
             return datasets.load(self.out)
         request = self._request()
+        for path in self.videos:
+            rate = read_rate(path)
+            if rate and 2 * rate <= request.fps:
+                note(
+                    f"{path} has {float(rate):g} frames per second, so each frame is stored"
+                    f" {round(request.fps / rate)} times; --fps {float(rate):g} stores it once"
+                )
         try:
             return request.make(self.out, self.processes or num_cores(), bars())
         except KeyboardInterrupt:

@@ -153,6 +153,17 @@ def test_what_contradicts_is_told(prepare, tmp_path, monkeypatch, capsys, flags,
     assert sorted(os.listdir(tmp_path)) == before
 
 
+@pytest.mark.parametrize(("rate", "told"), [(3, "stored 10 times; --fps 3"), (24, "")])
+def test_frames_that_are_stored_many_times_are_told(prepare, tmp_path, capsys, rate, told):
+    """Catches a slow video that becomes a data set of copies, which trains no better and takes ten
+    times as long, without a word; and a note on a film of 24 frames per second."""
+    video.write_video(tmp_path / "v.mp4", noise(COUNT, 64), Fraction(rate))
+    video.write_video(tmp_path / "poses.mp4", noise(COUNT, 64, 1), Fraction(rate))
+    assert prepare("--loop-poses", poses=tmp_path / "poses.mp4") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
+    assert told in " ".join(notes) and bool(notes) == bool(told)
+
+
 @pytest.mark.parametrize("rate", [30, 60, 15])
 def test_poses_may_be_a_video_of_any_rate(prepare, tmp_path, rate):
     """Catches a pose video that is counted in frames instead of time, or read off by one."""
