@@ -272,7 +272,7 @@ def test_the_command_check_sees_mistakes():
     assert all(option in every for option in FOREIGN), "FOREIGN names an option of no page"
 
 
-def _options(command: type) -> set[str]:
+def _options(command: Any) -> set[str]:
     """The names of a command's options, those of its groups of options included."""
     names = set()
     for item in dataclasses.fields(command):
