@@ -37,8 +37,9 @@ def blocks() -> list[str]:
 
 
 def lines() -> list[str]:
-    """All lines of the blocks."""
-    return [line for block in blocks() for line in block.splitlines()]
+    """The lines of the blocks that run `anchor-jax`."""
+    found = [line for block in blocks() for line in block.splitlines()]
+    return [line for line in found if line.startswith("anchor-jax ")]
 
 
 def toy(line: str) -> list[str]:
