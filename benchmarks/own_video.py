@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import or_shipped
+from anchor_jax.assets import open_assets
 from anchor_jax.data.pictures import resize
 from anchor_jax.data.preview import moments
 from anchor_jax.files import placed
@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, help="number of its frames (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="the picture, a .png")
     args = parser.parse_args(words)
-    _, folder = or_shipped(Path(), args.clip)
+    folder = open_assets().test if args.clip is None else args.clip
     clip = read_clip(folder, args.frames)
     runs = sorted(map(_parse, args.runs))
     lines: dict[int, dict[int, Images]] = {_TRUTH: {}}

@@ -6,6 +6,7 @@ bone belongs to one joint of SMPL-X, and follows it, or a part of its rotation (
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -187,7 +188,8 @@ def rest_turns(
         ((*spine, *girdle), "upperarm01.L", 16),
         (("neck01", "neck02", "neck03"), "eye.L", 23),
     ):
-        lean(brentq(error(bones, bone, joint), -0.7, 0.7), *bones)
+        angle: Any = brentq(error(bones, bone, joint), -0.7, 0.7)
+        lean(angle, *bones)
     for side, sign in _SIDES.items():
         _turn_arm(number, at, put, tips, joints, side, sign)
         for bones, (start, end), (a, b) in (

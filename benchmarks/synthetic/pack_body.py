@@ -47,7 +47,7 @@ def main(words: list[str] | None = None) -> int:
         arrays = pack(Anny())
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with placed(args.out) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         args.out.with_suffix(".json").write_text(json.dumps(describe(args.out), indent=1) + "\n")
     except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

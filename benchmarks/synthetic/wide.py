@@ -137,7 +137,7 @@ def _reach(turns, joints, side: int, track, rng: np.random.Generator) -> None:
     facing = Rotation.from_rotvec(yaw[:, None] * [0, 1, 0]).as_matrix()
     goal = middle + np.einsum("nij,nj->ni", facing, track["place"] * (sign, 1, 1))
     upper, lower = joints[elbow] - joints[shoulder], joints[wrist] - joints[elbow]
-    lengths = np.linalg.norm(upper), np.linalg.norm(lower)
+    lengths = float(np.linalg.norm(upper)), float(np.linalg.norm(lower))
     for frame in range(len(turns)):
         angle = np.deg2rad(track["elbow"][frame])
         pole = facing[frame] @ (sign * np.sin(angle), -np.cos(angle), -0.5)
