@@ -238,6 +238,6 @@ def test_a_motion_whose_fields_are_missing_is_one_line(tmp_path: Path, name):
     """Catches a traceback, and a field that becomes zeros in silence."""
     fields = {"poses": np.zeros((2, 165)), "trans": np.zeros((2, 3))}
     kept = {key: array for key, array in fields.items() if key != name}
-    np.savez(tmp_path / "short.npz", allow_pickle=False, **kept)
+    np.savez(tmp_path / "short.npz", **kept)  # pyright: ignore[reportArgumentType]
     with pytest.raises(AnchorError, match=r"short\.npz: unknown motion layout"):
         read_motion(tmp_path / "short.npz")
