@@ -148,13 +148,13 @@ class Studio:
             yield self._draw(vertices, head, fit)
 
     def _shoot_wide(self, clip: int, num_frames: int) -> Iterator[Frame]:
-        """Draw a clip of `wide_motion`, the face as large and as high as in the other clips up to a
-        few hundredths."""
+        """Draw a clip of `wide_motion`. The face is as large and where it is in the other clips up to
+        a tenth: the room is to be learned by its place, not by the body's."""
         rng = self._random(_WIDE, clip)
         body = body_of(self._person)
         motion = wide_motion(num_frames, body.smplx_joints, body.mean_hands, rng)
         view = view_like(body, motion, self.view.size, self._face_marks())
-        scale, (x, y) = rng.uniform(0.95, 1.06), rng.uniform(-0.025, 0.025, 2) * self.view.size
+        scale, (x, y) = rng.uniform(0.9, 1.1), rng.uniform(-0.07, 0.07, 2) * self.view.size
         middle = np.array(self.view.size) / 2
         center = middle + scale * (np.array(view.center) - middle) + (x, y)
         view = replace(view, focal_length=scale * view.focal_length, center=tuple(center))

@@ -21,8 +21,10 @@ from benchmarks.synthetic.motion import FPS, smooth_noise, speech
 _SPINE, _COLLARS, _NECK, _HEAD = (3, 6, 9), (13, 14), 12, 15
 _ARMS = (16, 18, 20), (17, 19, 21)  # shoulder, elbow, wrist
 
-# Turn, nod and tilt (about y, x and z) of the trunk, with the means between these ends.
+# Turn, nod and tilt (about y, x and z) of the trunk, and how far the person walks about to the sides
+# and up and down, metres, with the means between these ends.
 _SEATED = ((-4, 4), (22, 42), (-4, 4))
+_STILL, _WALKING = ((-0.03, 0.03), (-0.03, 0.03)), ((-0.18, 0.18), (-0.06, 0.06))
 _STANDING = ((-28, 28), (-12, 16), (-10, 10))
 _HEAD_TURN = ((-28, 28), (-18, 16), (-11, 11))  # relative to the trunk
 # Places of the wrist from the middle of the shoulders: outwards, up, forwards.
@@ -52,7 +54,8 @@ def wide_motion(
         rng: random numbers.
     """
     turns = np.tile(np.eye(3), (num_frames, NUM_JOINTS, 1, 1))  # local rotations
-    ranges = _SEATED if rng.uniform() < 0.5 else _STANDING
+    seated = rng.uniform() < 0.5
+    ranges = _SEATED if seated else _STANDING
     trunk = _wander(num_frames, ranges, 1.6, rng)
     turns[:, 0] = _euler(trunk * (0.9, 0.15, 0.4))
     for joint, share in zip(_SPINE, (0.65, 0.1, 0.25), strict=True):
@@ -73,10 +76,10 @@ def wide_motion(
         poses[:, eye] = np.deg2rad(
             _wander(num_frames, ((-8, 8), (-4, 4), (0, 0)), 0.7, rng)[:, [1, 0, 2]]
         )
-    zeros = np.zeros((num_frames, 3), np.float32)
+    ways = (*(_STILL if seated else _WALKING), (0, 0))
     return Motion(
         poses=poses.astype(np.float32),
-        translation=zeros,
+        translation=_wander(num_frames, ways, 2.0, rng).astype(np.float32),
         betas=np.zeros(10, np.float32),
         expression=np.zeros((num_frames, 10), np.float32),
         fps=Fraction(FPS),
