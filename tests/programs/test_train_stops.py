@@ -50,8 +50,9 @@ class Endless:
             jax.jit(new).lower(1.0).compile()
 make = program.make_program
 if __name__ == "__main__":
-    program.make_program = lambda *args: replace(make(*args), **{sys.argv[1]: Endless()})
-    sys.exit(cli.main(sys.argv[2:]))
+    endless = sys.argv.pop(1)
+    program.make_program = lambda *args: replace(make(*args), **{endless: Endless()})
+    sys.exit(cli.main())
 """
 
 
@@ -103,36 +104,40 @@ def test_a_signal_saves_and_leaves(finetuned, fresh, train_data, tmp_path, numbe
 
 
 @pytest.mark.parametrize(
-    ("number", "program", "told"),
+    ("number", "program", "moment", "told"),
     [
-        (signal.SIGTERM, "step", "no step was done; repeat the command to continue"),
-        (signal.SIGINT, "step", "no step was done; repeat the command to continue"),
-        (signal.SIGTERM, "begin", "nothing was written"),
+        (signal.SIGTERM, "step", "finetune:", "no step was done; repeat the command to continue"),
+        (signal.SIGINT, "step", "finetune:", "no step was done; repeat the command to continue"),
+        (signal.SIGTERM, "step", "compiling", "nothing was written"),
+        (signal.SIGTERM, "begin", "compiling", "nothing was written"),
     ],
 )
-def test_a_signal_ends_a_run_that_compiles(fresh, train_data, tmp_path, number, program, told):
+def test_a_signal_ends_a_run_that_compiles(
+    fresh, train_data, tmp_path, number, program, moment, told
+):
     """Catches a signal that waits for the compiler, one that XLA answers with an abort, another
     exit code than that of a stopped run, and a checkpoint of a state that no step has changed. The
-    compiler goes on for ever."""
-    script = tmp_path / "compiling.py"
+    compiler goes on for ever; the signal comes while frames are encoded, or when they are."""
+    script, seen = tmp_path / "compiling.py", tmp_path / "seen"
     script.write_text(COMPILING)
-    process = subprocess.Popen(
-        [sys.executable, script, program, *words("finetune", fresh, train_data, tmp_path / "run")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    run = words("finetune", fresh, train_data, tmp_path / "run")
+    with seen.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, script, program, *run], stdout=file, stderr=file
+        )
     try:
-        assert process.stdout.readline() == "compiling\n"
+        while moment not in seen.read_text():
+            assert process.poll() is None, seen.read_text()
+            time.sleep(0.1)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        assert process.wait(60) == 130
     finally:
         process.kill()
-    assert process.returncode == 130, err
+        process.wait()
+    err = seen.read_text()
     assert "Traceback" not in err
     assert err.splitlines()[-1] == f"anchor-jax: error: interrupted; {told}"
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(finetuned, fresh, train_data, tmp_path):
