@@ -148,8 +148,8 @@ class Studio:
             yield self._draw(vertices, head, fit)
 
     def _shoot_wide(self, clip: int, num_frames: int) -> Iterator[Frame]:
-        """Draw a clip of `wide_motion`. The face is as large and where it is in the other clips up to
-        a tenth: the room is to be learned by its place, not by the body's."""
+        """Draw a clip of `wide_motion`. Size and place of the face differ from the other clips' by
+        up to a tenth, so that the room is learned by its own place and not by the body's."""
         rng = self._random(_WIDE, clip)
         body = body_of(self._person)
         motion = wide_motion(num_frames, body.smplx_joints, body.mean_hands, rng)

@@ -21,8 +21,8 @@ from benchmarks.synthetic.motion import FPS, smooth_noise, speech
 _SPINE, _COLLARS, _NECK, _HEAD = (3, 6, 9), (13, 14), 12, 15
 _ARMS = (16, 18, 20), (17, 19, 21)  # shoulder, elbow, wrist
 
-# Turn, nod and tilt (about y, x and z) of the trunk, and how far the person walks about to the sides
-# and up and down, metres, with the means between these ends.
+# Turn, nod and tilt (about y, x and z) of the trunk, with the means between these ends; and how far
+# the person moves to the sides and up and down, metres.
 _SEATED = ((-4, 4), (22, 42), (-4, 4))
 _STILL, _WALKING = ((-0.03, 0.03), (-0.03, 0.03)), ((-0.18, 0.18), (-0.06, 0.06))
 _STANDING = ((-28, 28), (-12, 16), (-10, 10))
