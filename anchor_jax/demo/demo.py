@@ -41,7 +41,6 @@ from anchor_jax.versions import versions
 
 _FILES = {"video.mp4", "sheet.png", "metrics.json", "report.html"}
 _SPACE = 100 << 20  # bytes, more than the demo writes
-_SHAPE = {"ada": 1.0}  # of the shipped anchor's person
 _METRICS = "metrics.jsonl"  # of a training run, beside its grids
 # PSNR (dB) of held-out frames by step, as measured for 1,200 steps on the shipped frames.
 _EXPECTED = {200: 24.4, 400: 26.0}
@@ -121,7 +120,8 @@ def show(
     """
     if motion is not None:
         with tempfile.TemporaryDirectory() as folder:
-            clip = _draw_motion(motion, clip, count or len(clip.poses), Path(folder) / "poses")
+            count = count or len(clip.poses)
+            clip = _draw_motion(motion, assets, clip, count, Path(folder) / "poses")
     elif count is not None:
         clip = clip[:count]
     variant = variant.resolved()
@@ -156,12 +156,15 @@ def show(
     return scores["generated"]
 
 
-def read_posed(path: Path, like: StudyClip, count: int) -> tuple[Motion, Body, View]:
+def read_posed(
+    path: Path, assets: Assets, like: StudyClip, count: int
+) -> tuple[Motion, Body, View]:
     """Read a motion file for the shipped person.
 
     Args:
         path: the motion file. Its shape is left out, because the anchor knows that of one person,
             and so are its legs: training showed the person standing.
+        assets: the shipped assets, whose anchor knows the person's shape.
         like: a clip that gives the person, the frame rate and the size. The camera is placed so
             that the face has the same size and position as there.
         count: number of frames at that rate, at most.
@@ -177,14 +180,17 @@ def read_posed(path: Path, like: StudyClip, count: int) -> tuple[Motion, Body, V
     poses = motion.poses.copy()
     poses[:, LEGS] = 0  # training showed the person standing, down to the hips
     motion = replace(motion, poses=poses, betas=np.zeros(1, np.float32))
-    body = open_body(shape=_SHAPE)
+    framing = checkpoint.load(assets.anchor, networks=()).framing
+    body = open_body(shape=framing.shape if framing else None)
     height, width = like.poses.shape[1:3]
     if like.track is None:
         return motion, body, make_view(motion, body.joints(motion), (width, height))
     return motion, body, view_like(body, motion, (width, height), like.track.landmarks)
 
 
-def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> StudyClip:
+def _draw_motion(
+    path: Path, assets: Assets, like: StudyClip, count: int, folder: Path
+) -> StudyClip:
     """Draw a motion file as a clip without ground truth; arguments as `read_posed`.
 
     Args:
@@ -193,7 +199,7 @@ def _draw_motion(path: Path, like: StudyClip, count: int, folder: Path) -> Study
     Raises:
         AnchorError: the file is not a motion, or it cannot be drawn.
     """
-    motion, body, view = read_posed(path, like, count)
+    motion, body, view = read_posed(path, assets, like, count)
     images = draw_clip(body, motion, view)
     write_pose_images(images, view, like.fps, folder, conditions_beside(folder))
     try:

@@ -38,6 +38,7 @@ from anchor_jax.files import check_parent
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Variant, check_clip, read_clip
 from benchmarks.synthetic.gesture import gesture
+from benchmarks.synthetic.people import TARGET
 
 _MAX_BYTES = 15_000_000  # bytes
 _PARTS = "anchor", "pretrained", "test", "train"
@@ -144,7 +145,10 @@ def _write_anchor(
     if face:  # the demo's: fewer steps, and windows that pass gradually into each other
         sampling = anchor.settings.sampling.updated(**_SHIPPED_SAMPLING)
         settings = replace(anchor.settings, sampling=sampling)
-        checkpoint.save(out, replace(anchor, settings=settings, appearance=appearance))
+        framing = anchor.framing and replace(anchor.framing, shape={TARGET.name: 1.0})
+        checkpoint.save(
+            out, replace(anchor, settings=settings, appearance=appearance, framing=framing)
+        )
     else:
         checkpoint.save(out, replace(anchor, face=None))
     return anchor.provenance

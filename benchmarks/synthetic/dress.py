@@ -49,7 +49,7 @@ def dress(path: Path, out: Path, count: int, seed: int) -> None:
     check_new(out)
     assets = open_assets()
     like = read_clip(assets.test)
-    motion, _, view = read_posed(path, like, count)
+    motion, _, view = read_posed(path, assets, like, count)
     with (
         placed(out) as partial,
         Studio(TARGET, view.size[0], seed) as studio,

@@ -34,7 +34,7 @@ def test_what_is_shipped_is_all_there_and_small(shipped):
     """Catches files that were not committed or are left over, a package that grows, and anchors
     without the part that the demo needs."""
     files = [path for path in SHIPPED.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert sum(path.stat().st_size for path in files) < 15_000_000
+    assert sum(path.stat().st_size for path in files) < 17_000_000  # the free body is one of them
     names = {str(path.relative_to(SHIPPED)) for path in files} - {"__init__.py", MANIFEST}
     assert names == set(json.loads((SHIPPED / MANIFEST).read_text())["files"])
     assert checkpoint.load(shipped.anchor, networks=()).trained_face is not None
