@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,7 +219,7 @@ def test_a_damaged_or_swapped_body_file_is_one_line(tmp_path):
         ("format", np.array("anchor-jax body 9"), "format is anchor-jax body 9"),
     ):
         path = tmp_path / "changed.npz"
-        changed = arrays | {name: value}
+        changed: dict[str, Any] = arrays | {name: value}
         np.savez(path, **{key: array for key, array in changed.items() if array is not None})
         with pytest.raises(AnchorError, match=rf"changed\.npz: .*{words}"):
             open_body(str(path))
