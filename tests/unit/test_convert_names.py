@@ -62,7 +62,7 @@ def test_every_tensor_of_the_tiny_checkpoints_is_named(tiny_dir):
 
     readers = {
         "body/unet": lambda path, p: configs.read_unet(path, 4, p),
-        "body/controlnet": configs.read_control,
+        "body/controlnet": lambda path, p: configs.read_control(path, 4, p),
         "head/unet": lambda path, p: configs.read_unet(path, 9, p),
         "sd/vae": configs.read_vae,
         "sd/text_encoder": configs.read_text_encoder,
