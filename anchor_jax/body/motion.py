@@ -145,6 +145,17 @@ class Motion:
         return float(len(self.poses) / self.fps)
 
 
+def relaxed_hands(motion: Motion, body: str) -> list[str]:
+    """Return the note of a free body, called `body`, whose hands cannot follow a motion; none if
+    they can."""
+    if motion.hand_pca is None:
+        return []
+    return [
+        "this motion's hands are PCA coefficients, whose basis is only in the licensed model; the "
+        f"{body}'s hands are relaxed"
+    ]
+
+
 def _check_array(
     name: str, array: np.ndarray, shape: tuple[int, ...], at_most: bool = False
 ) -> None:

@@ -3,9 +3,32 @@
 Axis letters: f frames, j joints or bones, v vertices; d, e coordinates.
 """
 
-import jax.numpy as jnp
+from collections.abc import Iterator
 
+import jax.numpy as jnp
+import numpy as np
+
+from anchor_jax.body.parallel import FRAMES_AT_ONCE
 from anchor_jax.shapes import Array
+
+
+def chunks(*fields: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Split fields (n, ...) of a motion into chunks of `FRAMES_AT_ONCE` frames, so that one
+    compiled program serves every motion. The last chunk is padded with zeros.
+
+    Yields:
+        The frames, and the chunk of each field.
+    """
+    for start in range(0, len(fields[0]), FRAMES_AT_ONCE):
+        part = slice(start, start + FRAMES_AT_ONCE)
+        missing = FRAMES_AT_ONCE - len(fields[0][part])
+        yield (
+            part,
+            [
+                np.pad(values[part], [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+                for values in fields
+            ],
+        )
 
 
 def rotation_matrices(axis_angles: Array) -> Array:

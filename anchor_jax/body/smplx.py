@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchor_jax.body.motion import LEFT_HAND, NUM_JOINTS, RIGHT_HAND, Motion
-from anchor_jax.body.skinning import pose_skeleton, rotation_matrices, skin
+from anchor_jax.body.skinning import chunks, pose_skeleton, rotation_matrices, skin
 from anchor_jax.body.smplx_file import EXPECTED_FILE, PARENTS, SmplxFile, read_smplx
 from anchor_jax.compiling import jit
 from anchor_jax.errors import AnchorError
 from anchor_jax.shapes import Array
-
-_FRAMES_AT_ONCE = 16
 
 # The 51 landmarks of the file are the last 51 of the 68 landmarks of 300-W, image-left first.
 _LEFT_EYE, _RIGHT_EYE = slice(19, 25), slice(25, 31)  # six around each
@@ -124,24 +122,13 @@ class Smplx:
         return np.stack([*eyes, *others], axis=1).astype(np.float32)
 
     def _chunks(self, motion: Motion) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Split poses, coefficients and translation into chunks of `_FRAMES_AT_ONCE` frames, so
-        that one compiled program serves every motion. The last chunk is padded with zeros."""
+        """Split poses, coefficients and translation, see `chunks`."""
         coefficients = np.zeros((len(motion.poses), self._arrays.directions.shape[2]), np.float32)
         shape, expression = np.split(coefficients, [self._num_betas], axis=1)  # views
         for target, values in ((shape, motion.betas), (expression, motion.expression)):
             width = min(target.shape[1], values.shape[-1])
             target[:, :width] = values[..., :width]
-        fields = self._expand(motion), coefficients, motion.translation
-        for start in range(0, len(motion.poses), _FRAMES_AT_ONCE):
-            part = slice(start, start + _FRAMES_AT_ONCE)
-            missing = _FRAMES_AT_ONCE - len(motion.poses[part])
-            yield (
-                part,
-                [
-                    np.pad(values[part], [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-                    for values in fields
-                ],
-            )
+        return chunks(self._expand(motion), coefficients, motion.translation)
 
     def _expand(self, motion: Motion) -> np.ndarray:
         """The poses, with hand rotations relative to the flat hand."""

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchor_jax.body.smplx import _FRAMES_AT_ONCE, Smplx
+from anchor_jax.body.parallel import FRAMES_AT_ONCE
+from anchor_jax.body.smplx import Smplx
 from anchor_jax.errors import AnchorError
 from tests.unit.motions import moving, read_obj, standing
 from tests.unit.smplx_files import landmarks, oracle, smplx_arrays, write_smplx
 
 pytest.importorskip("trimesh", reason="needs the render extra: trimesh")
 
-FRAMES = _FRAMES_AT_ONCE + 3  # the second chunk is not full
+FRAMES = FRAMES_AT_ONCE + 3  # the second chunk is not full
 
 
 @pytest.fixture(scope="module")
