@@ -5,7 +5,7 @@ World coordinates are OpenGL's: y up, z towards the viewer, metres. The camera a
 of the image, and the pixel in column j and row i spans j..j+1 and i..i+1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,12 @@ class View:
         with np.errstate(divide="ignore", invalid="ignore"):
             across, down = self.focal_length * x / -z, self.focal_length * y / z
         return np.stack([across + self.center[0], down + self.center[1]], axis=-1), -z
+
+    def zoomed(self, scale: float, seen: np.ndarray, wanted: np.ndarray) -> "View":
+        """Return a camera of the same size whose pixels are scale (p - seen) + wanted, where this
+        one has p."""
+        x, y = wanted + scale * (np.array(self.center) - seen)
+        return replace(self, focal_length=scale * self.focal_length, center=(float(x), float(y)))
 
     def crops(self, camera: Camera) -> bool:
         """Whether the image has another aspect ratio than `camera`'s and so cuts off some of it."""

@@ -245,8 +245,7 @@ def _frame_like(view: View, landmarks: np.ndarray, wanted: np.ndarray) -> View:
     scale = float((p * q).sum() / (p * p).sum())
     if not 0 < scale < np.inf:  # the face is turned away: no scale fits
         return view
-    x, y = target.mean(0) - scale * (seen.mean(0) - np.array(view.center))
-    return replace(view, focal_length=scale * view.focal_length, center=(float(x), float(y)))
+    return view.zoomed(scale, seen.mean(0), target.mean(0))
 
 
 def prepare_training(assets: Assets, out: Path, progress: Progress) -> Path:

@@ -146,8 +146,7 @@ def fit(view: View, seen: Place, wanted: Place) -> View:
         for place in (seen, wanted)
     )
     scale = float(reach @ extent / (reach @ reach))
-    x, y = goal + scale * (np.array(view.center) - middle)
-    return replace(view, focal_length=scale * view.focal_length, center=(float(x), float(y)))
+    return view.zoomed(scale, middle, goal)
 
 
 def reproduce(
@@ -186,13 +185,9 @@ def reproduce(
 
 def _enlarge(view: View, factor: int) -> View:
     """Return a camera whose images are larger by a whole factor and show the same."""
-    x, y = view.center
-    return replace(
-        view,
-        focal_length=factor * view.focal_length,
-        center=(factor * x, factor * y),
-        size=(factor * view.size[0], factor * view.size[1]),
-    )
+    corner = np.zeros(2)
+    size = factor * view.size[0], factor * view.size[1]
+    return replace(view.zoomed(float(factor), corner, corner), size=size)
 
 
 def compare(seen: Framing | None, trained: Framing) -> list[str]:

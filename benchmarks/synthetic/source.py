@@ -154,11 +154,9 @@ class Studio:
         body = body_of(self._person)
         motion = wide_motion(num_frames, body.smplx_joints, body.mean_hands, rng)
         view = view_like(body, motion, self.view.size, self._face_marks())
-        scale, (x, y) = rng.uniform(0.9, 1.1), rng.uniform(-0.07, 0.07, 2) * self.view.size
+        scale, shift = rng.uniform(0.9, 1.1), rng.uniform(-0.07, 0.07, 2) * self.view.size
         middle = np.array(self.view.size) / 2
-        center = middle + scale * (np.array(view.center) - middle) + (x, y)
-        view = replace(view, focal_length=scale * view.focal_length, center=tuple(center))
-        yield from self.shoot_motion(motion, view)
+        yield from self.shoot_motion(motion, view.zoomed(scale, middle, middle + shift))
 
     def shoot_motion(self, motion: Motion, view: View) -> Iterator[Frame]:
         """Draw the person doing any SMPL-X motion, seen by any camera of the same size."""
