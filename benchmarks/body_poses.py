@@ -2,22 +2,22 @@
 
     python -m benchmarks.body_poses --out docs/body.png
 
-The lines are the skeleton of SMPL-X's average body, posed without this library's body. Needs the
-extra `render`.
+The lines are the skeleton of SMPL-X's average body with the same rotations. Needs the extra
+`render`.
 """
 
 import argparse
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.spatial.transform import Rotation
 
 from anchor_jax.body import render
 from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.motion import JAW, Motion
+from anchor_jax.body.skinning import pose_skeleton, rotation_matrices
 from anchor_jax.body.smplx_file import PARENTS
 from anchor_jax.body.view import make_view
 
@@ -54,13 +54,13 @@ def main() -> None:
 def _column(body: MakeHuman, name: str, turns: _Turns) -> np.ndarray:
     """Body above lines, (2 side, side, 3)."""
     motion = _still(turns)
-    lines = _posed(body.smplx_joints, turns)
+    local = rotation_matrices(jnp.asarray(motion.poses))
+    lines = np.asarray(pose_skeleton(PARENTS, jnp.asarray(body.smplx_joints[None]), local)[1][0])
     close = name == "jaw open"
     view = make_view(motion, lines[None], (_SIDE, _SIDE))
     if close:  # the head alone
         head, _ = view.project(view.place(lines[15]))
-        zoomed = _SIDE / 2 + 3 * (np.array(view.center) - head)
-        view = replace(view, focal_length=3 * view.focal_length, center=tuple(zoomed))
+        view = view.zoomed(3.0, head, np.full(2, _SIDE / 2))
     renderer = render.Renderer(body.faces, body.groups["face"], view)
     picture = renderer.draw(view.place(body.vertices(motion)[0])).pixels
     renderer.close()
@@ -79,17 +79,6 @@ def _still(turns: _Turns) -> Motion:
         poses[0, joint] = turn
     zeros = np.zeros((1, 10), np.float32)
     return Motion(poses, zeros[:, :3], zeros[0], zeros, Fraction(30), "y_up", mean_hands=False)
-
-
-def _posed(joints: np.ndarray, turns: _Turns) -> np.ndarray:
-    """SMPL-X's joints (55, 3) with these rotations."""
-    world, places = [], []
-    for joint, parent in enumerate(PARENTS):
-        turn = Rotation.from_rotvec(turns.get(joint, (0, 0, 0))).as_matrix()
-        world.append(turn if parent < 0 else world[parent] @ turn)
-        offset = joints[joint] - joints[parent]
-        places.append(joints[0] if parent < 0 else places[parent] + world[parent] @ offset)
-    return np.array(places)
 
 
 if __name__ == "__main__":
