@@ -60,7 +60,7 @@ def followers(names: list[str], joints: np.ndarray) -> Followers:
     ends = {16: 18, 17: 19, 18: 20, 19: 21, 20: 28, 21: 43}
     axis = np.zeros((len(names), 3), np.float32)
     for bone in np.flatnonzero(twist):
-        axis[bone] = _unit(joints[ends[pivot[bone]]] - joints[pivot[bone]])
+        axis[bone] = unit(joints[ends[pivot[bone]]] - joints[pivot[bone]])
     return Followers(base, part, pivot, share.astype(np.float32), twist.astype(np.float32), axis)
 
 
@@ -223,7 +223,7 @@ def _turn_arm(number, at, put, tips, joints, side: str, sign: float) -> None:
     palm_turn = frame_of(joints[fingers[2]] - wrist, across) @ (
         frame_of(of("finger3-1") - of("wrist"), of("finger5-1") - of("finger2-1")).T
     )
-    axis = _unit(wrist - elbow)
+    axis = unit(wrist - elbow)
     between = Rotation.from_matrix(palm_turn @ lower_turn.T).as_rotvec() @ axis
     rolled = lambda share: Rotation.from_rotvec(share * between * axis).as_matrix() @ lower_turn
     put(upper_turn, *name("upperarm01", "upperarm02"))
@@ -260,21 +260,23 @@ def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
 
 
 def frame_of(along: np.ndarray, beside: np.ndarray) -> np.ndarray:
-    """The rotation (3, 3) whose columns are `along`, `beside` made orthogonal to it, and both'
-    cross product."""
-    x = _unit(along)
-    y = _unit(beside - (beside @ x) * x)
-    return np.stack([x, y, np.cross(x, y)], axis=1)
+    """The rotations (..., 3, 3) whose columns are `along`, `beside` made orthogonal to it, and
+    both's cross product; vectors (..., 3)."""
+    x = unit(along)
+    y = unit(beside - (beside * x).sum(-1, keepdims=True) * x)
+    return np.stack([x, y, np.cross(x, y)], axis=-1)
 
 
 def shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The smallest rotation (3, 3) that turns `before` to `after`."""
-    before, after = _unit(before), _unit(after)
+    """The smallest rotations (..., 3, 3) that turn vectors `before` to `after`, (..., 3)."""
+    before, after = unit(np.broadcast_to(before, after.shape)), unit(after)
     axis = np.cross(before, after)
-    sine = np.linalg.norm(axis)
-    angle = np.arctan2(sine, before @ after)
-    return Rotation.from_rotvec(axis * (angle / max(sine, 1e-12))).as_matrix()
+    sine = np.linalg.norm(axis, axis=-1, keepdims=True)
+    cosine = (before * after).sum(-1, keepdims=True)
+    vectors = axis / np.maximum(sine, 1e-9) * np.arctan2(sine, cosine)
+    return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*after.shape, 3)
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) of length one."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

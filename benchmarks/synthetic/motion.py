@@ -10,6 +10,8 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
+from anchor_jax.body.retarget import shortest, unit
+
 FPS = 30
 _SIDES = {"L": 1.0, "R": -1.0}
 
@@ -200,13 +202,13 @@ def _arm(skeleton: Skeleton, side: str, wrists, rolls, fingers) -> dict[str, np.
     scale = (upper + lower) / _AVERAGE_ARM
     goal = (wrists - _AVERAGE_SHOULDER) * scale - (0, skeleton.belly, 0)
     goal = goal * (sign, 1, 1) + shoulder
-    bend, reach = _bend(shoulder, goal, upper, lower, np.array([0.35 * sign, 0.3, -1.0]))
-    turn_upper = _shortest(elbow - shoulder, bend - shoulder)
-    turn_lower = _shortest((turn_upper @ (wrist - elbow)), reach - bend) @ turn_upper
+    bend, reach = bend_arm(shoulder, goal, upper, lower, np.array([0.35 * sign, 0.3, -1.0]))
+    turn_upper = shortest(elbow - shoulder, bend - shoulder)
+    turn_lower = shortest((turn_upper @ (wrist - elbow)), reach - bend) @ turn_upper
 
-    axis = _unit(reach - bend)
-    along = _unit(at("finger3-1") - wrist)
-    palm = sign * _unit(np.cross(along, at("finger2-1") - at("finger5-1")))
+    axis = unit(reach - bend)
+    along = unit(at("finger3-1") - wrist)
+    palm = sign * unit(np.cross(along, at("finger2-1") - at("finger5-1")))
     angle = np.deg2rad(rolls)[:, None]
     wanted = np.cos(angle) * (-sign, 0, 0) + np.sin(angle) * (0, 0, 1)
     now = turn_lower @ palm
@@ -226,31 +228,38 @@ def _arm(skeleton: Skeleton, side: str, wrists, rolls, fingers) -> dict[str, np.
             bone = f"finger{finger + 1}-{joint + 1}"
             tip = f"finger{finger + 1}-{min(joint + 2, 3)}"
             ahead = at(tip) - at(bone) if joint < 2 else at(bone) - at(f"finger{finger + 1}-2")
-            hinge = _unit(np.cross(ahead, palm))
+            hinge = unit(np.cross(ahead, palm))
             turned[bone] = _rotation(hinge * np.deg2rad(fingers[:, finger, joint])[:, None])
     return {f"{bone}.{side}": matrices for bone, matrices in turned.items()}
 
 
-def _bend(shoulder, goal, upper: float, lower: float, pole):
+def bend_arm(
+    shoulder: np.ndarray,
+    goal: np.ndarray,
+    upper: float,
+    lower: float,
+    pole: np.ndarray,
+    limits: tuple[float, float] = (0.05, 0.98),
+) -> tuple[np.ndarray, np.ndarray]:
     """Two-bone inverse kinematics: positions (n, 3) of elbow and wrist. The wrist is at its goal or
-    as near as the arm reaches; the elbow points towards the pole."""
+    as near as the arm reaches; the elbow points towards the pole.
+
+    Args:
+        shoulder, pole: (3,) or (n, 3).
+        goal: (n, 3).
+        upper, lower: lengths of the bones, metres.
+        limits: metres that the arm stays from being folded, and the share of its length that it
+            reaches.
+    """
     ahead = goal - shoulder
     distance = np.linalg.norm(ahead, axis=1, keepdims=True)
     ahead = ahead / distance
-    distance = np.clip(distance, abs(upper - lower) + 0.05, 0.98 * (upper + lower))
+    folded, stretched = abs(upper - lower) + limits[0], limits[1] * (upper + lower)
+    distance = np.clip(distance, folded, stretched)
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
-    aside = _unit(pole - (ahead @ pole)[:, None] * ahead)
+    aside = unit(pole - (ahead * pole).sum(1, keepdims=True) * ahead)
     height = np.sqrt(np.maximum(upper**2 - along**2, 0))
     return shoulder + along * ahead + height * aside, shoulder + distance * ahead
-
-
-def _shortest(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The smallest rotations (n, 3, 3) that turn `before` to `after`."""
-    before, after = _unit(np.broadcast_to(before, after.shape)), _unit(after)
-    axis = np.cross(before, after)
-    sine = np.linalg.norm(axis, axis=1, keepdims=True)
-    cosine = (before * after).sum(1, keepdims=True)
-    return _rotation(axis / np.maximum(sine, 1e-9) * np.arctan2(sine, cosine))
 
 
 def _about_axes(degrees: np.ndarray) -> np.ndarray:
@@ -264,7 +273,3 @@ def _rotation(vectors: np.ndarray) -> np.ndarray:
 
 def _inverse(matrices: np.ndarray) -> np.ndarray:
     return np.swapaxes(matrices, 1, 2)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

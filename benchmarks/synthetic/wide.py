@@ -9,14 +9,16 @@ Axes are the world's: x to the person's left, y up, z to the front, metres. Angl
 
 from fractions import Fraction
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from anchor_jax.body.motion import FACIAL_ACTIONS, LEFT_HAND, NUM_JOINTS, RIGHT_HAND, Motion
 from anchor_jax.body.retarget import frame_of, shortest
+from anchor_jax.body.skinning import pose_skeleton
 from anchor_jax.body.smplx_file import PARENTS
-from benchmarks.synthetic.motion import FPS, smooth_noise, speech
+from benchmarks.synthetic.motion import FPS, bend_arm, smooth_noise, speech
 
 _SPINE, _COLLARS, _NECK, _HEAD = (3, 6, 9), (13, 14), 12, 15
 _ARMS = (16, 18, 20), (17, 19, 21)  # shoulder, elbow, wrist
@@ -37,6 +39,7 @@ _PLACES = {
     "hanging": ((0.20, 0.32), (-0.54, -0.46), (-0.12, 0.10)),
 }
 _USUAL = (0.26, 0.30, 0.12, 0.10, 0.12, 0.10)  # how often each is chosen
+_LIMITS = 0.06, 0.985  # of `bend_arm`
 _PALM = -55, 85  # roll of the palm: 0 faces the other hand, 90 up
 _WRIST = ((-35, 35), (-25, 60))  # sideways and backwards
 _CURL = -0.1, 2.0  # of a finger: 0 is the flat hand, 1 SMPL-X's mean hand, 3 a fist
@@ -66,9 +69,11 @@ def wide_motion(
         turns[:, joint] = _euler(
             _wander(num_frames, ((-22, 4), (-6, 4), (-18, 6)), 1.2, rng) * (sign, 1, sign)
         )
-    keys = _keys(num_frames, rng)
-    for side in range(2):
-        _reach(turns, joints, side, keys[side], rng)
+    world, places = map(
+        np.asarray, pose_skeleton(PARENTS, jnp.asarray(joints[None]), jnp.asarray(turns))
+    )
+    for side, track in enumerate(_keys(num_frames, rng)):
+        _reach(turns, world, places, joints, side, track)
     poses = Rotation.from_matrix(turns.reshape(-1, 3, 3)).as_rotvec().reshape(num_frames, -1, 3)
     for side, hand in enumerate((LEFT_HAND, RIGHT_HAND)):
         poses[:, hand] = _fingers(num_frames, hands[side], rng)
@@ -129,57 +134,40 @@ def _keys(n: int, rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
     return tracks
 
 
-def _reach(turns, joints, side: int, track, rng: np.random.Generator) -> None:
-    """Local rotations of one arm that bring the wrist to its place, set in `turns`."""
+def _reach(turns, world, places, joints, side: int, track) -> None:
+    """Local rotations of one arm that bring the wrist to its place, set in `turns`.
+
+    Args:
+        turns: local rotations (n, 55, 3, 3).
+        world, places: world rotations and positions of the joints before.
+        joints: at rest, (55, 3).
+        side: 0 is left, 1 right.
+        track: of `_keys`.
+    """
     shoulder, elbow, wrist = _ARMS[side]
     sign = 1.0 if side == 0 else -1.0
-    world, places = _chain(turns, joints)
     chest = world[:, 9]
-    middle = (places[:, 16] + places[:, 17]) / 2
     yaw = np.arctan2(chest[:, 0, 2], chest[:, 2, 2])
     facing = Rotation.from_rotvec(yaw[:, None] * [0, 1, 0]).as_matrix()
-    goal = middle + np.einsum("nij,nj->ni", facing, track["place"] * (sign, 1, 1))
+    seen = lambda vectors: np.einsum("nij,nj->ni", facing, vectors)
+    middle = (places[:, 16] + places[:, 17]) / 2
+    goal = middle + seen(track["place"] * (sign, 1, 1))
+    angle = np.deg2rad(track["elbow"])
+    pole = seen(np.stack([sign * np.sin(angle), -np.cos(angle), np.full(len(angle), -0.5)], 1))
     upper, lower = joints[elbow] - joints[shoulder], joints[wrist] - joints[elbow]
     lengths = float(np.linalg.norm(upper)), float(np.linalg.norm(lower))
-    for frame in range(len(turns)):
-        angle = np.deg2rad(track["elbow"][frame])
-        pole = facing[frame] @ (sign * np.sin(angle), -np.cos(angle), -0.5)
-        bend, end = _two_bones(places[frame, shoulder], goal[frame], *lengths, pole)
-        along, ahead = bend - places[frame, shoulder], end - bend
-        turn = frame_of(along, np.cross(along, ahead)) @ (
-            frame_of(upper, np.cross(upper, [0, 0, 1.0])).T
-        )
-        below = shortest(turn @ lower, ahead) @ turn
-        palm = np.deg2rad(track["palm"][frame]) * sign
-        roll = lambda share: Rotation.from_rotvec(share * palm * ahead / lengths[1]).as_matrix()  # noqa: B023
-        aside, back = np.deg2rad(track["wrist"][frame])
-        hand = _euler(np.rad2deg([[sign * aside, 0.0, sign * back]]))[0]
-        turns[frame, shoulder] = world[frame, PARENTS[shoulder]].T @ turn
-        turns[frame, elbow] = turn.T @ roll(0.6) @ below
-        turns[frame, wrist] = (roll(0.6) @ below).T @ roll(1.0) @ below @ hand
-
-
-def _chain(turns: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World rotations (n, 22, 3, 3) and positions (n, 22, 3) of the joints of the body."""
-    world, places = [turns[:, 0]], [np.broadcast_to(joints[0], (len(turns), 3))]
-    for joint in range(1, 22):
-        parent = PARENTS[joint]
-        world.append(world[parent] @ turns[:, joint])
-        places.append(places[parent] + world[parent] @ (joints[joint] - joints[parent]))
-    return np.stack(world, 1), np.stack(places, 1)
-
-
-def _two_bones(start, goal, upper: float, lower: float, pole) -> tuple[np.ndarray, np.ndarray]:
-    """Elbow and wrist of an arm that reaches for `goal`, its elbow towards `pole`."""
-    ahead = goal - start
-    distance = np.linalg.norm(ahead)
-    ahead = ahead / distance
-    distance = np.clip(distance, abs(upper - lower) + 0.06, 0.985 * (upper + lower))
-    along = (upper**2 - lower**2 + distance**2) / (2 * distance)
-    aside = pole - (pole @ ahead) * ahead
-    aside /= np.linalg.norm(aside)
-    height = np.sqrt(max(upper**2 - along**2, 0.0))
-    return start + along * ahead + height * aside, start + distance * ahead
+    bend, end = bend_arm(places[:, shoulder], goal, *lengths, pole, _LIMITS)
+    along, ahead = bend - places[:, shoulder], end - bend
+    turn = frame_of(along, np.cross(along, ahead)) @ frame_of(upper, np.cross(upper, [0, 0, 1.0])).T
+    below = shortest(turn @ lower, ahead) @ turn
+    palm = np.deg2rad(track["palm"])[:, None] * sign * ahead / lengths[1]
+    roll = lambda share: Rotation.from_rotvec(share * palm).as_matrix()
+    aside, back = track["wrist"].T
+    hand = _euler(np.stack([sign * aside, np.zeros(len(aside)), sign * back], 1))
+    rolled = roll(0.6) @ below
+    turns[:, shoulder] = world[:, PARENTS[shoulder]].swapaxes(1, 2) @ turn
+    turns[:, elbow] = turn.swapaxes(1, 2) @ rolled
+    turns[:, wrist] = rolled.swapaxes(1, 2) @ roll(1.0) @ below @ hand
 
 
 def _fingers(n: int, mean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
