@@ -23,6 +23,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import nnls
 
 from anchor_jax.body import render
+from anchor_jax.body.expression import add_action
 from anchor_jax.body.formats import read_motion
 from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.motion import FACIAL_ACTIONS, JAW, Motion
@@ -85,9 +86,7 @@ def _plain(motion: Motion, **changes: float) -> Motion:
     """The motion with these facial actions alone; a name without a side is that of both."""
     actions = np.zeros((len(motion.poses), len(FACIAL_ACTIONS)), np.float32)
     for name, value in changes.items():
-        for full in (name, f"{name}Left", f"{name}Right"):
-            if full in FACIAL_ACTIONS:
-                actions[:, FACIAL_ACTIONS.index(full)] = value
+        add_action(actions, name, value)
     return replace(motion, actions=actions)
 
 

@@ -37,19 +37,19 @@ def facial_actions(motion: Motion) -> np.ndarray:
         return np.clip(motion.actions, 0, 1)
     actions = np.zeros((len(motion.poses), len(FACIAL_ACTIONS)), np.float32)
     jaw = motion.poses[:, JAW]
-    _add(actions, "jawOpen", _OPEN * jaw[:, 0])
-    _add(actions, "jawLeft", _ASIDE * jaw[:, 1])
-    _add(actions, "jawRight", -_ASIDE * jaw[:, 1])
+    add_action(actions, "jawOpen", _OPEN * jaw[:, 0])
+    add_action(actions, "jawLeft", _ASIDE * jaw[:, 1])
+    add_action(actions, "jawRight", -_ASIDE * jaw[:, 1])
     for number, sides in _TABLE.items():
         if number < motion.expression.shape[1]:
             for sign, names in zip((1, -1), sides, strict=True):
                 amount = np.maximum(sign * motion.expression[:, number], 0)
                 for name, share in names.items():
-                    _add(actions, name, share * amount)
+                    add_action(actions, name, share * amount)
     return np.clip(actions, 0, 1)
 
 
-def _add(actions: np.ndarray, name: str, values: np.ndarray) -> None:
+def add_action(actions: np.ndarray, name: str, values: np.ndarray | float) -> None:
     """Add values (n,) to an action, or to both sides of it."""
     for full in (name, f"{name}Left", f"{name}Right"):
         if full in FACIAL_ACTIONS:

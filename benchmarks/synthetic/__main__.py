@@ -22,6 +22,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.prepare import prepare
@@ -35,7 +36,6 @@ from benchmarks.synthetic.sheet import write_people_sheet
 from benchmarks.synthetic.source import FRAMES, Talking
 
 TEST = range(900, 901)  # clip numbers: their motion differs from all training clips
-_WIDE = "target-wide"
 NOISE = 0.03, 0.1  # pose and expression noise of --perturbed, as in `anchor_jax.body.perturb`
 
 
@@ -98,23 +98,23 @@ def make(args: argparse.Namespace) -> None:
     made: dict[str, Dataset] = {}
     progress = bars()
     training = range(args.clips)
-    wanted = [
-        ("target", (TARGET,), training, None),
-        (_WIDE, (TARGET,), range(args.wide_clips), None),
-        ("target-test", (TARGET,), TEST, None),
-        ("pretrain", OTHERS, training, None),
-        ("pretrain-test", OTHERS, TEST, None),
+    wanted: list[tuple[str, tuple[Person, ...], range, dict[str, Any]]] = [
+        ("target", (TARGET,), training, {}),
+        ("target-wide", (TARGET,), range(args.wide_clips), {"wide": True}),
+        ("target-test", (TARGET,), TEST, {}),
+        ("pretrain", OTHERS, training, {}),
+        ("pretrain-test", OTHERS, TEST, {}),
     ]
     if args.perturbed:
-        wanted.append(("target-perturbed", (TARGET,), training, NOISE))
-    for name, people, clips, noise in wanted:
-        made[name] = _dataset(args, name, people, clips, noise, progress)
+        wanted.append(("target-perturbed", (TARGET,), training, {"noise": NOISE}))
+    for name, people, clips, changes in wanted:
+        made[name] = _dataset(args, name, people, clips, changes, progress)
         with progress("previewing", len(made[name].clips), "clip") as advance:
             write_sheets(made[name], args.out / "sheets" / name, advance)
         if name == "target-test":
             source = _source(args, TARGET, TEST)
             write_test_clip(source, args.out / "test", progress)
-    join([made["target"], made[_WIDE]], args.out / "target-all")
+    join([made["target"], made["target-wide"]], args.out / "target-all")
     join([made["pretrain"], made["target"]], args.out / "everybody")
     tests = [args.out / name for name in ("target-test", "pretrain-test")]
     write_people_sheet(tests, args.out / "sheets" / "people.png")
@@ -125,23 +125,20 @@ def _dataset(
     name: str,
     people: tuple[Person, ...],
     clips: range,
-    noise: tuple[float, float] | None,
+    changes: dict[str, Any],
     progress: Progress,
 ) -> Dataset:
+    """Draw a data set; `changes` are fields of `Talking` that differ from the usual clips."""
     options: dict[str, object] = {
         "people": people,
         "clips": list(clips),
         "frames": args.frames,
         "sizes": (args.size, args.face_size),
         "seed": args.seed,
+        **changes,
     }
-    if noise is not None:
-        options["noise"] = noise
-    wide = name == _WIDE
-    if wide:
-        options["wide"] = True
     return prepare(
-        [replace(_source(args, person, clips), noise=noise, wide=wide) for person in people],
+        [replace(_source(args, person, clips), **changes) for person in people],
         args.out / name,
         inputs=[],
         options=options,

@@ -43,7 +43,11 @@ class _Posed:
 
 
 class Anny:
-    """The model, loaded once. The paint uses coordinates of the `average` body at rest."""
+    """The model, loaded once. The paint uses coordinates of the `average` body at rest.
+
+    Attributes:
+        kept: the vertices of the whole body that are kept.
+    """
 
     def __init__(self) -> None:
         try:
@@ -63,11 +67,11 @@ class Anny:
         kept = everywhere[:, 2] > _LOWEST
         triangles = model.faces.numpy()
         inside = kept[triangles].all(1)
-        self._kept = np.unique(triangles[inside])
+        self.kept = np.unique(triangles[inside])
         number = np.full(len(kept), -1)
-        number[self._kept] = np.arange(len(self._kept))
+        number[self.kept] = np.arange(len(self.kept))
         self.faces = number[triangles[inside]]
-        self.average = everywhere[self._kept]
+        self.average = everywhere[self.kept]
         self._segment = self._segments(inside)
 
     def _rest(self, phenotype: dict[str, float], **actions: float):
@@ -86,7 +90,7 @@ class Anny:
 
         def vertices(*labels: str) -> np.ndarray:
             of_part = get_face_segmentation_mask(self._model, labels).numpy()[inside]
-            flags = np.zeros(len(self._kept), bool)
+            flags = np.zeros(len(self.kept), bool)
             flags[self.faces[of_part]] = True
             return flags
 
@@ -102,7 +106,7 @@ class Anny:
     def weights(self) -> dict[str, np.ndarray]:
         """Skinning weights of vertices for head with neck, skull, and hands, 0 to 1."""
         index, weight = self._model.vertex_bone_indices, self._model.vertex_bone_weights
-        index, weight = index.numpy()[self._kept], weight.numpy()[self._kept]
+        index, weight = index.numpy()[self.kept], weight.numpy()[self.kept]
         names = np.array(list(self.bones))
 
         def share(*prefixes: str) -> np.ndarray:
@@ -118,7 +122,7 @@ class Anny:
     @cached_property
     def parts(self) -> np.ndarray:
         """Part label of each vertex: eyes, mouth, tongue, or 0 for skin."""
-        parts = np.zeros(len(self._kept), np.int32)
+        parts = np.zeros(len(self.kept), np.int32)
         for name, part in (("mouth", _MOUTH), ("tongue", _TONGUE), ("eyes", _EYES)):
             parts[self._segment[name]] = part
         return parts
@@ -129,7 +133,7 @@ class Anny:
         rolled, _ = self._rest(
             dict.fromkeys(self._model.phenotype_labels, 0.5), mouthRollLower=1, mouthRollUpper=1
         )
-        moved = np.linalg.norm(rolled[self._kept] - self.average, axis=1)
+        moved = np.linalg.norm(rolled[self.kept] - self.average, axis=1)
         return moved / moved.max()
 
     @cached_property
@@ -158,11 +162,6 @@ class Anny:
         front = (self.weights["head"] > 0.5) & (y < eye[1] + 0.055)
         inside = self.parts > 0  # eyes, tongue and inside of the mouth
         return np.flatnonzero(front & (z > chin) & (z < eye[2] + 0.056) | inside)
-
-    @property
-    def kept(self) -> np.ndarray:
-        """The vertices of the whole body that are kept."""
-        return self._kept
 
     @property
     def all_faces(self) -> np.ndarray:
@@ -223,7 +222,7 @@ class Anny:
         found = dict(zip(eyes_nose_mouth, self.landmarks, strict=True))
         lips = np.flatnonzero((self.lips > 0.3) & (self.parts == 0))
         opened, _ = self._rest(dict.fromkeys(self._model.phenotype_labels, 0.5), jawOpen=1)
-        drop = np.linalg.norm(opened[self._kept[lips]] - self.average[lips], axis=1)
+        drop = np.linalg.norm(opened[self.kept[lips]] - self.average[lips], axis=1)
         middle = abs(self.average[lips, 0]) < 0.01
         lower = drop > 0.5 * drop[middle].max()
         found |= {"upper_lip": lips[~lower & middle], "lower_lip": lips[lower & middle]}
@@ -235,7 +234,7 @@ class Anny:
             "left_hand": np.flatnonzero(hand & (x > 0)),
             "right_hand": np.flatnonzero(hand & (x < 0)),
         }
-        return {name: self._kept[group] for name, group in found.items()}
+        return {name: self.kept[group] for name, group in found.items()}
 
     @cached_property
     def incidence(self) -> sparse.csr_matrix:
@@ -243,7 +242,7 @@ class Anny:
         rows = self.faces.ravel()
         columns = np.repeat(np.arange(len(self.faces)), 3)
         ones = np.ones(len(rows), np.float32)
-        return sparse.csr_matrix((ones, (rows, columns)), (len(self._kept), len(self.faces)))
+        return sparse.csr_matrix((ones, (rows, columns)), (len(self.kept), len(self.faces)))
 
     def normals(self, vertices: np.ndarray) -> np.ndarray:
         """Smooth normals (V, 3), weighted by the area of triangles."""
@@ -254,12 +253,12 @@ class Anny:
     def rest(self, person: Person) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (V, 3) and the head's placement (4, 4) of a person at rest."""
         vertices, bones = self._rest(person.phenotype)
-        return vertices[self._kept], bones[self.bones["head"]]
+        return vertices[self.kept], bones[self.bones["head"]]
 
     def skeleton(self, person: Person) -> Skeleton:
         """The joints of a person at rest, and how far the belly reaches."""
         vertices, bones = self._rest(person.phenotype)
-        rest, joints = vertices[self._kept], {n: bones[i, :3, 3] for n, i in self.bones.items()}
+        rest, joints = vertices[self.kept], {n: bones[i, :3, 3] for n, i in self.bones.items()}
         trunk = (abs(self.average[:, 0]) < 0.12) & (self.average[:, 2] < 0.4)
         trunk &= self.weights["hand"] < 0.01
         return Skeleton(joints, float(self.average[trunk, 1].min() - rest[trunk, 1].min()))
@@ -290,7 +289,7 @@ class Anny:
                 },
             )
         return (
-            out["vertices"].numpy()[:, self._kept],
+            out["vertices"].numpy()[:, self.kept],
             out["bone_poses"].numpy()[:, self.bones["head"]],
         )
 

@@ -9,20 +9,17 @@ appearance.png. Body, framing and frames are those of `anchor-jax demo --motion`
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from anchor_jax.assets import open_assets
-from anchor_jax.body.parallel import PoseImage
-from anchor_jax.data.video import write_frames
 from anchor_jax.demo.demo import read_posed
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_new, placed
-from anchor_jax.poses.pose_images import write_pose_images
 from anchor_jax.progress import bars
 from anchor_jax.studies.clip import read_clip
+from benchmarks.synthetic.output import write_clip
 from benchmarks.synthetic.people import TARGET
-from benchmarks.synthetic.source import Frame, Studio
+from benchmarks.synthetic.source import Studio
 
 
 def main(words: list[str] | None = None) -> int:
@@ -56,17 +53,7 @@ def dress(path: Path, out: Path, count: int, seed: int) -> None:
         bars()("drawing", len(motion.poses), "frame") as advance,
     ):
         partial.mkdir()
-        frames: list[Frame] = []
-
-        def poses() -> Iterator[PoseImage]:
-            for frame in studio.shoot_motion(motion, view):
-                frames.append(frame)
-                advance(1)
-                yield frame.pose
-
-        conditions = partial / "poses-conditions"
-        write_pose_images(poses(), view, motion.fps, partial / "poses", conditions)
-        write_frames(partial / "truth", (frame.target for frame in frames))
+        write_clip(studio.shoot_motion(motion, view), view, motion.fps, partial, advance)
         shutil.copyfile(assets.test / "appearance.png", partial / "appearance.png")
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from anchor_jax.body.parallel import PoseImage
+from anchor_jax.body.view import View
 from anchor_jax.data.dataset import Dataset, write_metadata
 from anchor_jax.data.video import write_frames
 from anchor_jax.files import placed
 from anchor_jax.poses.pose_images import write_pose_images
-from anchor_jax.progress import Progress
+from anchor_jax.progress import Advance, Progress
 from benchmarks.synthetic.motion import FPS
 from benchmarks.synthetic.source import Frame, Studio, Talking
 
@@ -39,19 +40,27 @@ def write_test_clip(source: Talking, folder: Path, progress: Progress) -> None:
         training = list(studio.shoot(APPEARANCE, source.frames))
         best = min(training, key=_turned)
         Image.fromarray(best.target).save(partial / "appearance.png")
-        frames: list[Frame] = []
-
-        def poses() -> Iterator[PoseImage]:
-            for frame in studio.shoot(source.clips[0], source.frames):
-                frames.append(frame)
-                advance(1)
-                yield frame.pose
-
-        conditions = partial / "poses-conditions"
-        write_pose_images(poses(), studio.view, Fraction(FPS), partial / "poses", conditions)
-        write_frames(partial / "truth", (frame.target for frame in frames))
+        clip = studio.shoot(source.clips[0], source.frames)
+        frames = write_clip(clip, studio.view, Fraction(FPS), partial, advance)
         mattes = (np.repeat(frame.matte[..., None], 3, 2) for frame in frames)
         write_frames(partial / "mattes", mattes)
+
+
+def write_clip(
+    clip: Iterable[Frame], view: View, fps: Fraction, folder: Path, advance: Advance
+) -> list[Frame]:
+    """Write poses/, poses-conditions/ and truth/ of a clip into `folder`; return its frames."""
+    frames: list[Frame] = []
+
+    def poses() -> Iterator[PoseImage]:
+        for frame in clip:
+            frames.append(frame)
+            advance(1)
+            yield frame.pose
+
+    write_pose_images(poses(), view, fps, folder / "poses", folder / "poses-conditions")
+    write_frames(folder / "truth", (frame.target for frame in frames))
+    return frames
 
 
 def join(datasets: Sequence[Dataset], folder: Path) -> None:

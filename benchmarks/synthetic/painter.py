@@ -42,7 +42,7 @@ class Painter:
             raise AnchorError(
                 f"synthetic anchors need {error.name}; install it: pip install -e '.[synthetic]'"
             ) from error
-        self._anny, self.view = anny, view
+        self._anny, self._view = anny, view
         rest, head = anny.rest(person)
         self._push = _cloth(anny, person)[:, None]
         shell, triangles = _hair_shell(anny)
@@ -91,14 +91,14 @@ class Painter:
             for name in ("skin", "lips", "hair", "jacket", "stripe", "shirt", "tie")
         }
         average = self._anny.joints
-        values |= {"iris": person.eyes, "camera": tuple(self.view.position)}
+        values |= {"iris": person.eyes, "camera": tuple(self._view.position)}
         values |= {"eye": average["eye.L"], "elbow": average["lowerarm01.L"]}
         values |= {"wrist": average["wrist.L"]}
         values |= {name: getattr(person, name) for name in ("clothes", "pattern", "haircut")}
         for name, value in values.items():
             if name in program:
                 program[name].value = value if isinstance(value, int) else tuple(value)
-        program["projection"].write(_projection(self.view).T.astype("f4").tobytes())
+        program["projection"].write(_projection(self._view).T.astype("f4").tobytes())
 
     def draw(self, vertices: np.ndarray, head: np.ndarray) -> np.ndarray:
         """Draw one frame: float32 (h, w, 4), premultiplied colours and alpha, 0 to 1.
@@ -107,7 +107,7 @@ class Painter:
             vertices: vertices of the body (V, 3), in anny's axes.
             head: placement of the head bone (4, 4).
         """
-        anny, view = self._anny, self.view
+        anny, view = self._anny, self._view
         dressed = vertices + self._push * anny.normals(vertices)
         placed = _moved(self._shell, head)
         normals = np.concatenate([anny.normals(dressed), _normals(placed, self._shell_faces)])

@@ -11,12 +11,11 @@ import numpy as np
 from anchor_jax.body import render
 from anchor_jax.body.makehuman import MakeHuman
 from anchor_jax.body.motion import Motion
-from anchor_jax.body.parallel import PoseImage
+from anchor_jax.body.parallel import FRAMES_AT_ONCE, PoseImage
 from anchor_jax.body.retarget import nearest_rotations
 from anchor_jax.body.view import View
 from anchor_jax.data.dataset import FACE, Pictures
 from anchor_jax.demo.demo import view_like
-from anchor_jax.errors import AnchorError
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import Conditions
 from anchor_jax.shapes import Size
@@ -29,7 +28,6 @@ from benchmarks.synthetic.wide import wide_motion
 
 _PEOPLE = (TARGET, *OTHERS)
 FRAMES = 300  # per clip
-_FRAMES_AT_ONCE = 16
 _ROOM, _MOTION, _NOISE, _WIDE = 1, 2, 3, 4  # streams of random numbers
 
 
@@ -91,12 +89,13 @@ class Talking:
 
     def read(self, wanted: range) -> Iterator[tuple[int, Iterator[Pictures]]]:
         """Draw the clips with indices `wanted` in `clips`."""
-        with Studio(self.person, self.size, self.seed, self.noise, self.wide) as studio:
+        with Studio(self.person, self.size, self.seed, self.noise) as studio:
             for index in wanted:
                 yield index, self._pictures(studio, self.clips[index])
 
     def _pictures(self, studio: "Studio", clip: int) -> Iterator[Pictures]:
-        for frame in studio.shoot(clip, self.frames):
+        shoot = studio.shoot_wide if self.wide else studio.shoot
+        for frame in shoot(clip, self.frames):
             conditions = _InMemory(
                 Path(self.person.name),
                 frame.pose.landmarks[None],
@@ -119,25 +118,19 @@ class Studio:
         size: int,
         seed: int,
         noise: tuple[float, float] | None = None,
-        wide: bool = False,
     ) -> None:
-        self._person, self._seed, self._noise, self._wide = person, seed, noise, wide
+        self._person, self._seed, self._noise = person, seed, noise
         self._number = _PEOPLE.index(person)
         self._anny = _load_anny()
         self.view: View = make_view(self._anny.rest(person)[0], size)
         render.use_platform("egl")
         os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa: the processes already use all cores
         self._room = room(person, size, self._random(_ROOM)) * 255
-        self._open = False
-        self._look(self.view)
+        self._looking: View | None = None  # nothing is open
 
     def shoot(self, clip: int, num_frames: int) -> Iterator[Frame]:
         """Draw the frames of a clip. Equal clip numbers give equal clips."""
-        if self._wide:
-            yield from self._shoot_wide(clip, num_frames)
-            return
-        if self._looking is not self.view:
-            self._look(self.view)
+        self._look(self.view)
         anny = self._anny
         motion = talk(anny.skeleton(self._person), num_frames, self._random(_MOTION, clip))
         posed = fitted = anny.pose(self._person, motion)
@@ -147,7 +140,7 @@ class Studio:
         for vertices, head, fit in zip(posed.vertices, posed.head, fitted.vertices, strict=True):
             yield self._draw(vertices, head, fit)
 
-    def _shoot_wide(self, clip: int, num_frames: int) -> Iterator[Frame]:
+    def shoot_wide(self, clip: int, num_frames: int) -> Iterator[Frame]:
         """Draw a clip of `wide_motion`. Size and place of the face differ from the other clips' by
         up to a tenth, so that the room is learned by its own place and not by the body's."""
         rng = self._random(_WIDE, clip)
@@ -163,33 +156,36 @@ class Studio:
         anny, body = self._anny, body_of(self._person)
         rest, head = anny.rest(self._person)
         self._look(replace(view, rotation=view.rotation @ TO_WORLD))
-        for start in range(0, len(motion.poses), _FRAMES_AT_ONCE):
-            posed = body.vertices(motion[start : start + _FRAMES_AT_ONCE])
+        for start in range(0, len(motion.poses), FRAMES_AT_ONCE):
+            posed = body.vertices(motion[start : start + FRAMES_AT_ONCE])
             for vertices in posed[:, anny.kept] @ TO_WORLD:
                 placement = _moved_rigidly(anny, rest, vertices) @ head
                 yield self._draw(vertices, placement, vertices)
 
     def _look(self, view: View) -> None:
         """Look from `view`, which maps vertices in anny's axes."""
-        if self._open:  # closing one renderer breaks all others of the process
-            self.close()
-        self._looking = view
+        if view is self._looking:
+            return
+        self.close()  # closing one renderer breaks all others of the process
         self._painter = Painter(self._anny, self._person, view)
         self._renderer = render.Renderer(self._anny.faces, self._anny.face, view)
-        self._open = True
+        self._looking = view
+
+    def _marks(self, places: np.ndarray) -> np.ndarray:
+        """The landmarks (5, 3) of vertices."""
+        return np.stack([places[group].mean(0) for group in self._anny.landmarks])
 
     def _face_marks(self) -> np.ndarray:
         """Landmarks (1, 5, 2) of the person at rest, pixels."""
         places = self.view.place(self._anny.rest(self._person)[0])
-        marks = np.stack([places[group].mean(0) for group in self._anny.landmarks])
-        return self.view.project(marks)[0][None]
+        return self.view.project(self._marks(places))[0][None]
 
     def _draw(self, vertices, head, fit) -> Frame:
         """Draw the person with vertices and head in anny's axes, and the pose image of `fit`."""
+        assert self._looking is not None
         places = self._looking.place(fit)
         drawing = self._renderer.draw(places)
-        marks = np.stack([places[group].mean(0) for group in self._anny.landmarks])
-        landmarks, visible = self._renderer.sees(drawing, marks)
+        landmarks, visible = self._renderer.sees(drawing, self._marks(places))
         painted = self._painter.draw(vertices, head)
         alpha = painted[..., 3:]
         target = painted[..., :3] * 255 + self._room * (1 - alpha)
@@ -203,10 +199,10 @@ class Studio:
         return np.random.default_rng([self._seed, self._number, *stream])
 
     def close(self) -> None:
-        if self._open:
+        if self._looking is not None:
             self._renderer.close()
             self._painter.close()
-        self._open = False
+        self._looking = None
 
     def __enter__(self) -> "Studio":
         return self
@@ -228,10 +224,6 @@ def body_of(person: Person) -> MakeHuman:
     Raises:
         AnchorError: the body's file has no such shape.
     """
-    if person.name not in MakeHuman().shape_names:
-        raise AnchorError(
-            f"the free body's file has no shape {person.name}; expected {TARGET.name}"
-        )
     return MakeHuman(shape={person.name: 1.0})
 
 
