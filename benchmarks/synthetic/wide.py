@@ -26,7 +26,7 @@ _ARMS = (16, 18, 20), (17, 19, 21)  # shoulder, elbow, wrist
 # Turn, nod and tilt (about y, x and z) of the trunk, with the means between these ends; and how far
 # the person moves to the sides and up and down, metres.
 _SEATED = ((-4, 4), (22, 42), (-4, 4))
-_STILL, _WALKING = ((-0.03, 0.03), (-0.03, 0.03)), ((-0.18, 0.18), (-0.06, 0.06))
+_STILL, _WALKING = ((-0.03, 0.03), (-0.03, 0.03)), ((-0.36, 0.36), (-0.06, 0.06))
 _STANDING = ((-28, 28), (-12, 16), (-10, 10))
 _HEAD_TURN = ((-28, 28), (-18, 16), (-11, 11))  # relative to the trunk
 # Places of the wrist from the middle of the shoulders: outwards, up, forwards.
