@@ -74,7 +74,8 @@ def make_jitted(case: Case, dtype: str = "float32", remat: "Remat" = "none"):
         return each.mean(), {"losses": each}
 
     begin = lambda params: init_state(params, optimizer, 0, ema=False)
-    step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=options())
+    compiler = options(training=True)
+    step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=compiler)
     return step, begin
 
 

@@ -133,6 +133,6 @@ def make_program(objective: Objective, job: LoopConfig, mesh: Mesh) -> Program:
             in_shardings=(places, None),
             out_shardings=(places, replicated(mesh)),
             donate_argnums=0,
-            compiler_options=options() if on_cpus else None,
+            compiler_options=options(training=True) if on_cpus else None,
         ),
     )
