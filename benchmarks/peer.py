@@ -29,7 +29,6 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def build_ours(case: Case):
     import jax.numpy as jnp
 
     from anchor_jax.compiling import return_freed_memory
-    from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
+    from anchor_jax.diffusion.sample import predict_windows
     from anchor_jax.generation.networks import WindowDenoiser, decode_images
     from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
@@ -117,24 +116,21 @@ def build_ours(case: Case):
         "context": tokens,
         "control_scale": jnp.float32(CONTROL_SCALE),
     }
-    # As in `sample`: one window of the group is in the video, the others are past its end.
     inflation, condition = PUBLISHED, {"poses": poses}
     if case.work == "face":
         inflation, condition = PER_FRAME, {"poses": poses, "inpainting": inpainting}
     denoise = WindowDenoiser(Denoiser(unet, configs.control, inflation=inflation))
-    sizes = {"halves": 2, "window_size": case.frames, "stride": case.frames}
-    group = partial(predict_group, denoise, params, **sizes)
-    rest = ((0, (WINDOWS_PER_CALL - 1) * case.frames), (0, 0), (0, 0), (0, 0))
-    latents, condition = jax.tree.map(lambda x: jnp.pad(x, rest), (latents, condition))
+    window = jax.tree.map(lambda x: x[None], (latents, condition))  # a group of one
+    numbers = np.array([TIMESTEP], np.int32), np.array([case.frames], np.int32)
     compiled = False
 
     def step():
         nonlocal compiled
+        predicted = predict_windows(denoise, params, *window, *numbers)
         if not compiled:
-            group(latents, condition, TIMESTEP, 0).block_until_ready()
             return_freed_memory()
             compiled = True
-        return np.asarray(group(latents, condition, TIMESTEP, case.frames)[:, : case.frames])
+        return np.asarray(predicted[0])
 
     return step
 

@@ -89,7 +89,7 @@ class PlanGenerate:
             f" {sampling.dtype}, {_name(self.device)}\n"
         )
         kind = "tf32" if sampling.tf32 else sampling.dtype
-        beside = bytes_beside(anchor)
+        beside = bytes_beside(anchor, sampling, size)
         _report(estimates, beside, self.device, kind, "frame", "generate")
 
 

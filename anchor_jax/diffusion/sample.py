@@ -1,4 +1,4 @@
-"""Sample a video of any length: the loop over steps, the loop over windows, and guidance.
+"""Sample a video of any length: groups of windows, their average, and guidance.
 
 The networks are passed in as one callable:
 
@@ -13,7 +13,7 @@ JAX caches compiled programs with this callable as the key. It must be hashable.
 program only if their callables compare equal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,28 +24,17 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from anchor_jax.compiling import jit, return_freed_memory
-from anchor_jax.diffusion.ddim import ddim_step
-from anchor_jax.diffusion.guidance import guide, num_halves
+from anchor_jax.diffusion.rings import Block, Rings, Shape, Source
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
 from anchor_jax.diffusion.settings import Sampling
-from anchor_jax.diffusion.windows import (
-    count_windows,
-    crossfade_weights,
-    plan_windows,
-    sum_windows,
-)
+from anchor_jax.diffusion.tasks import Line, Order, Task, group_size, plan_groups
 from anchor_jax.shapes import Array
 
 Denoise = Callable[..., Array]
 
-# Windows in one call of the compiled program. The program loops over them, so their number does not
-# change the time to compile. More windows mean fewer calls, but memory for more frames. No
-# measurement of other numbers is recorded.
+# Windows in one call of the compiled program, at most. The program loops over them, so their number
+# does not change the time to compile. More windows mean fewer calls.
 WINDOWS_PER_CALL = 4
-
-# Conditions of a whole video up to this size are put on the device once: 1,300 pose images of
-# 512x512. Of a longer video the device gets those of one group of windows at a time.
-CONDITION_BYTES = 1 << 30
 
 
 def sample(
@@ -56,14 +45,11 @@ def sample(
     schedule: ScheduleConfig,
     sampling: Sampling,
     *,
+    order: Order = "wave",
     on_windows: Callable[[int], object] | None = None,
-    on_step: Callable[[int, Array], None] | None = None,
+    on_group: Callable[[list[Task], Array], object] | None = None,
 ) -> Array:
-    """Denoise a whole video: algorithm 1 of the paper, with DDIM (https://arxiv.org/abs/2010.02502).
-
-    In each step, all windows are predicted, the predictions are averaged for each frame, guidance
-    combines the averages, and all frames take one DDIM step together. The network is compiled for
-    a group of `WINDOWS_PER_CALL` windows; a longer video needs more calls.
+    """Denoise a whole video, see `sample_blocks`.
 
     Args:
         denoise: see the module's docstring.
@@ -71,12 +57,10 @@ def sample(
         latents: initial noise (n, h, w, c).
         condition: conditions of each frame, a NumPy array (n, ...) or a tree of them.
         schedule: noise schedule.
-        sampling: steps, guidance and windows. A video shorter than a window is one window of the
-            video's length.
-        on_windows: called when windows are complete, with their number since the last call. The
-            device computes the next group of windows meanwhile.
-        on_step: called after each step with its index and the latents. The next step overwrites
-            these latents, so copy them to keep them.
+        sampling: steps, guidance and windows.
+        order: order of the tasks, see `tasks`. It does not change the result.
+        on_windows: see `sample_blocks`.
+        on_group: see `sample_blocks`.
 
     Returns:
         Clean latents (n, h, w, c), float32.
@@ -84,155 +68,146 @@ def sample(
     Raises:
         ValueError: more steps than the schedule has timesteps.
     """
-    # A copy, because each step donates its latents. It is committed to a device, as loaded
-    # parameters are: otherwise the second step has other shardings, and JAX compiles again.
-    x = jax.device_put(jnp.array(latents, jnp.float32), jax.local_devices()[0])
-    n, halves = len(x), num_halves(sampling.guidance)
-    plan = n, sampling.window, sampling.overlap
-    window_starts = [window.start for window in plan_windows(*plan)]
-    stride, window_size = sampling.window - sampling.overlap, min(sampling.window, n)
-    weights = crossfade_weights(window_size, sampling.overlap) if sampling.crossfade else None
-    counts = jnp.asarray(count_windows(*plan, weights))
-    group_starts = window_starts[::WINDOWS_PER_CALL]
-    group_size = (WINDOWS_PER_CALL - 1) * stride + window_size  # frames
-    padding = group_starts[-1] + group_size - n
-    sum_group = partial(
-        predict_group, denoise, params, halves=halves, window_size=window_size, stride=stride
+    noise = jnp.asarray(latents, jnp.float32)
+    starts = range(0, len(noise), sampling.stride)
+
+    def cut(x: Any, start: int) -> Any:
+        return x[start : start + sampling.stride]
+
+    finished = sample_blocks(
+        denoise,
+        params,
+        ((cut(noise, i), jax.tree.map(partial(cut, start=i), condition)) for i in starts),
+        schedule,
+        sampling,
+        order=order,
+        num_windows=len(starts),
+        on_windows=on_windows,
+        on_group=on_group,
     )
-    cut_condition = _condition_slices(condition, n + padding, group_size)
-    # Compile before the first step. With 0 real frames the program computes no window.
-    first_group = lax.dynamic_slice_in_dim(_pad_frames(x, padding), 0, group_size)
-    sum_group(first_group, cut_condition(0), 0, 0, weights).block_until_ready()
-    return_freed_memory()
+    return jnp.concatenate(list(finished))
+
+
+def sample_blocks(
+    denoise: Denoise,
+    params,
+    blocks: Iterable[Block],
+    schedule: ScheduleConfig,
+    sampling: Sampling,
+    *,
+    order: Order = "wave",
+    num_windows: int | None = None,
+    on_windows: Callable[[int], object] | None = None,
+    on_group: Callable[[list[Task], Array], object] | None = None,
+) -> Iterator[Array]:
+    """Denoise a video block by block: algorithm 1 of the paper, with DDIM
+    (https://arxiv.org/abs/2010.02502).
+
+    In each step, all windows are predicted, the predictions are averaged for each frame, guidance
+    combines the averages, and the frames take one DDIM step. The memory does not depend on the
+    length of the video, unless the order is "steps".
+
+    Args:
+        denoise: see the module's docstring.
+        params: first argument of `denoise`, any pytree.
+        blocks: initial noise and conditions of the next `sampling.stride` frames; fewer at the end.
+            They are read as they are needed.
+        schedule: noise schedule.
+        sampling: steps, guidance and windows. A video shorter than a window is one window of the
+            video's length.
+        order: order of the tasks, see `tasks`.
+        num_windows: the number of blocks, which the order "steps" needs.
+        on_windows: called when windows are complete, with their number since the last call. The
+            device computes the next group of windows meanwhile.
+        on_group: called after each group with its tasks and their blocks (k, stride, h, w, c),
+            which have taken this step.
+
+    Yields:
+        Clean latents of each block, float32 (k, h, w, c), in order.
+
+    Raises:
+        ValueError: more steps than the schedule has timesteps, a block of the wrong length, or no
+            block.
+    """
+    source = Source(blocks, sampling.stride)
+    steps = sampling_steps(schedule, sampling.steps)
+    shape = Shape.of(source, sampling)
+    group = group_size(len(steps), WINDOWS_PER_CALL)
+    if not source.has(group + max(shape.reach, 1) - 1):
+        group = 1  # the video is too short to fill others
+    line = Line(len(steps), shape.reach, group)
+    capacity = line.capacity
+    if num_windows is not None:
+        # A power of two, so that other lengths do not compile again.
+        whole = 1 << (num_windows + shape.reach - 1).bit_length()
+        capacity = whole if order == "steps" else min(whole, capacity)
+    rings = Rings(capacity, shape, source, steps, sampling.guidance, schedule.prediction_type)
+    timesteps = np.array([step.timestep for step in steps], np.int32)
     wait = _wait_one_late(on_windows)
-    for i, step in enumerate(sampling_steps(schedule, sampling.steps)):
-        padded = _pad_frames(x, padding)
-        total = jnp.zeros((halves, *padded.shape), jnp.float32)
-        for g, start in enumerate(group_starts):
-            group_sum = sum_group(
-                lax.dynamic_slice_in_dim(padded, start, group_size),
-                cut_condition(start),
-                step.timestep,
-                n - start,
-                weights,
-            )
-            total = _add_at(total, group_sum, start)
-            windows = slice(g * WINDOWS_PER_CALL, (g + 1) * WINDOWS_PER_CALL)
-            wait(group_sum, len(window_starts[windows]))
-        alphas = step.alpha, step.alpha_prev
-        kind = schedule.prediction_type
-        x = _guided_step(x, total, counts, sampling.guidance, *alphas, prediction_type=kind)
-        if on_step is not None:
-            on_step(i, x)
+    compiled = False
+    for tasks in plan_groups(line, source.has, order):
+        rings.read(max(task.window for task in tasks) + shape.reach)
+        # A group that is not full repeats its first window, whose prediction is then not used.
+        filled = [*tasks, *[tasks[0]] * (line.group - len(tasks))]
+        windows, at = np.array(filled, np.int32).T
+        num_real = np.clip(source.num_frames - windows * shape.stride, 0, shape.size)
+        latents, condition = rings.cut(windows, num_real)
+        predicted = predict_windows(denoise, params, latents, condition, timesteps[at], num_real)
+        if not compiled:
+            return_freed_memory()
+            compiled = True
+        after = rings.advance(predicted, windows, at, len(tasks))
+        if on_group is not None:
+            on_group(tasks, after[: len(tasks)])
+        wait(after, len(tasks))
+        for block, task in zip(after, tasks, strict=False):
+            if task.step == line.steps - 1:
+                yield block[: source.num_frames - task.window * shape.stride]
     wait(None, 0)
-    return x
 
 
-@partial(jit, static_argnames=("denoise", "halves", "window_size", "stride"))
-def predict_group(
+@partial(jit, static_argnames="denoise")
+def predict_windows(
     denoise: Denoise,
     params,
     latents: Array,
     condition: Any,
-    timestep: ArrayLike,
-    num_frames: ArrayLike,
-    weights: Array | np.ndarray | None = None,
-    *,
-    halves: int,
-    window_size: int,
-    stride: int,
+    timesteps: Array | np.ndarray,
+    num_real: Array | np.ndarray,
 ) -> Array:
-    """Sum the predictions of a group of `WINDOWS_PER_CALL` windows for each frame.
+    """Predict a group of windows, one after the other.
 
     Args:
         denoise: see the module's docstring.
         params: first argument of `denoise`.
-        latents: noisy latents (frames, h, w, c) of the frames of the group.
-        condition: conditions (frames, ...) of these frames.
-        timestep: timestep of the schedule.
-        num_frames: number of leading frames that are real; the rest is padding.
-        weights: (window_size,), multiplied with the predictions of each window, or None.
-        halves: number of predictions that guidance needs.
-        window_size: frames of a window.
-        stride: frames from the start of a window to the start of the next.
+        latents: noisy latents (g, size, h, w, c) of the windows.
+        condition: their conditions (g, size, ...).
+        timesteps: timestep of each window, (g,).
+        num_real: number of leading frames of each window that are real, (g,).
 
     Returns:
-        float32 (halves, frames, h, w, c).
+        float32 (g, b, size, h, w, c).
     """
 
-    def predict_window(start: Array, num_real: Array) -> Array:
-        cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=window_size)
-        predicted = denoise(params, cut(latents), jax.tree.map(cut, condition), timestep, num_real)
-        return predicted if weights is None else predicted * weights[:, None, None, None]
+    def predict(_, window):
+        return None, denoise(params, *window)
 
-    shape = (halves, *latents.shape)
-    return sum_windows(predict_window, WINDOWS_PER_CALL, window_size, stride, num_frames, shape)
-
-
-@partial(jax.jit, static_argnames="prediction_type", donate_argnames="latents")
-def _guided_step(
-    latents: Array,
-    total: Array,
-    counts: Array,
-    guidance: ArrayLike,
-    alpha: ArrayLike,
-    alpha_prev: ArrayLike,
-    *,
-    prediction_type: str,
-) -> Array:
-    """Average the windows, apply guidance and take one DDIM step."""
-    mean = total[:, : len(latents)] / counts[:, None, None, None]
-    return ddim_step(latents, guide(mean, guidance), alpha, alpha_prev, prediction_type)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _add_at(total: Array, group_sum: Array, start: ArrayLike) -> Array:
-    """Add the sums of a group, (halves, frames, h, w, c), to `total` from frame `start` on."""
-    before = lax.dynamic_slice_in_dim(total, start, group_sum.shape[1], 1)
-    return lax.dynamic_update_slice_in_dim(total, before + group_sum, start, 1)
-
-
-def _pad_frames(x: Array, count: int) -> Array:
-    """Append `count` frames of zeros."""
-    return jnp.pad(x, ((0, count), (0, 0), (0, 0), (0, 0)))
+    return lax.scan(predict, None, (latents, condition, timesteps, num_real))[1]
 
 
 def _wait_one_late(
     on_windows: Callable[[int], object] | None,
 ) -> Callable[[Array | None, int], None]:
-    """Return a function that takes the sum of a group, which the device may still be computing, and
-    its number of windows. It waits for the group of the call before and calls `on_windows`. So
+    """Return a function that takes the blocks of a group, which the device may still be computing,
+    and its number of windows. It waits for the group of the call before and calls `on_windows`. So
     the device always has a next group to compute, and the host is never further ahead."""
     running: list[tuple[Array, int]] = []
 
-    def wait(group_sum: Array | None, windows: int) -> None:
+    def wait(blocks: Array | None, windows: int) -> None:
         for before, count in running:
             before.block_until_ready()
             if on_windows is not None:
                 on_windows(count)
-        running[:] = [] if group_sum is None else [(group_sum, windows)]
+        running[:] = [] if blocks is None else [(blocks, windows)]
 
     return wait
-
-
-def _condition_slices(condition: Any, total: int, count: int) -> Callable[[int], Any]:
-    """Return a function of a first frame that returns the conditions of `count` frames.
-
-    Args:
-        condition: a tree of arrays (n, ...).
-        total: frames with padding. The conditions of padding are zeros.
-        count: frames of a slice.
-    """
-
-    def cut_on_host(start: int, count: int = count) -> Any:
-        def cut(x: np.ndarray) -> np.ndarray:
-            frames = np.asarray(x[start : start + count])
-            return np.pad(frames, ((0, count - len(frames)), *[(0, 0)] * (frames.ndim - 1)))
-
-        return jax.tree.map(cut, condition)
-
-    if sum(x.nbytes // len(x) for x in jax.tree.leaves(condition)) * total > CONDITION_BYTES:
-        return cut_on_host
-    whole = jax.device_put(cut_on_host(0, total), jax.local_devices()[0])
-    cut = partial(lax.dynamic_slice_in_dim, slice_size=count)
-    return lambda start: jax.tree.map(lambda x: cut(x, start), whole)

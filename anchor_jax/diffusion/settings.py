@@ -65,6 +65,11 @@ class Sampling:
             ),
         )
 
+    @property
+    def stride(self) -> int:
+        """Frames from the start of a window to the start of the next."""
+        return self.window - self.overlap
+
     def updated(self, **given: Any) -> "Sampling":
         """Return a copy with the `given` settings; None keeps the present value."""
         return replace(self, **{name: x for name, x in given.items() if x is not None})

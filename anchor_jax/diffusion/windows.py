@@ -1,18 +1,12 @@
-"""Overlapping windows over a video: which frames they contain, and the sum of their predictions.
+"""Overlapping windows over a video: which frames they contain, and what they share.
 
 This is batch-overlapped temporal denoising (paper, section 3.2 and algorithm 1). A window starts
 every `size - overlap` frames up to the end of the video. The last windows are shorter; they are not
-shifted back.
+shifted back. The frames from the start of a window to the start of the next are a *block*: a video
+has as many blocks as windows, and later windows do not contain them.
 """
 
-from collections.abc import Callable
-
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.typing import ArrayLike
-
-from anchor_jax.shapes import Array
 
 
 def plan_windows(num_frames: int, size: int, overlap: int) -> list[range]:
@@ -44,54 +38,22 @@ def crossfade_weights(size: int, overlap: int) -> np.ndarray:
     return np.minimum(ends / (overlap + 1), 1).astype(np.float32)
 
 
-def count_windows(
-    num_frames: int, size: int, overlap: int, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Count the windows that contain each frame, float32 (n,). With `weights` (size,) sum the
-    weights that the windows give the frame.
+def count_windows(weights: np.ndarray, stride: int) -> np.ndarray:
+    """Sum the weights that the windows of a video give each frame of a block. With weights of 1
+    this is the number of windows that contain the frame.
 
-    >>> count_windows(5, 3, 1)
-    array([1., 1., 2., 1., 2.], dtype=float32)
-    """
-    counts = np.zeros(num_frames, np.float32)
-    for window in plan_windows(num_frames, size, overlap):
-        counts[window.start : window.stop] += 1 if weights is None else weights[: len(window)]
-    return counts
-
-
-def sum_windows(
-    predict_window: Callable[[Array, Array], Array],
-    num_windows: int,
-    size: int,
-    stride: int,
-    num_frames: ArrayLike,
-    shape: tuple[int, ...],
-) -> Array:
-    """Sum the windows' predictions of each frame, one window after the other.
-
-    The loop runs once for each window that contains a real frame, so that fewer frames take less
-    time in the same program. (A `lax.scan` would need a `lax.cond` inside, whose branches run on
-    one thread on CPUs.)
+    >>> count_windows(np.ones(3, np.float32), 2)
+    array([[1., 1.],
+           [2., 1.]], dtype=float32)
 
     Args:
-        predict_window: (start, num_real) -> (b, size, ...), the prediction of the window from frame
-            `start` on. `size` is static; only the first `num_real` frames are real.
-        num_windows: the largest number of windows. Those after the last frame are left out.
-        size: frames in a window.
-        stride: frames between the starts of two windows.
-        num_frames: real frames. A traced value, so that all lengths share one program.
-        shape: shape of the result, (b, (num_windows - 1) * stride + size, ...).
+        weights: weights of the frames of a window, (size,).
+        stride: frames from the start of a window to the start of the next, at most the size.
 
     Returns:
-        float32 `shape`. The values after the last real frame are meaningless.
+        float32 (b, stride): the first rows are the first blocks of the video, which fewer windows
+        contain; all later blocks are like the last row.
     """
-
-    def add(i: Array, total: Array) -> Array:
-        start = i * stride
-        num_real = jnp.minimum(num_frames - start, size)
-        before = lax.dynamic_slice_in_dim(total, start, size, 1)
-        after = before + predict_window(start, num_real)
-        return lax.dynamic_update_slice_in_dim(total, after, start, 1)
-
-    in_use = jnp.clip(-(-jnp.asarray(num_frames) // stride), 0, num_windows)
-    return lax.fori_loop(0, in_use, add, jnp.zeros(shape, jnp.float32))
+    blocks = -(-len(weights) // stride)
+    padded = np.pad(weights, (0, blocks * stride - len(weights)))
+    return np.cumsum(padded.reshape(blocks, stride), 0, dtype=np.float32)

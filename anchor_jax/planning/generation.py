@@ -11,8 +11,9 @@ from anchor_jax.checkpoint import Anchor, Network, Part, Settings
 from anchor_jax.checkpoint.parameters import with_types
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves, plan_windows
-from anchor_jax.diffusion.sample import CONDITION_BYTES, WINDOWS_PER_CALL, predict_group
+from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_windows
 from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.diffusion.tasks import Line, group_size
 from anchor_jax.generation.face import face_denoiser, face_sampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
@@ -81,10 +82,24 @@ def generation_programs(
     return programs
 
 
-def bytes_beside(anchor: Anchor) -> int:
+def bytes_beside(anchor: Anchor, sampling: Sampling, size: Size) -> int:
     """Return the bytes that generation keeps on the device beside its programs: the image encoder,
-    and the conditions of a video as far as they are put there at once."""
-    return parameter_bytes(anchor.image_encoder.config) + CONDITION_BYTES
+    and latents and pose images of the frames in work.
+
+    Args:
+        anchor: has the configs of the networks.
+        sampling: steps, guidance and windows.
+        size: width and height of the video.
+    """
+    group = group_size(sampling.steps, WINDOWS_PER_CALL)
+    reach = -(-sampling.window // sampling.stride) - 1
+    frames = Line(sampling.steps, reach, group).capacity * sampling.stride
+    sums = sampling.steps * num_halves(sampling.guidance) * sampling.overlap  # latents too
+    width, height = size
+    vae = anchor.vae.config
+    latent = 4 * vae.latent_channels * (width // vae.factor) * (height // vae.factor)
+    rings = frames * (latent + 3 * width * height) + sums * latent
+    return parameter_bytes(anchor.image_encoder.config) + rings
 
 
 def parameter_bytes(config: NetworkConfig) -> int:
@@ -103,11 +118,14 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
     """
     n, height, width, _ = shape
     windows = len(plan_windows(n, sampling.window, sampling.overlap))
-    size = min(sampling.window, n)
-    sampling = replace(sampling, dtype="float32")  # any type has the same operations
-    inputs = _window_inputs(anchor, anchor.body, sampling, (width, height), size)
-    denoise = body_denoiser(anchor.body, sampling.dtype)
-    return _window_flops(denoise, inputs, size) * windows / n
+    short = replace(
+        sampling,
+        window=min(sampling.window, n),
+        overlap=min(sampling.overlap, n - 1),
+        dtype="float32",  # any type has the same operations
+    )
+    inputs = _window_inputs(anchor, anchor.body, short, (width, height), 1)
+    return _window_flops(body_denoiser(anchor.body, short.dtype), inputs) * windows / n
 
 
 def _window_step(
@@ -120,39 +138,30 @@ def _window_step(
     device: Any,
 ) -> Program:
     """Make one denoising step of a group of windows, as `diffusion.sample` calls it."""
-    window, stride = sampling.window, sampling.window - sampling.overlap
-    frames = (WINDOWS_PER_CALL - 1) * stride + window
-    inputs = _window_inputs(anchor, part, sampling, size, frames)
+    windows = group_size(sampling.steps, WINDOWS_PER_CALL)
+    inputs = _window_inputs(anchor, part, sampling, size, windows)
+    numbers = jax.ShapeDtypeStruct((windows,), np.int32)
 
-    def step(params, latents, condition, timestep, num_frames):
+    def step(params, latents, condition, timesteps, num_real):
         with matmul_precision(sampling.dtype, sampling.tf32):
-            return predict_group.__wrapped__(
-                denoise,
-                params,
-                latents,
-                condition,
-                timestep,
-                num_frames,
-                halves=num_halves(sampling.guidance),
-                window_size=window,
-                stride=stride,
+            return predict_windows.__wrapped__(
+                denoise, params, latents, condition, timesteps, num_real
             )
 
-    number = jax.ShapeDtypeStruct((), np.int32)
     return Program(
-        f"{name}, {WINDOWS_PER_CALL} windows",
+        f"{name}, {windows} windows" if windows > 1 else name,
         jax.jit(step),
-        _on(device, (*inputs, number, number)),
+        _on(device, (*inputs, numbers, numbers)),
         # In every step, a frame of a long video is in window / stride windows.
-        calls=sampling.steps / (WINDOWS_PER_CALL * stride),
-        flops=float(WINDOWS_PER_CALL * _window_flops(denoise, inputs, window)),
+        calls=sampling.steps / (windows * sampling.stride),
+        flops=float(windows * _window_flops(denoise, inputs)),
     )
 
 
 def _window_inputs(
-    anchor: Anchor, part: Part, sampling: Sampling, size: Size, frames: int
+    anchor: Anchor, part: Part, sampling: Sampling, size: Size, windows: int
 ) -> tuple[Any, ...]:
-    """Return the shapes of parameters, latents and conditions of so many frames."""
+    """Return the shapes of parameters, latents and conditions of so many windows."""
     array = jax.ShapeDtypeStruct
     unet, vae = part.unet.config, anchor.vae.config
     width, height = size
@@ -163,19 +172,19 @@ def _window_inputs(
         "context": array((num_halves(sampling.guidance), *anchor.empty_text.shape), np.float32),
         "control_scale": array((), np.float32),
     }
-    condition = {"poses": array((frames, height, width, 3), np.uint8)}
+    frames = windows, sampling.window
+    condition = {"poses": array((*frames, height, width, 3), np.uint8)}
     if channels := unet.in_channels - vae.latent_channels:
-        condition["inpainting"] = array((frames, *latent, channels), np.float32)
-    return params, array((frames, *latent, vae.latent_channels), np.float32), condition
+        condition["inpainting"] = array((*frames, *latent, channels), np.float32)
+    return params, array((*frames, *latent, vae.latent_channels), np.float32), condition
 
 
-def _window_flops(denoise: WindowDenoiser, inputs: tuple[Any, ...], window: int) -> int:
+def _window_flops(denoise: WindowDenoiser, inputs: tuple[Any, ...]) -> int:
     """Count the operations of one window, the first of `inputs`."""
 
     def predict(params, latents, condition):
-        cut = lambda x: x[:window]
-        real = jnp.int32(window)
-        return denoise(params, cut(latents), jax.tree.map(cut, condition), jnp.int32(0), real)
+        condition = jax.tree.map(lambda x: x[0], condition)
+        return denoise(params, latents[0], condition, jnp.int32(0), jnp.int32(latents.shape[1]))
 
     return count_flops(predict, *inputs)
 

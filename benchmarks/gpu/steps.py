@@ -12,8 +12,8 @@ import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Part
 from anchor_jax.compiling import options
-from anchor_jax.diffusion import Sampling, ScheduleConfig, num_halves
-from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_group
+from anchor_jax.diffusion import Sampling, ScheduleConfig
+from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_windows
 from anchor_jax.generation.face import face_sampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
@@ -64,23 +64,19 @@ def window_program(
     """
     face = part is anchor.face
     sampling = face_sampling(anchor.settings) if face else scale.sampling
-    stride = sampling.window - sampling.overlap
-    frames = (WINDOWS_PER_CALL - 1) * stride + sampling.window
     pixels = scale.face.size if face else scale.pixels
-    latents, condition = _window_inputs(scale, frames, pixels, face)
+    frames = WINDOWS_PER_CALL * sampling.window
+    inputs = _window_inputs(scale, frames, pixels, face)
+    windows = jax.tree.map(lambda x: x.reshape(WINDOWS_PER_CALL, -1, *x.shape[1:]), inputs)
     params = _window_params(anchor, scale, part, sampling)
     denoiser = Denoiser(part.unet.config, part.control.config, sampling.dtype, inflation)
-    sizes = {
-        "halves": num_halves(sampling.guidance),
-        "window_size": sampling.window,
-        "stride": stride,
-    }
-    arguments = [params, latents, condition, _TIMESTEP, frames, None]
+    numbers = np.array([_TIMESTEP, sampling.window], np.int32)
+    arguments = [params, *windows, *np.repeat(numbers[:, None], WINDOWS_PER_CALL, 1)]
     return Program(
-        partial(_lower, predict_group, WindowDenoiser(denoiser), *arguments, **sizes),
+        partial(_lower, predict_windows, WindowDenoiser(denoiser), *arguments),
         arguments,
         WINDOWS_PER_CALL,
-        _window_operations(denoiser, params, latents, condition, sampling.window),
+        _window_operations(denoiser, params, *inputs, sampling.window),
     )
 
 
@@ -149,7 +145,8 @@ def training_program(scale: Scale, remat: Remat = "none", dtype: str = "bfloat16
     params = {name: random_params(configs[name], i, "float32") for i, name in enumerate(configs)}
     begin = jax.jit(lambda params: init_state(params, optimizer, 0, ema=False), donate_argnums=0)
     state, batch = begin(params), _training_batch(scale)
-    step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=options())
+    compiler = options(training=True)
+    step = jax.jit(make_step(loss, optimizer), donate_argnums=0, compiler_options=compiler)
     gradient = lambda params, batch: jax.grad(loss, has_aux=True)(params, jax.random.key(0), batch)
     flops = operations(gradient, jax.tree.map(_abstract, state.params), batch)
     return Program(partial(_lower, step, state, batch), [state, batch], 1, flops, donates=True)

@@ -11,6 +11,7 @@ from anchor_jax.face import mask
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.face import face_denoiser
 from anchor_jax.generation.networks import decode_batches, encode_images
+from tests.latents import LatentsOfSteps
 from tests.torch_side import relative
 
 
@@ -56,8 +57,8 @@ def test_masked_latents(golden, inpainting):
 def test_latents_after_every_step(golden, face_anchor, inpainting, steps, guidance):
     """Catches channels in another order, frames that see each other, the body's extra residual
     in the mid block, and a control branch that is given nine channels."""
-    expected, ours = last(golden[steps]), []
-    sample_face(golden, face_anchor, inpainting, guidance, lambda i, x: ours.append(np.array(x)))
+    expected = last(golden[steps])
+    ours = sample_face(golden, face_anchor, inpainting, guidance)
     for step, (latents, theirs) in enumerate(zip(ours, expected, strict=True)):
         assert relative(latents, theirs) < 2e-5, f"step {step}"
     if guidance != 1:
@@ -80,9 +81,7 @@ def test_mistakes_show(golden, face_anchor, inpainting, mistake):
             wrong = np.roll(wrong, -1, -1)
         case "BGR":
             poses = pose_crops(golden)[..., ::-1]
-    ours = []
-    keep = lambda i, x: ours.append(np.array(x))
-    sample_face(golden, face_anchor, wrong, 3.5, keep, mistake == "all frames", poses)
+    ours = sample_face(golden, face_anchor, wrong, 3.5, mistake == "all frames", poses)
     assert relative(ours[-1], last(golden["latents_steps"])[-1]) > 1e-3
 
 
@@ -90,7 +89,10 @@ def pose_crops(golden) -> np.ndarray:
     return np.round(last(golden["control_images"]) * 255).astype(np.uint8)
 
 
-def sample_face(golden, anchor, inpainting, guidance, on_step, windows=False, poses=None) -> None:
+def sample_face(
+    golden, anchor, inpainting, guidance, windows=False, poses=None
+) -> list[np.ndarray]:
+    """Our latents after every step."""
     tokens = golden["prompt_embeds"]
     assert (tokens[0] == tokens[1]).all()
     halves = [tokens[:1]] if guidance == 1 else [golden["negative_prompt_embeds"][:1], tokens[:1]]
@@ -100,6 +102,7 @@ def sample_face(golden, anchor, inpainting, guidance, on_step, windows=False, po
         "context": jnp.concatenate(halves),
         "control_scale": jnp.float32(1),
     }
+    steps = LatentsOfSteps(last(golden["latents_init"]))
     sample(
         face_denoiser(anchor.face, FaceSampling(windows=windows), "float32"),
         params,
@@ -107,8 +110,9 @@ def sample_face(golden, anchor, inpainting, guidance, on_step, windows=False, po
         {"poses": pose_crops(golden) if poses is None else poses, "inpainting": inpainting},
         anchor.schedule,
         Sampling(steps=len(golden["timesteps"]), guidance=guidance, window=2, overlap=0),
-        on_step=on_step,
+        on_group=steps.add,
     )
+    return steps.latents
 
 
 def test_the_recording_is_what_we_think(golden, golden_dir):

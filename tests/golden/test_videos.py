@@ -11,9 +11,11 @@ from PIL import Image
 
 from anchor_jax.data.video import read_frames
 from anchor_jax.diffusion import Sampling, plan_windows, sample
+from anchor_jax.diffusion.tasks import Order
 from anchor_jax.generation.networks import WindowDenoiser, decode, initial_latents
 from anchor_jax.generation.pipeline import generate
 from anchor_jax.models import Denoiser
+from tests.latents import LatentsOfSteps
 from tests.torch_side import channels_last, relative
 
 VIDEOS = ["N4_ws16_os4", "N9_ws4_os2", "N11_ws4_os1", "N16_ws16_os4"]
@@ -43,9 +45,9 @@ class Recording:
             "control_scale": jnp.float32(scale),
         }
 
-    def sample(self, anchor, params, poses) -> list[np.ndarray]:
+    def sample(self, anchor, params, poses, order: Order = "wave") -> list[np.ndarray]:
         """Our latents after every step."""
-        steps: list[np.ndarray] = []
+        steps = LatentsOfSteps(self.noise)
         sample(
             predictor(anchor),
             params,
@@ -58,9 +60,10 @@ class Recording:
                 window=self.settings["window_size"],
                 overlap=self.settings["window_overlap"],
             ),
-            on_step=lambda i, x: steps.append(np.array(x)),
+            order=order,
+            on_group=steps.add,
         )
-        return steps
+        return steps.latents
 
 
 def predictor(anchor) -> WindowDenoiser:
@@ -86,6 +89,8 @@ def test_latents_after_every_step_and_frames(golden_dir, anchor, name):
     assert abs(frames - recording.frames).max() <= 1
     # Almost everywhere they are equal, which rounding would not leave so.
     assert (frames == recording.frames).mean() > 0.99
+    in_steps = recording.sample(anchor, recording.params(anchor), recording.poses, "steps")
+    np.testing.assert_array_equal(in_steps, ours, "the order of windows changes the result")
 
 
 def test_each_window_of_the_first_step(nine, anchor):

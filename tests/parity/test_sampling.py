@@ -23,6 +23,7 @@ from anchor_jax.diffusion.windows import plan_windows
 from anchor_jax.generation.networks import WindowDenoiser
 from anchor_jax.models import Denoiser
 from benchmarks.torch_peer import inflate, window_step
+from tests.latents import LatentsOfSteps
 from tests.parity.test_networks import CONTROL, UNET, draw
 from tests.torch_side import network_params, random_network, relative, to_ours, to_torch
 
@@ -91,7 +92,7 @@ def test_three_steps_of_a_video_in_windows():
     num_frames, size, overlap, guidance = 4, 3, 1, 7.5
     latents = draw(num_frames, 8, 12, 4)
     poses = np.random.default_rng(5).integers(0, 256, (num_frames, 64, 96, 3), dtype=np.uint8)
-    ours = []
+    ours = LatentsOfSteps(latents)
     sample(
         WindowDenoiser(Denoiser(UNET, CONTROL)),
         params,
@@ -99,7 +100,7 @@ def test_three_steps_of_a_video_in_windows():
         {"poses": poses},
         ScheduleConfig(),
         Sampling(steps=3, guidance=guidance, window=size, overlap=overlap),
-        on_step=lambda i, x: ours.append(np.array(x)),
+        on_group=ours.add,
     )
 
     ddim = scheduler()
@@ -117,5 +118,5 @@ def test_three_steps_of_a_video_in_windows():
             count[frames] += 1
         empty, told = total / count
         x = ddim.step(empty + guidance * (told - empty), t, x).prev_sample
-        assert relative(ours[step], to_ours(x)) < 2e-5, f"step {step}"
-    assert jax.tree.all(jax.tree.map(lambda p: np.isfinite(p).all(), ours))
+        assert relative(ours.latents[step], to_ours(x)) < 2e-5, f"step {step}"
+    assert jax.tree.all(jax.tree.map(lambda p: np.isfinite(p).all(), ours.latents))

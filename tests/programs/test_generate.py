@@ -357,10 +357,10 @@ def test_ctrl_c_inside_the_garbage_collector_counts():
 
 def test_the_network_compiles_once(generate, poses, tmp_path):
     """Catches a second compilation at the second step, or for a video of another length."""
-    from anchor_jax.diffusion.sample import predict_group
+    from anchor_jax.diffusion.sample import predict_windows
 
     def programs() -> int:
-        return predict_group.cache_size()  # pyright: ignore
+        return predict_windows.cache_size()  # pyright: ignore
 
     assert generate() == 0
     before = programs()

@@ -92,7 +92,8 @@ def test_every_program_of_generation_is_planned():
     kernel = params["unet"]["conv_in"]["kernel"]
     assert kernel.dtype == jnp.bfloat16 and kernel.shape == (3, 3, 9, 320)
     _, latents, condition, *_ = made["window step, 4 windows"].args
-    assert latents.shape == (52, 64, 64, 4) and condition["poses"].shape == (52, 512, 512, 3)
+    assert latents.shape == (4, 16, 64, 64, 4)
+    assert condition["poses"].shape == (4, 16, 512, 512, 3)
     # 20 steps of a window that adds 12 frames.
     assert made["window step, 4 windows"].calls == pytest.approx(20 / 48)
     flops = made["window step, 4 windows"].flops

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from anchor_jax.diffusion.sample import _guided_step
+from anchor_jax.diffusion.rings import _advance
+from anchor_jax.diffusion.windows import count_windows
 from anchor_jax.generation.networks import WindowDenoiser, cast_kernels, decode_pixels
 from anchor_jax.models import Denoiser, VAEConfig, abstract_params
 from anchor_jax.models.blocks import TimeEmbedding, sinusoid
@@ -70,16 +71,24 @@ def test_solver_guidance_and_pixels_are_float32_in_bfloat16():
     """Catches guidance or a step of DDIM that rounds to bfloat16 twenty times, and grey levels of
     which bfloat16 has only every second above 128 and every fourth above 256."""
     array = jax.ShapeDtypeStruct
-    latents, scalar = array((3, 2, 2, 4), "float32"), array((), "float32")
-    step = partial(_guided_step, prediction_type="epsilon")
-    total = array((2, 5, 2, 2, 4), "float32")
-    found = operations(step, latents, total, array((3,), "float32"), scalar, scalar, scalar)
+    latents, sums = array((6, 2, 2, 4), "float32"), array((5, 2, 1, 2, 2, 4), "float32")
+    predicted, numbers = array((1, 2, 4, 2, 2, 4), "float32"), array((1,), "int32")
+    step = partial(
+        _advance,
+        counts=count_windows(np.ones(4, np.float32), 3),
+        weights=np.ones(4, np.float32),
+        alphas=np.ones((5, 2), np.float32),
+        guidance=7.5,
+        prediction_type="epsilon",
+    )
+    found = operations(step, latents, sums, predicted, numbers, numbers, numbers, 1)
     assert not any("bfloat16" in types for types in found.values())
     vae = NETWORKS["vae"]
     assert isinstance(vae, VAEConfig)
     decode = inspect.unwrap(decode_pixels)  # a nested `jit` cannot have the options of a platform
     decode = partial(decode, vae, dtype="bfloat16", rounded=False)
-    found = operations(decode, abstract(abstract_params(vae)), latents)
+    small = array((3, 2, 2, 4), "float32")
+    found = operations(decode, abstract(abstract_params(vae)), small)
     assert found["conv_general_dilated"] == {"bfloat16"}
     assert "bfloat16" not in found["rsqrt"] | found["max"] | found["min"] | found["exp"]
 

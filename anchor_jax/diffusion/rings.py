@@ -1,0 +1,251 @@
+"""The state of sampling: latents, conditions and sums of the windows in work.
+
+Latents and conditions are kept in rings of blocks (see `windows`), each block of latents at its own
+step. For each step there is also the sum that the windows so far leave for the frames of the next
+ones. Once a window is predicted and all windows before it are, its block is complete at this step,
+and takes the solver's step.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from anchor_jax.diffusion.ddim import ddim_step
+from anchor_jax.diffusion.guidance import guide, num_halves
+from anchor_jax.diffusion.schedule import Step
+from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.diffusion.windows import count_windows, crossfade_weights
+from anchor_jax.shapes import Array
+
+Block = tuple[Any, Any]  # initial noise (k, h, w, c) and a tree of conditions (k, ...)
+
+
+class Source:
+    """Reads blocks as late as possible, and counts them.
+
+    Args:
+        blocks: noise and conditions of each block.
+        stride: frames of a block; only the last may have fewer.
+    """
+
+    def __init__(self, blocks: Iterable[Block], stride: int):
+        self._blocks, self._stride = iter(blocks), stride
+        self._waiting: deque[Block] = deque()
+        self._count, self._ended = 0, False
+        self.num_frames = 0  # of the blocks so far
+
+    def has(self, index: int) -> bool:
+        """Return whether the video has a block of this index; read up to it."""
+        while self._count <= index and not self._ended:
+            block = next(self._blocks, None)
+            if block is None:
+                self._ended = True
+                break
+            frames = len(block[0])
+            if self.num_frames % self._stride or not 1 <= frames <= self._stride:
+                raise ValueError(f"block {self._count} or the one before has a wrong length")
+            self._waiting.append(block)
+            self._count, self.num_frames = self._count + 1, self.num_frames + frames
+        return index < self._count
+
+    def next(self) -> Block:
+        """Return the first block that was not returned yet, and forget it."""
+        return self._waiting.popleft()
+
+    @property
+    def first(self) -> Block:
+        """The first block, before `next` is called."""
+        return self._waiting[0]
+
+
+class Shape(NamedTuple):
+    """Frames of the windows.
+
+    Attributes:
+        size: frames of a window.
+        stride: frames from the start of a window to the start of the next, and of a block.
+        weights: weights of the frames of a window, (size,).
+    """
+
+    size: int
+    stride: int
+    weights: np.ndarray
+
+    @property
+    def reach(self) -> int:
+        """How many of the next windows start inside a window."""
+        return -(-self.size // self.stride) - 1
+
+    @classmethod
+    def of(cls, source: Source, sampling: Sampling) -> "Shape":
+        """Make the shape. A video shorter than a window is one window."""
+        if not source.has(0):
+            raise ValueError("a video has at least one frame")
+        source.has(-(-sampling.window // sampling.stride) - 1)
+        size = min(sampling.window, source.num_frames)
+        weights = np.ones(size, np.float32)
+        if sampling.crossfade:
+            weights = crossfade_weights(size, sampling.overlap)
+        return cls(size, min(sampling.stride, size), weights)
+
+
+class Rings:
+    """Latents, conditions and sums of the windows in work, on the first device.
+
+    Args:
+        capacity: number of blocks.
+        shape: frames of the windows.
+        source: where the blocks come from.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance.
+        prediction_type: what the network predicts, as for `ddim_step`.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        shape: Shape,
+        source: Source,
+        steps: Sequence[Step],
+        guidance: float,
+        prediction_type: str,
+    ):
+        self._capacity, self._shape, self._source = capacity, shape, source
+        self._entered = 0
+        noise, condition = source.first
+
+        def empty(*size: int, like: ArrayLike = 0.0) -> Array:
+            # On the device that parameters are loaded to. JAX would compile again if it changed.
+            zeros = jnp.zeros(size, jnp.asarray(like).dtype)
+            return jax.device_put(zeros, jax.local_devices()[0])
+
+        frames, latent = capacity * shape.stride, np.shape(noise)[1:]
+        self._latents = empty(frames, *latent)
+        self._condition = jax.tree.map(lambda x: empty(frames, *x.shape[1:], like=x[:0]), condition)
+        self._sums = empty(len(steps), num_halves(guidance), shape.size - shape.stride, *latent)
+        self._advance = partial(
+            _advance,
+            counts=count_windows(shape.weights, shape.stride),
+            weights=shape.weights,
+            alphas=np.array([(step.alpha, step.alpha_prev) for step in steps], np.float32),
+            guidance=guidance,
+            prediction_type=prediction_type,
+        )
+
+    def read(self, last: int) -> None:
+        """Put the blocks up to index `last`, as far as the video has them, into the rings."""
+        while self._entered <= last and self._source.has(self._entered):
+            start = self._start(self._entered)
+            noise, condition = self._source.next()
+            self._latents, self._condition = _enter(
+                (self._latents, self._condition), (noise, condition), start
+            )
+            self._entered += 1
+
+    def cut(self, windows: np.ndarray, num_real: np.ndarray) -> tuple[Array, Any]:
+        """Cut out latents and conditions (g, size, ...) of windows."""
+        rings = self._latents, self._condition
+        return _cut(rings, self._start(windows), num_real, size=self._shape.size)
+
+    def advance(self, predicted: Array, windows: np.ndarray, at: np.ndarray, count: int) -> Array:
+        """Let the blocks of windows take their step.
+
+        Args:
+            predicted: result of `predict_windows`.
+            windows: indices of the windows, (g,).
+            at: their steps, (g,).
+            count: number of leading windows that are used.
+
+        Returns:
+            The blocks after the step, (g, stride, h, w, c).
+        """
+        self._latents, self._sums, after = self._advance(
+            self._latents, self._sums, predicted, self._start(windows), windows, at, count
+        )
+        return after
+
+    def _start(self, window: Any) -> Any:
+        """Return the place of a window's first frame."""
+        return window % self._capacity * self._shape.stride
+
+
+@partial(jax.jit, donate_argnums=0)
+def _enter(rings: Any, block: Any, start: ArrayLike) -> Any:
+    """Write a block (k, ...) at frame `start`."""
+    write = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+    return jax.tree.map(lambda ring, x: write(ring, jnp.asarray(x, ring.dtype)), rings, block)
+
+
+@partial(jax.jit, static_argnames="size")
+def _cut(rings: Any, starts: Array, num_real: Array, size: int) -> Any:
+    """Cut out `size` frames from each start, (g, size, ...). Those that are not real become 0."""
+    places = jnp.arange(size)
+
+    def cut(ring: Array) -> Array:
+        frames = jnp.take(ring, (starts[:, None] + places) % len(ring), 0)
+        real = places < num_real[:, None]
+        return jnp.where(real.reshape(*real.shape, *[1] * (ring.ndim - 1)), frames, 0)
+
+    return jax.tree.map(cut, rings)
+
+
+@partial(jax.jit, static_argnames="prediction_type", donate_argnames=("latents", "sums"))
+def _advance(
+    latents: Array,
+    sums: Array,
+    predicted: Array,
+    starts: Array,
+    windows: Array,
+    at: Array,
+    used: int | Array,
+    *,
+    counts: ArrayLike,
+    weights: ArrayLike,
+    alphas: ArrayLike,
+    guidance: ArrayLike,
+    prediction_type: str,
+) -> tuple[Array, Array, Array]:
+    """Average the windows, apply guidance and take one DDIM step, window after window.
+
+    Args:
+        latents: the ring (frames, h, w, c).
+        sums: of each step, what the windows so far predict for frames that the next ones contain
+            too, (steps, b, overlap, h, w, c).
+        predicted: predictions of a group, (g, b, size, h, w, c).
+        starts: places of the windows in the ring, (g,).
+        windows: their indices, (g,).
+        at: their steps, (g,).
+        used: number of leading windows that are used.
+        counts: sums of weights, see `count_windows`.
+        weights: weights of the frames of a window, (size,).
+        alphas: alpha-bar at each step and after it, (steps, 2).
+        guidance: scale of classifier-free guidance.
+        prediction_type: as for `ddim_step`.
+
+    Returns:
+        The ring, the sums, and the blocks after the step, (g, stride, h, w, c).
+    """
+    counts, weights, alphas = map(jnp.asarray, (counts, weights, alphas))
+    overlap, stride = sums.shape[2], counts.shape[1]
+    blocks = []
+    for i in range(len(predicted)):
+        before = lax.dynamic_slice_in_dim(latents, starts[i], stride)
+        total = predicted[i] * weights[:, None, None, None]
+        total = total.at[:, :overlap].add(sums[at[i]])
+        count = counts[jnp.minimum(windows[i], len(counts) - 1)]
+        mean = total[:, :stride] / count[:, None, None, None]
+        alpha, alpha_prev = alphas[at[i]]
+        block = ddim_step(before, guide(mean, guidance), alpha, alpha_prev, prediction_type)
+        block = jnp.where(jnp.less(i, used), block, before)
+        latents = lax.dynamic_update_slice_in_dim(latents, block, starts[i], 0)
+        rest = jnp.where(jnp.less(i, used), total[:, stride:], sums[at[i]])
+        sums = sums.at[at[i]].set(rest)
+        blocks.append(block)
+    return latents, sums, jnp.stack(blocks)
