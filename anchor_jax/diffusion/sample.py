@@ -45,6 +45,7 @@ def sample(
     schedule: ScheduleConfig,
     sampling: Sampling,
     *,
+    embed: Callable[[Any], Any] = lambda block: block,
     order: Order = "wave",
     on_windows: Callable[[int], object] | None = None,
     on_group: Callable[[list[Task], Array], object] | None = None,
@@ -58,6 +59,7 @@ def sample(
         condition: conditions of each frame, a NumPy array (n, ...) or a tree of them.
         schedule: noise schedule.
         sampling: steps, guidance and windows.
+        embed: computes from the conditions of a block what `denoise` takes, once.
         order: order of the tasks, see `tasks`. It does not change the result.
         on_windows: see `sample_blocks`.
         on_group: see `sample_blocks`.
@@ -71,13 +73,14 @@ def sample(
     noise = jnp.asarray(latents, jnp.float32)
     starts = range(0, len(noise), sampling.stride)
 
-    def cut(x: Any, start: int) -> Any:
-        return x[start : start + sampling.stride]
+    def block(start: int) -> Block:
+        cut = lambda x: x[start : start + sampling.stride]
+        return cut(noise), embed(jax.tree.map(cut, condition))
 
     finished = sample_blocks(
         denoise,
         params,
-        ((cut(noise, i), jax.tree.map(partial(cut, start=i), condition)) for i in starts),
+        map(block, starts),
         schedule,
         sampling,
         order=order,
@@ -86,6 +89,11 @@ def sample(
         on_group=on_group,
     )
     return jnp.concatenate(list(finished))
+
+
+def frames_in_work(sampling: Sampling) -> int:
+    """Return the number of frames whose latents and conditions are on the device at once."""
+    return _line(sampling).capacity * sampling.stride
 
 
 def sample_blocks(
@@ -132,10 +140,9 @@ def sample_blocks(
     source = Source(blocks, sampling.stride)
     steps = sampling_steps(schedule, sampling.steps)
     shape = Shape.of(source, sampling)
-    group = group_size(len(steps), WINDOWS_PER_CALL)
-    if not source.has(group + max(shape.reach, 1) - 1):
-        group = 1  # the video is too short to fill others
-    line = Line(len(steps), shape.reach, group)
+    line = _line(sampling)._replace(reach=shape.reach)
+    if not source.has(line.group + max(shape.reach, 1) - 1):
+        line = line._replace(group=1)  # the video is too short to fill others
     capacity = line.capacity
     if num_windows is not None:
         # A power of two, so that other lengths do not compile again.
@@ -164,6 +171,12 @@ def sample_blocks(
             if task.step == line.steps - 1:
                 yield block[: source.num_frames - task.window * shape.stride]
     wait(None, 0)
+
+
+def _line(sampling: Sampling) -> Line:
+    """Return what the plan of a video depends on that is not shorter than a window."""
+    reach = -(-sampling.window // sampling.stride) - 1
+    return Line(sampling.steps, reach, group_size(sampling.steps, WINDOWS_PER_CALL))
 
 
 @partial(jit, static_argnames="denoise")

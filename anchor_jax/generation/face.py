@@ -26,6 +26,7 @@ from anchor_jax.generation.networks import (
     decode,
     decode_batches,
     denoiser_params,
+    embed_once,
     encode_appearance,
     encode_images,
     fill,
@@ -115,14 +116,16 @@ def repaint(
         part, encode_appearance(anchor.image_encoder, picture), anchor.empty_text, sampling
     )
     num_windows = len(plan_windows(len(chosen), sampling.window, sampling.overlap))
+    denoise = face_denoiser(part, settings.face, sampling.dtype)
     with progress("repainting faces", sampling.steps * num_windows, "window") as advance:
         latents = sample(
-            face_denoiser(part, settings.face, sampling.dtype),
+            denoise,
             params,
             noise,
             condition,
             anchor.schedule,
             sampling,
+            embed=embed_once(denoise, params, sampling),
             on_windows=advance,
         )
     check_finite(latents)

@@ -1,10 +1,11 @@
 """Run the networks for generation: initial noise, appearance tokens, latents and pictures."""
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from anchor_jax.checkpoint import Network, Part
 from anchor_jax.checkpoint.parameters import is_kernel
 from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves
+from anchor_jax.diffusion.sample import frames_in_work
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import CLIPVisionConfig, Denoiser, VAEConfig, apply
 from anchor_jax.progress import Advance
@@ -27,6 +29,7 @@ _CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 Item = TypeVar("Item")
 
 PICTURE_BATCH = 4  # pictures in one call of the autoencoder
+EMBEDDING_BYTES = 1 << 28  # of embedded pose images that are kept
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class WindowDenoiser:
 
     The parameters are {"unet", "control", "context" (b, s, c), "control_scale"}, with b = 2 for
     guidance (unconditional tokens first) and b = 1 without. The conditions of each frame are
-    "poses", uint8 (f, H, W, 3), and for the face "inpainting", (f, h, w, c + 1): the mask and the
-    masked latents.
+    "poses", uint8 (f, H, W, 3), or "embedding" (f, h, w, e), see `embed_once`; and for the face
+    "inpainting", (f, h, w, c + 1): the mask and the masked latents.
 
     Attributes:
         denoiser: control branch and UNet.
@@ -61,16 +64,17 @@ class WindowDenoiser:
             timestep: timestep of the schedule.
             num_real: number of leading frames that are real; the others are padding.
         """
-        inpainting = condition.get("inpainting")
+        inpainting, embedded = condition.get("inpainting"), "embedding" in condition
         return self.denoiser(
             params,
             latents[None],
-            condition["poses"][None],
+            condition["embedding" if embedded else "poses"][None],
             timestep,
             params["context"],
             control_scale=params["control_scale"],
             num_real=num_real[None],
             inpainting=None if inpainting is None else inpainting[None],
+            embedded=embedded,
         )
 
 
@@ -99,6 +103,58 @@ def denoiser_params(
         "context": context,
         "control_scale": jnp.float32(sampling.control_scale),
     }
+
+
+def embed_once(
+    denoise: WindowDenoiser, params: Params, sampling: Sampling
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function that embeds the pose images of a block of frames, so that each frame is
+    embedded once instead of in each window at each step.
+
+    Args:
+        denoise: the denoiser.
+        params: its parameters.
+        sampling: steps and windows.
+    """
+
+    def embed(condition: dict[str, Any]) -> dict[str, Any]:
+        poses = condition["poses"]
+        if embedding_shape(denoise.denoiser, sampling, *poses.shape[1:3]) is None:
+            return condition
+        filled = fill(poses, sampling.stride)
+        rest = {name: x for name, x in condition.items() if name != "poses"}
+        return {**rest, "embedding": embed_poses(denoise.denoiser, params, filled)[: len(poses)]}
+
+    return embed
+
+
+def embedding_shape(
+    denoiser: Denoiser, sampling: Sampling, height: int, width: int
+) -> tuple[int, int, int] | None:
+    """Return the shape of an embedded pose image, or None if pose images stay as they are.
+
+    An embedding is three times as large as its pose image. If those of the frames in work took more
+    than `EMBEDDING_BYTES`, they are not worth it: at the published size they would take 0.9 GB and
+    save 1 % of the operations. For the small networks that come with the library they take 55 MB
+    and save 12 %.
+
+    Args:
+        denoiser: the networks.
+        sampling: steps and windows.
+        height: of the pose images.
+        width: of the pose images.
+    """
+    config = denoiser.control
+    shrinks = 2 ** (len(config.pose_embedding_channels) - 1)
+    shape = height // shrinks, width // shrinks, config.channels[0]
+    size = frames_in_work(sampling) * math.prod(shape) * jnp.dtype(denoiser.dtype).itemsize
+    return shape if size <= EMBEDDING_BYTES else None
+
+
+@partial(jit, static_argnames="denoiser")
+def embed_poses(denoiser: Denoiser, params: Params, poses: Array) -> Array:
+    """Embed pose images, see `Denoiser.embed`."""
+    return denoiser.embed(params, poses)
 
 
 def initial_latents(

@@ -13,6 +13,7 @@ from anchor_jax.generation.networks import (
     check_finite,
     decode,
     denoiser_params,
+    embed_once,
     encode_appearance,
     initial_latents,
 )
@@ -149,14 +150,16 @@ def _generate_body(
     tokens = encode_appearance(anchor.image_encoder, appearance)
     params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
     num_windows = len(plan_windows(len(poses), sampling.window, sampling.overlap))
+    denoise = body_denoiser(anchor.body, sampling.dtype)
     with progress("denoising", sampling.steps * num_windows, "window") as advance:
         latents = sample(
-            body_denoiser(anchor.body, sampling.dtype),
+            denoise,
             params,
             latents,
             {"poses": poses},
             anchor.schedule,
             sampling,
+            embed=embed_once(denoise, params, sampling),
             on_windows=advance,
         )
     del params

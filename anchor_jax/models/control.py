@@ -15,6 +15,7 @@ from anchor_jax.models.unet import MidBlock, encode
 from anchor_jax.shapes import Array
 
 _zeros = nn.initializers.zeros
+POSE_EMBEDDING = "controlnet_cond_embedding"  # the name of its parameters
 
 
 class PoseEmbedding(nn.Module):
@@ -35,6 +36,13 @@ class PoseEmbedding(nn.Module):
         return conv3(self.channels, kernel_init=_zeros, dtype=self.dtype, name="conv_out")(x)
 
 
+def pose_embedding(config: ControlConfig, dtype: DTypeLike) -> PoseEmbedding:
+    """Make the module that embeds the pose images of a control branch."""
+    return PoseEmbedding(
+        config.pose_embedding_channels, config.channels[0], dtype, name=POSE_EMBEDDING
+    )
+
+
 class Control(nn.Module):
     """The control branch, ControlN(p_i) in the paper's notation. Its self-attention never spans the
     frames, whatever `inflation` is."""
@@ -49,10 +57,11 @@ class Control(nn.Module):
         latents: Float[Array, "r f h w c"],
         timesteps: ArrayLike,
         context: Float[Array, "b s d"],
-        poses: Float[Array, "p f H W 3"],
+        poses: Float[Array, "p f _ _ _"],
         scale: ArrayLike,
         num_real: Int[Array, " r"] | None = None,
         inflation: Inflation = PUBLISHED,
+        embedded: bool = False,
     ) -> list[Float[Array, "_ f _ _ _"]]:
         """Compute the residuals that a UNet takes as `control`.
 
@@ -64,6 +73,7 @@ class Control(nn.Module):
             scale: W_c of equation (2), applied after the zero convolutions.
             num_real: leading frames of each window that are real; None: all.
             inflation: as for the UNet.
+            embedded: `poses` are results of `PoseEmbedding`, of the latents' size.
 
         Returns:
             One residual for each skip, of the skip's shape, and one for the mid block's output.
@@ -74,9 +84,9 @@ class Control(nn.Module):
         timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)
-        pose = PoseEmbedding(
-            c.pose_embedding_channels, c.channels[0], self.dtype, name="controlnet_cond_embedding"
-        )(poses.reshape(-1, *poses.shape[2:]))
+        pose = poses.reshape(-1, *poses.shape[2:])
+        if not embedded:
+            pose = pose_embedding(c, self.dtype)(pose)
         pose = repeat_rows(pose, rows * f)
         x = latents.reshape(rows * f, *latents.shape[2:])
         x = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x) + pose

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int, UInt8
 
 from anchor_jax.models.configs import ControlConfig, UNetConfig
-from anchor_jax.models.control import Control
+from anchor_jax.models.control import POSE_EMBEDDING, Control, pose_embedding
 from anchor_jax.models.frames import PUBLISHED, Inflation
 from anchor_jax.models.remat import Remat
 from anchor_jax.models.unet import UNet
@@ -41,13 +41,14 @@ class Denoiser:
         self,
         params: Params,
         latents: Float[Array, "r f h w c"],
-        poses: UInt8[Array, "p f H W 3"] | Float[Array, "p f H W 3"],
+        poses: UInt8[Array, "p f H W 3"] | Float[Array, "p f _ _ _"],
         timesteps: ArrayLike,
         context: Float[Array, "b s d"],
         *,
         control_scale: ArrayLike = 1.0,
         num_real: Int[Array, " r"] | None = None,
         inpainting: Float[Array, "r f h w k"] | None = None,
+        embedded: bool = False,
     ) -> Float[Array, "b f h w o"]:
         """Predict the noise (or v) of noisy latents.
 
@@ -61,22 +62,23 @@ class Denoiser:
             num_real: leading frames of each window that are real; None: all.
             inpainting: channels of mask and masked image, which the UNet reads after the latents;
                 the control branch does not see them.
+            embedded: `poses` are results of `embed`.
 
         Returns:
             float32, for each row of the context.
         """
         dtype = jnp.dtype(self.dtype)
-        images = poses / 255 if poses.dtype == jnp.uint8 else poses
         latents = latents.astype(dtype)
         residuals = Control(self.control, dtype, self.remat).apply(
             {"params": params["control"]},
             latents,
             timesteps,
             context,
-            images.astype(dtype),
+            self._images(poses),
             control_scale,
             num_real,
             self.inflation,
+            embedded,
         )
         if inpainting is not None:
             latents = jnp.concatenate([latents, inpainting.astype(dtype)], -1)
@@ -90,3 +92,21 @@ class Denoiser:
             self.inflation,
         )
         return out.astype(jnp.float32)
+
+    def embed(
+        self, params: Params, poses: UInt8[Array, "f H W 3"] | Float[Array, "f H W 3"]
+    ) -> Float[Array, "f h w c"]:
+        """Embed pose images, which depends neither on the timestep nor on other frames.
+
+        Args:
+            params: {"control": tree}.
+            poses: pose images, uint8 or float in [0, 1].
+        """
+        module = pose_embedding(self.control, jnp.dtype(self.dtype))
+        params = params["control"][POSE_EMBEDDING]
+        embedding: Any = module.apply({"params": params}, self._images(poses))
+        return embedding
+
+    def _images(self, poses: Array) -> Array:
+        images = poses / 255 if poses.dtype == jnp.uint8 else poses
+        return images.astype(self.dtype)

@@ -11,15 +11,16 @@ from anchor_jax.checkpoint import Anchor, Network, Part, Settings
 from anchor_jax.checkpoint.parameters import with_types
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves, plan_windows
-from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_windows
+from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, frames_in_work, predict_windows
 from anchor_jax.diffusion.schedule import ScheduleConfig
-from anchor_jax.diffusion.tasks import Line, group_size
+from anchor_jax.diffusion.tasks import group_size
 from anchor_jax.generation.face import face_denoiser, face_sampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
     WindowDenoiser,
     body_denoiser,
     decode_pixels,
+    embedding_shape,
 )
 from anchor_jax.models import (
     CLIPTextConfig,
@@ -91,9 +92,7 @@ def bytes_beside(anchor: Anchor, sampling: Sampling, size: Size) -> int:
         sampling: steps, guidance and windows.
         size: width and height of the video.
     """
-    group = group_size(sampling.steps, WINDOWS_PER_CALL)
-    reach = -(-sampling.window // sampling.stride) - 1
-    frames = Line(sampling.steps, reach, group).capacity * sampling.stride
+    frames = frames_in_work(sampling)
     sums = sampling.steps * num_halves(sampling.guidance) * sampling.overlap  # latents too
     width, height = size
     vae = anchor.vae.config
@@ -173,7 +172,10 @@ def _window_inputs(
         "control_scale": array((), np.float32),
     }
     frames = windows, sampling.window
+    denoiser = body_denoiser(part, sampling.dtype).denoiser  # the face's has the same shapes
     condition = {"poses": array((*frames, height, width, 3), np.uint8)}
+    if embedding := embedding_shape(denoiser, sampling, height, width):
+        condition = {"embedding": array((*frames, *embedding), sampling.dtype)}
     if channels := unet.in_channels - vae.latent_channels:
         condition["inpainting"] = array((*frames, *latent, channels), np.float32)
     return params, array((*frames, *latent, vae.latent_channels), np.float32), condition

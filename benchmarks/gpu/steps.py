@@ -108,9 +108,16 @@ def _window_operations(
     """Count the operations of one window."""
 
     def predict(params: Params, latents: Array, condition: dict[str, Array]) -> Array:
-        more = {k: v[None] for k, v in condition.items() if k == "inpainting"}
-        inputs = latents[None], condition["poses"][None], _TIMESTEP, params["context"]
-        return denoiser(params, *inputs, control_scale=params["control_scale"], **more)
+        inpainting = condition.get("inpainting")
+        return denoiser(
+            params,
+            latents[None],
+            condition["poses"][None],
+            _TIMESTEP,
+            params["context"],
+            control_scale=params["control_scale"],
+            inpainting=None if inpainting is None else inpainting[None],
+        )
 
     cut = jax.tree.map(lambda x: x[:window], (latents, condition))
     return operations(predict, params, *jax.tree.map(_abstract, cut))

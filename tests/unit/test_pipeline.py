@@ -322,3 +322,24 @@ def test_weights_that_overflow_are_told(anchor, poses):
     bad = dataclasses.replace(anchor, body=dataclasses.replace(anchor.body, unet=unet))
     with pytest.raises(AnchorError, match="not finite"):
         generate(bad, poses, APPEARANCE, steps=1)
+
+
+def test_pose_images_are_embedded_once(anchor, poses, monkeypatch):
+    """Catches an embedding of other frames or with other parameters, padding that is kept, and
+    embeddings that are kept although they take too much memory."""
+    sampling = Sampling(steps=2, window=3, overlap=1, guidance=1.0, dtype="float32")
+    denoise = inference.body_denoiser(anchor.body, "float32")
+    tokens = jnp.asarray(np.random.default_rng(3).normal(size=(5, 8)), jnp.float32)
+    params = inference.denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
+    latents = jnp.asarray(np.random.default_rng(4).normal(size=(3, 4, 6, 4)), jnp.float32)
+    embed = inference.embed_once(denoise, params, sampling)
+    blocks = [embed({"poses": poses[:2]}), embed({"poses": poses[2:]})]
+    assert [block["embedding"].shape for block in blocks] == [(2, 4, 6, 8), (1, 4, 6, 8)]
+    embedding = jnp.concatenate([block["embedding"] for block in blocks])
+    predict = lambda condition: denoise(params, latents, condition, 500, jnp.int32(3))
+    expected = predict({"poses": jnp.asarray(poses)})
+    np.testing.assert_allclose(predict({"embedding": embedding}), expected, rtol=1e-5, atol=1e-6)
+    other = predict({"embedding": embedding[::-1]})
+    assert np.abs(other - expected).max() > 1e-3
+    monkeypatch.setattr(inference, "EMBEDDING_BYTES", 1000)
+    assert set(embed({"poses": poses[:2]})) == {"poses"}
