@@ -2,6 +2,7 @@
 
     anchor = anchor_jax.load("anchors/seth")                 # configs and parameters; or "shipped"
     frames = anchor_jax.generate(anchor, poses, appearance)  # uint8 (n,h,w,3)
+    for frame in anchor_jax.stream(anchor, poses): ...       # of any length, as poses arrive
 
 Importing the package loads neither JAX nor NumPy: a name is imported when it is first used.
 """
@@ -14,11 +15,21 @@ if TYPE_CHECKING:
     from anchor_jax.errors import AnchorError
     from anchor_jax.generation.face import Face
     from anchor_jax.generation.pipeline import generate
+    from anchor_jax.generation.stream import stream
     from anchor_jax.poses.face_inputs import read_face
 
     __version__: str
 
-__all__ = ["Anchor", "AnchorError", "Face", "__version__", "generate", "load", "read_face"]
+__all__ = [
+    "Anchor",
+    "AnchorError",
+    "Face",
+    "__version__",
+    "generate",
+    "load",
+    "read_face",
+    "stream",
+]
 
 _MODULES = {
     "Anchor": "anchor_jax.checkpoint",
@@ -27,6 +38,7 @@ _MODULES = {
     "generate": "anchor_jax.generation.pipeline",
     "load": "anchor_jax.checkpoint",
     "read_face": "anchor_jax.poses.face_inputs",
+    "stream": "anchor_jax.generation.stream",
 }
 
 

@@ -88,11 +88,7 @@ def generate(
         tf32=tf32,
     )
     settings = Settings(sampling, face_sampling or anchor.settings.face)
-    picture = anchor.appearance if appearance is None else appearance
-    if picture is None:
-        raise AnchorError(
-            "the anchor has no picture of its person: give `appearance`, uint8 (h, w, 3)"
-        )
+    picture = picture_of(anchor, appearance)
     return generate_video(anchor, poses, picture, settings, face, noise, progress)
 
 
@@ -124,7 +120,7 @@ def generate_video(
         AnchorError: as `generate`.
     """
     shape = check_inputs(anchor, poses.shape, settings, face)
-    _check_loaded(anchor, face is not None)
+    check_loaded(anchor, face is not None)
     settings = settings.resolved()
     sampling = settings.sampling
     latents = initial_latents(shape, noise, sampling.seed)
@@ -168,13 +164,27 @@ def _generate_body(
         return decode(anchor.vae, latents, sampling.dtype, advance)
 
 
+def picture_of(anchor: Anchor, appearance: Images | None) -> Images:
+    """Return the picture of the person: the given one, else the anchor's.
+
+    Raises:
+        AnchorError: there is none.
+    """
+    picture = anchor.appearance if appearance is None else appearance
+    if picture is None:
+        raise AnchorError(
+            "the anchor has no picture of its person: give `appearance`, uint8 (h, w, 3)"
+        )
+    return picture
+
+
 def networks_needed(face: bool) -> list[str]:
     """Return the names of the networks that generation uses; `face` includes the face part."""
     names = ["body/unet", "body/control", "vae", "image_encoder"]
     return [*names, "face/unet", "face/control"] if face else names
 
 
-def _check_loaded(anchor: Anchor, face: bool) -> None:
+def check_loaded(anchor: Anchor, face: bool) -> None:
     """Raise AnchorError unless the parameters that generation needs are loaded."""
     networks = anchor.networks()
     if missing := [name for name in networks_needed(face) if not networks[name].params]:

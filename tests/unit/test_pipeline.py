@@ -21,6 +21,7 @@ from anchor_jax.generation.face import Face
 from anchor_jax.generation.networks import clip_pixels, initial_latents
 from anchor_jax.generation.pipeline import generate
 from anchor_jax.generation.settings import check_inputs
+from anchor_jax.generation.stream import stream
 from anchor_jax.models import (
     CLIPVisionConfig,
     ControlConfig,
@@ -343,3 +344,43 @@ def test_pose_images_are_embedded_once(anchor, poses, monkeypatch):
     assert np.abs(other - expected).max() > 1e-3
     monkeypatch.setattr(inference, "EMBEDDING_BYTES", 1000)
     assert set(embed({"poses": poses[:2]})) == {"poses"}
+
+
+STREAMED = {"steps": 2, "window": 3, "overlap": 1, "guidance": 2.0}
+
+
+def test_a_stream_gives_the_frames_of_the_whole_video(anchor):
+    """Catches frames that are lost, doubled or in another order, noise or poses of other frames,
+    and a precision that stays set while the caller has a frame."""
+    poses = np.random.default_rng(1).integers(0, 256, (13, 8, 12, 3), np.uint8)
+    whole = generate(anchor, poses, APPEARANCE, **STREAMED)
+    frames = []
+    with jax.default_matmul_precision("bfloat16"):
+        for frame in stream(anchor, iter(poses), APPEARANCE, **STREAMED):
+            assert jax.config.jax_default_matmul_precision == "bfloat16"  # pyright: ignore
+            frames.append(frame)
+    np.testing.assert_array_equal(frames, whole)
+
+
+def test_a_stream_reads_poses_as_it_needs_them(anchor):
+    """Catches a stream that reads everything before its first frame, or reads on while frames
+    wait."""
+    reads = []
+
+    def poses():
+        for number in range(200):
+            reads.append(number)
+            yield np.full((8, 12, 3), number, np.uint8)
+
+    frames = stream(anchor, poses(), APPEARANCE, **STREAMED)
+    ahead = [len(reads) - number for number, _ in zip(range(120), frames, strict=False)]
+    assert max(ahead) <= 40 < len(ahead)
+
+
+@pytest.mark.parametrize("other", [np.zeros((8, 16, 3), np.uint8), np.zeros((8, 12, 3)), None])
+def test_a_stream_names_a_pose_image_that_is_unlike_the_first(anchor, poses, other):
+    """Catches an error of the networks in the place of one that names the pose image."""
+    with pytest.raises(AnchorError, match="pose image 4"):
+        list(stream(anchor, iter([*poses, other]), APPEARANCE, **STREAMED))
+    with pytest.raises(AnchorError, match="no pose images"):
+        stream(anchor, iter([]), APPEARANCE, **STREAMED)
