@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from anchor_jax.body.motion import FACIAL_ACTIONS, MAX_FPS, NUM_JOINTS, Motion
 from anchor_jax.errors import AnchorError
+from anchor_jax.times import frames_between
 
 _MAX_SMOOTHING = 10.0  # seconds
 _MAX_FRAMES = 1 << 22  # of a resampled motion
@@ -49,15 +50,8 @@ def crop(motion: Motion, start: float = 0.0, end: float | None = None) -> Motion
     >>> crop(motion, 0.5, 1.5).seconds
     1.0
     """
-    n = len(motion.poses)
-    end = motion.seconds if end is None else end
-    for name, second in (("start", start), ("end", end)):
-        if not 0 <= second <= motion.seconds + 0.5 / motion.fps:
-            raise AnchorError(f"{name} is {second:g} s: expected 0 to {motion.seconds:g} s")
-    first, last = (min(n, round(second * motion.fps)) for second in (start, end))
-    if first >= last:
-        raise AnchorError(f"no frame lies between {start:g} s and {end:g} s; choose a longer range")
-    return motion[first:last]
+    part = frames_between(start, end, motion.fps, len(motion.poses))
+    return motion[part.start : part.stop]
 
 
 def smooth(motion: Motion, seconds: float) -> Motion:

@@ -29,6 +29,10 @@ class Prepare:
         anchor-jax prepare a.mp4 b.mp4 --poses a-poses b-poses --identity seth \\
             --still-background --out data/seth
 
+    A part of the videos, whose poses `render` drew with the same --end:
+
+        anchor-jax prepare seth.mp4 --end 50 --poses seth-poses --out data/seth
+
     The JSON lists of the published system:
 
         anchor-jax prepare --list train_body.json --out data/body
@@ -57,6 +61,8 @@ class Prepare:
         crop: the square of the videos to keep: its left, top and side in pixels.
         size: size of the stored frames.
         fps: frames per second of the data set and of pose folders.
+        start: start of the part to store of every video, in seconds; poses show this part alone.
+        end: end of the part to store of every video, in seconds.
         processes: number of parallel processes; each needs about 1 GB.
         preview: write a contact sheet of each clip to DATASET/preview.
         verify: check the hash of every file and decode every frame.
@@ -96,6 +102,10 @@ class Prepare:
         arg(metavar="PX", help_behavior_hint="(default: 512; for --list, that of its pictures)"),
     ] = None
     fps: Annotated[str, arg(metavar="FPS")] = "30"
+    start: float = 0.0
+    end: Annotated[
+        float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the end of each video)")
+    ] = None
     processes: OneEachCore = None
     preview: bool = False
     verify: bool = False
@@ -170,6 +180,8 @@ class Prepare:
             crop=None if self.crop is None else _parse_crop(self.crop),
             size=None if self.size is None else parse_size(self.size),
             fps=parse_fps(self.fps),
+            start=self.start,
+            end=self.end,
         )
 
 

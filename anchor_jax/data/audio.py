@@ -2,6 +2,7 @@
 
 import wave
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,19 @@ LONGEST_SILENCE = 600  # seconds; a longer one means that the file is damaged
 LARGEST = (1 << 32) - 1024  # bytes; a .wav file cannot be longer
 
 
-def write_audio(video: Path, path: Path) -> bool:
+@dataclass(frozen=True)
+class Sound:
+    """The sound of a part of a video; times are seconds from the video's first frame."""
+
+    name: str
+    video: Path
+    start: Fraction = Fraction(0)
+    end: Fraction | None = None  # None: the end of the sound
+
+
+def write_audio(
+    video: Path, path: Path, start: Fraction = Fraction(0), end: Fraction | None = None
+) -> bool:
     """Write the first sound track of a video as 16-bit PCM that starts with the first frame.
 
     So the sound of a clip starts `clip.start` seconds into the file. Where the track starts later
@@ -25,6 +38,8 @@ def write_audio(video: Path, path: Path) -> bool:
     Args:
         video: the video.
         path: the file, ending in `.wav`; replaced when it exists.
+        start: what to leave out at the beginning, seconds after the first frame.
+        end: where to end, seconds after the first frame; None is the end of the track.
 
     Returns:
         whether the video has sound; without sound nothing is written.
@@ -36,7 +51,7 @@ def write_audio(video: Path, path: Path) -> bool:
         raise AnchorError(f"cannot write {path}: expected the name of a .wav file")
     check_parent(path)
     first, _ = next(iter_video(video))
-    sound = _decode(video, first)
+    sound = _decode(video, first + start, None if end is None else end - start)
     rate, channels, samples = next(sound, (0, 0, None))
     if samples is None:
         return False
@@ -52,8 +67,11 @@ def write_audio(video: Path, path: Path) -> bool:
     return True
 
 
-def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Decode the sound from time `first` on: rate, channels and int16 samples (n, channels)."""
+def _decode(
+    video: Path, first: Fraction, seconds: Fraction | None
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Decode the sound from time `first` on, at most `seconds` of it: rate, channels and int16
+    samples (n, channels)."""
     import av
 
     with open_video(video) as (container, _):
@@ -63,7 +81,7 @@ def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray
         rate, channels = stream.codec_context.sample_rate, min(stream.codec_context.channels, 2)
         layout = "stereo" if channels == 2 else "mono"
         convert = av.AudioResampler(format="s16", layout=layout, rate=rate)
-        count = 0
+        count, most = 0, None if seconds is None else round(seconds * rate)
         for frame in container.decode(stream):
             at = count
             if frame.pts is not None and frame.time_base is not None:
@@ -77,9 +95,11 @@ def _decode(video: Path, first: Fraction) -> Iterator[tuple[int, int, np.ndarray
                     f"the sound of {video} leaves out {(at - count) // rate} s; expected at most "
                     f"{LONGEST_SILENCE} s; convert it anew, for example with ffmpeg"
                 )
-            if at > count:
-                yield rate, channels, np.zeros((at - count, channels), np.int16)
-            samples = samples[max(count - at, 0) :]
-            count = max(count, at) + len(samples)
-            if len(samples):
-                yield rate, channels, samples
+            silence = np.zeros((max(at - count, 0), channels), np.int16)
+            for piece in (silence, samples[max(count - at, 0) :]):
+                kept = piece if most is None else piece[: most - count]
+                count += len(kept)
+                if len(kept):
+                    yield rate, channels, kept
+            if count == most:
+                return

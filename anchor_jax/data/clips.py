@@ -4,6 +4,7 @@ Frame k shows the source frame whose time is nearest to k / fps after the first 
 counted up, so nothing drifts and variable frame rates need no special care.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -39,7 +40,7 @@ class VideoClip:
     name: str  # name of the video's file, without suffix
     index: int  # number of the clip in the video, from 0
     frames: np.ndarray  # uint8 (n, size, size, 3), RGB
-    start: Fraction  # seconds from the video's first frame; `write_audio` has the same zero
+    start: Fraction  # seconds from the first frame that is kept; `write_audio` has the same zero
     fps: Fraction
     crop: Box  # in pixels of the video as it is shown; the same for all clips of a video
     mattes: np.ndarray | None  # uint8 (n, size, size), 255 on the person
@@ -53,6 +54,7 @@ def read_clips(
     size: int = 512,
     crop: Box | None = None,
     mattes: Path | Matting | None = None,
+    part: range | None = None,
 ) -> Iterator[VideoClip]:
     """Cut a video into clips; one of them is in memory at a time.
 
@@ -69,6 +71,7 @@ def read_clips(
             (`person_crop`); without mattes the largest square in the middle.
         mattes: a folder or video with a matte for every frame of the video, or a function that
             makes a matte of a frame (`green_screen`, `still_camera`). Mattes are read twice.
+        part: the numbers, at `fps`, of the frames to keep (`times.frames_between`); default: all.
 
     Raises:
         AnchorError: settings out of range; the video or the mattes cannot be read or do not fit
@@ -82,7 +85,7 @@ def read_clips(
     )
     width, height = _frame_size(path)
     if crop is None and mattes is not None:
-        looks = resample(_pairs(path, mattes), 1 / LOOK)
+        looks = _looks(resample(_pairs(path, mattes), 1 / LOOK), fps, part)
         crop = person_crop(matte for _, matte in _matted(looks, mattes) if matte is not None)
     elif crop is None:
         side = min(width, height)
@@ -93,7 +96,8 @@ def read_clips(
             f"a crop of {side}x{side} at {left},{top} is not inside the frames of {path}, "
             f"{width}x{height}"
         )
-    pairs = _matted(resample(_pairs(path, mattes), fps), mattes)
+    pairs = resample(_pairs(path, mattes), fps)
+    pairs = _matted(pairs if part is None else islice(pairs, part.start, part.stop), mattes)
     for index, frames, alphas in _stacks(pairs, crop, size, length):
         yield VideoClip(path.stem, index, frames, index * length / fps, fps, crop, alphas)
         del frames, alphas  # free the memory before the next clip is read
@@ -164,6 +168,14 @@ def person_crop(mattes: Iterable[np.ndarray]) -> Box:
     above = max((side - (y.stop - y.start)) / 2, min(margin, y.start))
     top = round(y.start - above)
     return min(max(left, 0), width - side), min(max(top, 0), height - side), side
+
+
+def _looks(frames: Iterator[T], fps: Fraction, part: range | None) -> Iterator[T]:
+    """Choose those of `frames`, `LOOK` seconds apart, that lie in a part of a video."""
+    if part is None:
+        return frames
+    first, last = (Fraction(number) / fps / LOOK for number in (part.start, part.stop))
+    return islice(frames, math.floor(first), math.ceil(last))
 
 
 def _frame_size(path: Path) -> tuple[int, int]:

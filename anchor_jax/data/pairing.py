@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from anchor_jax.data.audio import Sound
 from anchor_jax.data.clips import MIN_LENGTH, Box, VideoClip, read_clips, resample
 from anchor_jax.data.dataset import FACE, Pictures
 from anchor_jax.data.mattes import Matting
@@ -17,6 +18,7 @@ from anchor_jax.data.pictures import list_images, resize
 from anchor_jax.data.video import iter_sizes, iter_video, read_frames
 from anchor_jax.errors import AnchorError
 from anchor_jax.shapes import Size, show_size
+from anchor_jax.times import frames_between
 
 MatteMaker = Literal["green screen", "still background"]  # how mattes are made of the video itself
 _Numbered = tuple[int, np.ndarray]  # number of a pose image in its folder or video, and the image
@@ -66,42 +68,49 @@ class VideoSource:
     faces: Faces | None = None
     audio: bool = True  # keep the video's sound
     loop_poses: bool = False  # repeat or cut poses of another motion to the video's length
+    start: float = 0.0  # of the part to store, seconds
+    end: float | None = None  # None: the end of the video
     fps: Fraction = Fraction(30)
     length: int = 300  # frames of a clip
     size: int = 512
     crop: Box | None = None
-    num_frames: int = 0  # at `fps`; `examine` fills in this and the two fields below
+    part: range = range(0)  # frames at `fps`; `examine` fills in this and the two fields below
     num_poses: int = 0
     frame_size: Size = (0, 0)
 
     @property
-    def sound(self) -> tuple[str, Path] | None:
-        """The name of the sound to keep, and the video that it is taken from."""
-        return (self.name, self.path) if self.audio else None
+    def sound(self) -> Sound | None:
+        """The sound to keep, if any; known after `examine`."""
+        if not self.audio:
+            return None
+        end = None if self.end is None else self.part.stop / self.fps
+        return Sound(self.name, self.path, self.part.start / self.fps, end)
 
     def examine(self) -> "VideoSource":
         """Fill in the numbers of frames; this reads the whole video once.
 
         Raises:
-            AnchorError: the video cannot be read or is too short, or the poses do not fit it.
+            AnchorError: the video cannot be read, it or its part is too short, or the poses do not
+                fit it.
         """
-        num_frames, _, frame_size = _count(self.path, self.fps)
+        whole, _, frame_size = _count(self.path, self.fps)
+        try:
+            part = frames_between(self.start, self.end, self.fps, whole)
+        except AnchorError as error:
+            raise AnchorError(f"{self.path}: {error}") from None
         if self.poses.is_dir():
             images = list_images(self.poses)
             num_poses, pose_size = len(images), _size_of(read_frames(images[0])[0][0])
             num_drawn = num_poses
         else:
             num_poses, num_drawn, pose_size = _count(self.poses, self.fps)
-        if num_frames < MIN_LENGTH:
+        shown = f"{len(part)} frames{self._show_part()} at {float(self.fps):g} fps"
+        if len(part) < MIN_LENGTH:
+            raise AnchorError(f"{self.path} has {shown}; expected at least {MIN_LENGTH}")
+        if num_poses != len(part) and not self.loop_poses:
             raise AnchorError(
-                f"{self.path} has {num_frames} frames at {_show_rate(self.fps)}; expected at"
-                f" least {MIN_LENGTH}"
-            )
-        if num_poses != num_frames and not self.loop_poses:
-            raise AnchorError(
-                f"{self.poses} has {num_poses} pose images and {self.path} {num_frames} frames at"
-                f" {_show_rate(self.fps)}; expected one pose a frame: render the poses of this"
-                " video at this rate (--fps), or cut one of the two"
+                f"{self.poses} has {num_poses} pose images and {self.path} {shown}; expected one"
+                " pose a frame: give the same --fps, --start and --end to render and prepare"
             )
         if pose_size != frame_size and pose_size[0] != pose_size[1]:
             raise AnchorError(
@@ -110,12 +119,12 @@ class VideoSource:
             )
         if self.faces is not None:
             self.faces.check(self.poses, num_drawn, pose_size)
-        return replace(self, num_frames=num_frames, num_poses=num_poses, frame_size=frame_size)
+        return replace(self, part=part, num_poses=num_poses, frame_size=frame_size)
 
     def lengths(self) -> list[tuple[str, int]]:
         """List name and number of frames of each clip, without a short rest, as `read_clips`."""
-        starts = range(0, self.num_frames, self.length)
-        counts = [min(self.length, self.num_frames - start) for start in starts]
+        starts = range(0, len(self.part), self.length)
+        counts = [min(self.length, len(self.part) - start) for start in starts]
         return [
             (f"{self.name}-{index:03d}", count)
             for index, count in enumerate(counts)
@@ -131,6 +140,7 @@ class VideoSource:
             size=self.size,
             crop=self.crop,
             mattes=self._matting(),
+            part=self.part,
         )
         poses = self._iter_poses(wanted.start * self.length)
         for clip in islice(clips, wanted.stop):
@@ -147,6 +157,11 @@ class VideoSource:
         if self.faces is not None:
             pictures |= dict.fromkeys(FACE, (self.faces.size, self.faces.size))
         return pictures
+
+    def _show_part(self) -> str:
+        """Say which part of the video is stored; nothing for the whole."""
+        end = "" if self.end is None else f" up to {self.end:g} s"
+        return f" from {self.start:g} s{end}" if self.start else end
 
     def _pair(self, clip: VideoClip, poses: Iterator[_Numbered]) -> Iterator[Pictures]:
         for number, (pose_number, image) in enumerate(poses):
@@ -214,7 +229,3 @@ def _count(path: Path, fps: Fraction) -> tuple[int, int, Size]:
 
 def _size_of(pixels: np.ndarray) -> Size:
     return pixels.shape[1], pixels.shape[0]
-
-
-def _show_rate(fps: Fraction) -> str:
-    return f"{float(fps):g} fps"

@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from anchor_jax.data.audio import write_audio
+from anchor_jax.data.audio import Sound, write_audio
 from anchor_jax.data.dataset import (
     FORMAT,
     PICTURES,
@@ -50,7 +50,7 @@ class Source(Protocol):
     @property
     def identity(self) -> str: ...
     @property
-    def sound(self) -> tuple[str, Path] | None: ...
+    def sound(self) -> Sound | None: ...
     def examine(self) -> "Source": ...
     def lengths(self) -> list[tuple[str, int]]: ...
     def pictures(self) -> dict[str, Size]: ...
@@ -245,10 +245,10 @@ def _keep_sounds(sources: Sequence[Source], folder: Path, progress: Progress) ->
         return
     folder.mkdir(exist_ok=True)
     with progress("sound", len(sounds), "video") as advance:
-        for name, video in sounds:
-            path = folder / f"{name}.wav"
+        for sound in sounds:
+            path = folder / f"{sound.name}.wav"
             if not path.exists():
-                write_audio(video, path)
+                write_audio(sound.video, path, sound.start, sound.end)
             advance(1)
     if not os.listdir(folder):
         folder.rmdir()

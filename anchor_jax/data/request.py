@@ -42,6 +42,8 @@ class Request:
     crop: Box | None = None
     size: Size | None = None
     fps: Fraction = Fraction(30)
+    start: float = 0.0
+    end: float | None = None
 
     def __post_init__(self):
         identity, size = self.identity, self.size or SIZE
@@ -53,6 +55,11 @@ class Request:
             (
                 all(8 <= side <= 8192 for side in size),
                 f"--size {show_size(size)}: expected 8 to 8192 pixels a side",
+            ),
+            (self.start >= 0, f"--start {self.start:g}: expected 0 or more seconds"),
+            (
+                self.end is None or self.end > max(self.start, 0),
+                f"--end {self.end}: expected more seconds than --start, {self.start:g}",
             ),
         )
         if self.json_list is None:
@@ -67,6 +74,8 @@ class Request:
             "--plate": self.plates,
             "--loop-poses": self.loop_poses,
             "--crop": self.crop,
+            "--start": self.start,
+            "--end": self.end,
         }
         if given := [name for name, value in others.items() if value]:
             raise AnchorError(f"--list names its pictures itself: leave out {', '.join(given)}")
@@ -86,8 +95,10 @@ class Request:
         options: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in PLACES
+            if field.name not in {*PLACES, "start", "end"}
         }
+        if self.start or self.end is not None:  # else data sets of earlier versions were others
+            options |= {"start": self.start, "end": self.end}
         options["counts"] = [len(getattr(self, name) or ()) for name in PLACES[:-1]]
         options["face_sizes"] = [faces.size for faces in self.faces]
         return prepare(
@@ -156,6 +167,8 @@ class Request:
                 length=LENGTH,
                 size=(self.size or SIZE)[0],
                 crop=self.crop,
+                start=self.start,
+                end=self.end,
             )
             for video, name, poses, faces, matte, plate in columns
         ]

@@ -204,12 +204,13 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_clip(inputs, made, tmp_path,
     assert os.listdir(tmp_path) == ["data"]
 
 
-def test_a_beginning_is_not_mixed_with_other_inputs(inputs, tmp_path, capsys):
+@pytest.mark.parametrize("other", [("--identity", "seth"), ("--end", "1.2")])
+def test_a_beginning_is_not_mixed_with_other_inputs(inputs, tmp_path, capsys, other):
     """Catches clips of an earlier, other run that end up in this data set."""
     words = arguments(inputs, tmp_path / "data")
     killed = stopped(610, signal.SIGKILL, *words)
     assert subprocess.run(killed, capture_output=True).returncode == -signal.SIGKILL
-    told = refuse(capsys, tmp_path, *words[1:], "--identity", "seth")
+    told = refuse(capsys, tmp_path, *words[1:], *other)
     assert "the beginning of a data set of other inputs or options" in told
     assert cli.main(words) == 0
 

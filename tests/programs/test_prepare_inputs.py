@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 
 from anchor_jax import cli
+from anchor_jax.body import edit
+from anchor_jax.body.motion import Motion
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data import dataset as datasets
@@ -31,7 +33,7 @@ from anchor_jax.data.still_camera import still_camera
 from anchor_jax.face.align import _TEMPLATE
 from anchor_jax.poses import pose_images
 from tests.programs.test_generate import one_error
-from tests.unit.test_clips import tone
+from tests.unit.test_clips import grey_video, tone
 from tests.unit.test_mattes import HEIGHT, WIDTH, composite, person, room, screen
 
 COUNT = 20  # frames
@@ -197,6 +199,74 @@ def test_the_sound_is_kept_beside(prepare, tmp_path):
     video.write_video(tmp_path / "v.mp4", noise(30, 32), Fraction(30))
     assert prepare(out=tmp_path / "silent") == 0
     assert not (tmp_path / "silent" / "audio").exists()
+
+
+@pytest.mark.parametrize("fps", [Fraction(30), Fraction(24000, 1001)])
+def test_a_part_has_the_frames_of_the_whole_and_of_a_motion(prepare, tmp_path, fps):
+    """Catches a part that is cut in the video's own frames, which have no constant rate here, or is
+    off by one from what `render --start --end` draws; poses cut too; and clips that begin in the
+    middle of the part."""
+    steps = np.random.default_rng(0).choice([0.02, 0.033, 0.05, 0.11], 400)
+    times = np.cumsum(steps).round(3).tolist()
+    grey_video(tmp_path / "v.mkv", [number % 250 for number in range(400)], times)
+    (tmp_path / "v.mkv").rename(tmp_path / "v.mp4")  # FFmpeg looks at the content
+    start, end = 3.21, 17.77
+    zeros = np.zeros((600, 165), np.float32)
+    motion = Motion(
+        *(zeros.reshape(-1, 55, 3), zeros[:, :3], zeros[0, :10], zeros[:, :10]),
+        *(Fraction(30), "y_up", True),
+    )
+    drawn = len(edit.crop(edit.resample(motion, fps), start, end).poses)
+    video.write_frames(tmp_path / "poses", noise(drawn, 16))
+    rate, first = f"{fps}", round(start * fps)
+    assert prepare("--loop-poses", fps=rate, size=16, out=tmp_path / "whole") == 0
+    assert prepare(fps=rate, size=16, start=start, end=end) == 0
+    whole, part = (datasets.load(tmp_path / name) for name in ("whole", "data"))
+    assert len(part) == drawn and part.clips[0].frames == 300
+    np.testing.assert_array_equal(
+        stored(part, "target"), stored(whole, "target")[first : first + drawn]
+    )
+    np.testing.assert_array_equal(stored(part, "pose"), noise(drawn, 16))
+
+
+def test_the_sound_and_the_crop_are_of_the_part(prepare, tmp_path):
+    """Catches sound that still starts with the video or goes on after the part, and a crop around
+    where the person is only before the part."""
+    tone(tmp_path / "v.mp4")
+    video.write_frames(tmp_path / "poses", noise(18, 32))
+    mattes = np.zeros((30, 32, 32, 3), np.uint8)
+    mattes[:6, :8, :8] = mattes[6:, 20:30, 20:30] = 255
+    video.write_frames(tmp_path / "mattes", mattes)
+    assert prepare(start=0.2, end=0.8, mattes=tmp_path / "mattes") == 0
+    with wave.open(str(tmp_path / "data" / "audio" / "v.wav")) as file:
+        assert file.getnframes() == round(0.6 * 44100)
+        data = np.frombuffer(file.readframes(1 << 20), "<i2").reshape(-1, 2)
+    loud = np.flatnonzero(np.abs(data[:, 0].astype(int)) > 6000) / 44100
+    np.testing.assert_allclose([loud[0], loud[-1]], [0.2, 0.25], atol=0.005)
+    assert (stored(datasets.load(tmp_path / "data"), "matte") > 127).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"start": 0.5, "end": 0.2}, "--end 0.2: expected more seconds than --start, 0.5"),
+        ({"start": -1}, "--start -1: expected 0 or more"),
+        ({"start": 9}, "v.mp4: start is 9 s: expected 0 to 0.666667 s"),
+        ({"end": 9}, "v.mp4: end is 9 s: expected 0 to 0.666667 s"),
+        ({"end": "nan"}, "--end nan"),
+        ({"start": 0.1, "end": 0.3}, "v.mp4 has 6 frames from 0.1 s up to 0.3 s at 30 fps"),
+        ({"end": 0.6}, "has 20 pose images and"),
+        ({"end": 0.6}, "give the same --fps, --start and --end to render and prepare"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(prepare, tmp_path, capsys, options, told):
+    """Catches an empty data set, a time beyond the end that is taken for the end, and poses of the
+    whole video paired with a part of it."""
+    video.write_video(tmp_path / "v.mp4", noise(COUNT, 64), Fraction(30))
+    video.write_frames(tmp_path / "poses", noise(COUNT, 32))
+    assert prepare(**options) == 2
+    assert told in one_error(capsys)
+    assert sorted(os.listdir(tmp_path)) == ["poses", "v.mp4"]
 
 
 def face_at(number: int) -> np.ndarray:

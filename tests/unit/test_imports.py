@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The rooms of the package, each with the rooms it may import. Inside a room everything goes.
 GROUND = {
     *("compiling", "errors", "files", "memory", "processes", "progress", "shapes", "threads"),
-    "versions",
+    *("times", "versions"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in GROUND},
