@@ -1,4 +1,4 @@
-"""Run a command line: the table of commands, one-line errors and Ctrl-C.
+"""Run a command line: the table of commands, one-line errors, Ctrl-C and SIGTERM.
 
 A command is a dataclass. Tyro makes its fields the options, and its method `run` does the work.
 Heavy imports are inside `run`, so that `--help` answers at once.
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `anchor-jax`; None takes those of the process.
 
     Returns:
-        The exit code: 0 if the output is complete, 2 for bad input, 130 after Ctrl-C, 141 if the
-        reader of standard output closed it.
+        The exit code: 0 if the output is complete, 2 for bad input, 130 after Ctrl-C or
+        SIGTERM, 141 if the reader of standard output closed it.
     """
     try:
         try:
@@ -120,13 +120,18 @@ def _read_command(name: str, words: Sequence[str]) -> Any:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C at any moment.
+    """Raise KeyboardInterrupt on Ctrl-C, and on SIGTERM, at any moment.
+
+    Only the first SIGTERM counts, because `timeout` sends two: the second must not end the removal
+    of partial files.
 
     JAX registers callbacks of the garbage collector, and Python ignores exceptions there. A signal
     that arrives in such a callback is raised a little later.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
         collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
         while frame is not None:
             if frame.f_code in collectors:
@@ -138,9 +143,8 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)
-    }
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGALRM
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

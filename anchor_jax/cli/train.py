@@ -1,9 +1,6 @@
 """Implement `anchor-jax train`. Each stage parses its own options: defaults depend on --preset."""
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 
 from anchor_jax.cli.options import help_text, need_extra, use_compile_cache, without_logs
@@ -42,18 +39,5 @@ def run_training(words: Sequence[str]) -> None:
     program = import_module(f"anchor_jax.train.{stage}")
     from anchor_jax.compiling import explained_memory
 
-    with without_logs(), explained_memory("train"), _terminable():
+    with without_logs(), explained_memory("train"):
         program.main(rest or ["--help"])
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Handle SIGTERM, which clusters send, as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

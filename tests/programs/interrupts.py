@@ -1,4 +1,4 @@
-"""Ctrl-C at a command that has processes of its own."""
+"""Ctrl-C and SIGTERM at a command that has processes of its own."""
 
 import os
 import signal
@@ -10,14 +10,15 @@ from collections.abc import Callable
 import psutil
 
 
-def interrupt(words: list[str], ready: Callable[[int], object]) -> str:
-    """Start a command, send SIGINT to all of its processes and give what it wrote to stderr.
+def interrupt(words: list[str], ready: Callable[[int], object], number: int = signal.SIGINT) -> str:
+    """Start a command, send a signal to all of its processes and give what it wrote to stderr.
 
     Asserts that it ends with 130 and no traceback, and that none of at least two helpers lives on.
 
     Args:
         words: the command line after `anchor-jax`.
         ready: of the command's process id, true when it is time.
+        number: the signal.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "anchor_jax.cli", *words],
@@ -30,7 +31,7 @@ def interrupt(words: list[str], ready: Callable[[int], object]) -> str:
             assert process.poll() is None
             time.sleep(0.02)
         helpers = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+        os.killpg(process.pid, number)  # to every process, as a terminal and `timeout` do
         _, err = process.communicate(timeout=60)
     finally:
         if process.poll() is None:

@@ -355,6 +355,24 @@ def test_ctrl_c_inside_the_garbage_collector_counts():
         gc.callbacks.remove(interrupt_once)
 
 
+def test_a_second_sigterm_does_not_end_the_removal_of_partial_files():
+    """Catches a partial file that stays because `timeout` sends SIGTERM twice, and a handler that
+    outlives the command."""
+    before, removed = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with entry._interruptible():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                removed.append("partial file")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert removed and signal.getsignal(signal.SIGTERM) == before
+
+
 def test_the_network_compiles_once(generate, poses, tmp_path):
     """Catches a second compilation at the second step, or for a video of another length."""
     from anchor_jax.diffusion.sample import predict_windows

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -277,15 +278,17 @@ def test_without_opengl_the_debian_packages_are_named(render, tmp_path, monkeypa
     assert "PYOPENGL_PLATFORM is glx" in one_error(capsys)
 
 
-def test_an_interrupt_leaves_nothing(opengl, tmp_path):
-    """Catches half a video, tracebacks of the processes that draw, and such processes left over."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing(opengl, tmp_path, number):
+    """Catches half a video, tracebacks of the processes that draw, such processes left over, and a
+    SIGTERM that ends the command before its partial files are removed."""
     np.save(tmp_path / "long.npy", talkshow(3000))
     words = ["render", str(tmp_path / "long.npy"), "--out", str(tmp_path / "out.mp4")]
 
     def drawing(process: int) -> bool:
         return any(tmp_path.glob(".out-conditions.partial-*/face/000004.png"))
 
-    err = interrupt([*words, "--size", "64", "--processes", "2"], drawing)
+    err = interrupt([*words, "--size", "64", "--processes", "2"], drawing, number)
     assert err.rstrip().endswith("anchor-jax: error: interrupted; nothing was written")
     assert os.listdir(tmp_path) == ["long.npy"]
 
