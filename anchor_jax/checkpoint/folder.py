@@ -10,6 +10,7 @@ params/<network>/  one Orbax tree for each network, in the types of its source
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -227,12 +228,12 @@ def read_json(path: Path) -> dict[str, Any]:
         AnchorError: it is missing, damaged, of another format or of a newer version.
     """
     if not path.exists():
-        raise AnchorError(f"{path}: no such folder")
-    if not (path / "anchor.json").is_file():
         raise AnchorError(
-            f"{path}: not an ANCHOR (no anchor.json); make one with anchor-jax convert, or take"
-            " `shipped`"
+            f"{path}: no such folder; expected an ANCHOR, or `shipped`, the name of the one that"
+            " comes with anchor-jax"
         )
+    if not (path / "anchor.json").is_file():
+        raise AnchorError(f"{path}: not an ANCHOR (no anchor.json); {_remedy(path)}")
     try:
         content = json.loads((path / "anchor.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -246,6 +247,16 @@ def read_json(path: Path) -> dict[str, Any]:
             " install a newer one"
         )
     return content
+
+
+def _remedy(path: Path) -> str:
+    """Say what to do with a folder that is no ANCHOR: it may be the run that made one."""
+    if (path / "anchor" / "anchor.json").is_file():
+        return f"it is the run of a training: give {path / 'anchor'}"
+    with suppress(OSError, ValueError, TypeError):
+        if {"settings", "command"} <= set(json.loads((path / "config.json").read_text("utf-8"))):
+            return "it is the run of a training that is not complete: repeat its command to go on"
+    return "make one with anchor-jax convert, or take `shipped`"
 
 
 def _read_configs(section: dict[str, Any], problems: list[str]) -> dict[str, Any]:

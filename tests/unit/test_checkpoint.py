@@ -393,9 +393,19 @@ def test_files_with_other_bytes_are_refused(anchor, broken):
 
 
 def test_what_is_no_anchor_is_told_apart(saved, tmp_path):
-    """Catches a traceback for a folder of PyTorch weights given to generate."""
-    assert "no such folder" in refused(tmp_path / "missing")
+    """Catches a traceback for a folder of PyTorch weights given to generate, and a name or a run of
+    a training in place of its anchor without the words that help."""
+    told = refused(tmp_path / "missing")
+    assert "no such folder" in told and "`shipped`" in told
     assert "anchor-jax convert" in refused(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"architectures": ["CLIPModel"]}')
+    assert "anchor-jax convert" in refused(run)
+    (run / "config.json").write_text('{"settings": {}, "command": []}')
+    assert "the run of a training that is not complete" in refused(run)
+    shutil.copytree(saved, run / "anchor")
+    assert f"give {run / 'anchor'}" in refused(run)
     for content in (b"", b"\x93NUMPY", b"PK"):
         broken = shutil.copytree(saved, tmp_path / str(len(content)))
         (broken / "empty_text.npy").write_bytes(content)
