@@ -74,8 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
     cut = job.cut if {"target", "matte"} <= set(dataset.pictures) else 0.0
     start = None if job.anchor is None else _load_start(job.anchor, config)
     run_settings = {"stage": "autoencoder", **settings(job), **contents(dataset, start, ["vae"])}
-    run = Run(job.out, run_settings, FREE, translate)
-    try:
+    with Run(job.out, run_settings, FREE, translate) as run:
         if is_complete(job.out):
             return
         inputs = [*pictures, "matte"] if cut else pictures
@@ -110,8 +109,6 @@ def main(args: Sequence[str] | None = None) -> None:
                 anchor = make_anchor(job, params["vae"], 1 / std, provenance, bars())
                 save_anchor(run, anchor)
                 print(f"{run.folder / 'anchor'}: complete; `anchor-jax train` takes it")
-    finally:
-        run.close()
 
 
 def _shape(name: str, size: tuple[int, int]) -> tuple[int, ...]:

@@ -94,8 +94,7 @@ def _train(stage: Stage, job: Job) -> None:
     trained = [f"{stage.part}/unet", f"{stage.part}/control"]
     inputs = contents(dataset, header, [*trained, *NETWORKS])
     run_settings = {"stage": stage.name, **settings(job), **inputs}
-    run = Run(job.out, run_settings, FREE, translate)
-    try:
+    with Run(job.out, run_settings, FREE, translate) as run:
         if is_complete(job.out):
             return
         check_stored(job.anchor, trained)  # the others are loaded now
@@ -115,8 +114,6 @@ def _train(stage: Stage, job: Job) -> None:
             matmul_precision(job.dtype, job.tf32),
         ):
             _fit_stage(stage, job, run, mesh, dataset, anchor, encoder, batches, started)
-    finally:
-        run.close()
 
 
 def _fit_stage(

@@ -34,7 +34,7 @@ PACKAGES = ("anchor-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 class Run:
     """The folder of a run, which is new or continues. Only the first process writes here, except
-    for checkpoints, which all processes write.
+    for checkpoints, which all processes write. Use it in a `with`, or call `close`.
 
     Args:
         folder: created if it is missing.
@@ -93,6 +93,7 @@ class Run:
             old = json.loads((self.folder / "config.json").read_text("utf-8"))["settings"]
             old = self._translate(old)
             new = json.loads(json.dumps(dict(settings)))
+            stages = old.get("stage"), new.get("stage")
             changed = [
                 f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
                 for name in sorted(set(old) | set(new))
@@ -102,6 +103,11 @@ class Run:
             raise AnchorError(
                 f"{self.folder / 'config.json'}: cannot be read: {first_line(error)}"
             ) from None
+        if stages[0] != stages[1]:
+            raise AnchorError(
+                f"{self.folder} is a run of `train {stages[0]}`, not of `train {stages[1]}`:"
+                " choose another folder for --out"
+            )
         if changed:
             raise AnchorError(
                 f"{self.folder} is a run with other settings: {shorten(changed, separator='; ')};"
@@ -164,6 +170,15 @@ class Run:
             except ValueError:  # the last line, which a killed process did not finish
                 break
         return lines
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.close()
+        if isinstance(error, KeyboardInterrupt) and not str(error):
+            kept = f"what is complete in {self.folder} is kept; repeat the command to continue"
+            raise KeyboardInterrupt(kept) from None
 
     def close(self) -> None:
         """Close the logs and release the lock on the folder."""

@@ -97,6 +97,9 @@ def test_what_is_no_run_of_ours_is_left_alone(tmp_path):
         opened(tmp_path / "run", seed=2)
     assert config.read_text("utf-8") == before
     assert json.loads(before)["settings"] == SETTINGS
+    opened(tmp_path / "stages", stage="autoencoder").close()
+    with pytest.raises(AnchorError, match="of `train autoencoder`, not of `train finetune`"):
+        opened(tmp_path / "stages", stage="finetune", other=1)
     config.write_text(before[:50], "utf-8")
     with pytest.raises(AnchorError, match=r"config.json: cannot be read"):
         opened(tmp_path / "run")
@@ -104,6 +107,14 @@ def test_what_is_no_run_of_ours_is_left_alone(tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(AnchorError, match="exists and is no run"):
         opened(tmp_path / "mine")
+
+
+def test_an_interrupted_run_says_what_it_keeps(tmp_path):
+    """Catches a run that says that nothing was written, or that hides what its loop says, and a
+    lock that stays."""
+    for said, told in (((), "what is complete in .*run is kept"), (("step 2 is saved",), "step 2")):
+        with pytest.raises(KeyboardInterrupt, match=told), opened(tmp_path / "run"):
+            raise KeyboardInterrupt(*said)
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):
