@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -26,7 +27,7 @@ def read_npy(path: Path, max_bytes: int) -> np.ndarray:
         with path.open("rb") as file:
             return _read_array(file, min(path.stat().st_size, max_bytes))
     except Exception as error:  # damaged bytes can raise any exception
-        raise AnchorError(f"{path}: not a complete .npy file: {first_line(error)}") from None
+        raise AnchorError(f"{path}: not a complete .npy file: {_explain(error)}") from None
 
 
 class Archive:
@@ -45,7 +46,7 @@ class Archive:
             with zipfile.ZipFile(path) as archive:
                 self.names = {n.removesuffix(".npy") for n in archive.namelist()}
         except Exception as error:
-            raise AnchorError(f"{path}: not a complete .npz file: {first_line(error)}") from None
+            raise AnchorError(f"{path}: not a complete .npz file: {_explain(error)}") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
@@ -68,7 +69,16 @@ class Archive:
                     file.read(1)  # zipfile checks the CRC when it reaches the end
                     return array
         except Exception as error:
-            raise AnchorError(f"{self.path}: {name} cannot be read: {first_line(error)}") from None
+            raise AnchorError(f"{self.path}: {name} cannot be read: {_explain(error)}") from None
+
+
+def _explain(error: Exception) -> str:
+    """Format an error of reading; say what to do where the file is cut short or damaged."""
+    text = first_line(error)
+    damaged = isinstance(error, zipfile.BadZipFile | zlib.error | EOFError)
+    if damaged or text.startswith(("ValueError: cut short", "ValueError: EOF")):
+        return f"{text}; copy or download the file again"
+    return text
 
 
 def _read_array(file: IO[bytes] | io.BufferedIOBase, size: int) -> np.ndarray:

@@ -53,11 +53,13 @@ def read_motion(path: Path) -> Motion:
     try:
         with path.open("rb") as file:
             start = file.read(6)
+        if not start:
+            raise AnchorError("the file is empty; copy or download it again")
         if start == b"\x93NUMPY":
             return _talkshow(read_npy(path, MAX_BYTES))
         if start[:4] == b"PK\x03\x04":
             return _recognise(Archive(path, MAX_BYTES))
-        if start and start[:1] in b"\x80(]}c":  # the first byte of a pickled dict or list
+        if start[:1] in b"\x80(]}c":  # the first byte of a pickled dict or list
             return _recognise(read_pickle(path))
         raise AnchorError(f"not an .npy, .npz or pickle file; expected {_LAYOUTS}")
     except OSError as error:

@@ -278,6 +278,24 @@ def test_without_opengl_the_debian_packages_are_named(render, tmp_path, monkeypa
     assert "PYOPENGL_PLATFORM is glx" in one_error(capsys)
 
 
+def test_a_file_that_is_cut_short_is_to_be_copied_again(render, tmp_path, capsys):
+    """Catches an empty or shortened motion file that is told to be of an unknown kind, without what
+    to do; and such advice for a whole file of another layout."""
+    np.save(tmp_path / "a.npy", talkshow(20))
+    np.savez(tmp_path / "a.npz", poses=np.zeros((20, 165)), trans=np.zeros((20, 3)))
+    for name in ("a.npy", "a.npz"):
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 7, 100, len(whole) - 9):
+            (tmp_path / name).write_bytes(whole[:length])
+            assert render(motion=tmp_path / name) == 2
+            told = one_error(capsys)
+            assert ("the file is empty" in told) == (length == 0)
+            assert told.endswith(("copy or download it again", "copy or download the file again"))
+    np.save(tmp_path / "a.npy", np.zeros((20, 3)))
+    assert render(motion=tmp_path / "a.npy") == 2
+    assert "again" not in one_error(capsys)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(opengl, tmp_path, number):
     """Catches half a video, tracebacks of the processes that draw, such processes left over, and a
