@@ -1,5 +1,6 @@
 """Implement `anchor-jax prepare`."""
 
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,6 +145,7 @@ class Prepare:
         if not self.videos and self.json_list is None and (self.preview or self.verify):
             return datasets.load(self.out)
         request = self._request()
+        self._look_at_poses()
         for path in self.videos:
             rate = read_rate(path)
             if rate and 2 * rate <= request.fps:
@@ -159,6 +161,25 @@ class Prepare:
                 raise
             message = f"complete clips are kept in {kept}; repeat the command to continue"
             raise KeyboardInterrupt(message) from None
+
+    def _look_at_poses(self) -> None:
+        """Print a note if what is given as poses looks like a video of a person."""
+        from anchor_jax.data.pictures import list_images
+        from anchor_jax.data.video import iter_video, read_frames
+        from anchor_jax.poses.framing import on_black
+
+        for path in self.poses:
+            with suppress(AnchorError, OSError):  # told when the work begins
+                if path.is_dir():
+                    first = read_frames(list_images(path)[0])[0][0]
+                else:
+                    with closing(iter_video(path)) as frames:
+                        _, first = next(frames)
+                if not on_black(first):
+                    note(
+                        f"the background of {path} is not black: are these pose images? The command"
+                        " is prepare VIDEO --poses POSES"
+                    )
 
     def _request(self) -> "Request":
         """Make the request that the options describe."""

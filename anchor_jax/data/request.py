@@ -122,12 +122,17 @@ class Request:
                 "--mattes, --green-screen and --still-background (--plate) exclude each other: give"
                 " one of them"
             )
+        if not self.poses:
+            raise AnchorError(
+                "--poses is missing: name the pose images of each video, which anchor-jax render"
+                " draws of its motion file"
+            )
         named = {"--poses": self.poses, "--mattes": self.mattes, "--plate": self.plates}
         for name, paths in named.items():
             one_for_all = len(paths) == 1 and (
                 name == "--plate" or (name == "--poses" and self.loop_poses)
             )
-            if (paths or name == "--poses") and len(paths) != len(self.videos) and not one_for_all:
+            if paths and len(paths) != len(self.videos) and not one_for_all:
                 raise AnchorError(
                     f"{name} has {len(paths)} entries for {len(self.videos)} videos; expected one"
                     " for each, in the same order"

@@ -36,6 +36,7 @@ __all__ = [
     "write_video",
 ]
 
+MOTION_SUFFIXES = {".npy", ".npz", ".pkl"}
 MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 T = TypeVar("T")
@@ -107,13 +108,19 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """Open a video and its first picture stream.
 
     Raises:
-        AnchorError: it cannot be opened, or an error of reading it inside the block.
+        AnchorError: it cannot be opened, or an error of reading it inside the block; a motion file
+            is told from a damaged video by its name.
     """
     import av
     from av.error import FFmpegError
 
     if not path.exists():
         raise AnchorError(f"{path} does not exist; expected a video")
+    if path.suffix.lower() in MOTION_SUFFIXES:
+        raise AnchorError(
+            f"{path} is a motion file; expected a video or a folder of images: draw it first, with"
+            f" anchor-jax render {path} --out poses.mp4, and give that"
+        )
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:

@@ -99,6 +99,11 @@ def measure(image: np.ndarray) -> Place:
     )
 
 
+def on_black(image: np.ndarray) -> bool:
+    """Return whether the background of a picture, uint8 (h, w, 3), is black, as in pose images."""
+    return measure(image).background <= _LIT
+
+
 def summarise(images: Iterable[np.ndarray]) -> Framing | None:
     """Measure pose images, uint8 (h, w, 3) of one size, and summarise where they have the person.
 

@@ -227,7 +227,7 @@ def test_bad_input_is_refused_with_one_line(inputs, tmp_path, capsys):
     """Catches tracebacks, work begun for nothing, and a hidden folder left behind."""
     a, poses, out = inputs / "a.mp4", inputs / "a-poses", tmp_path / "data"
     to = ("--out", out, "--size", "32", "--processes", "1")
-    assert "--poses has 0 entries for 1 videos" in refuse(capsys, tmp_path, a, *to)
+    assert "--poses is missing" in refuse(capsys, tmp_path, a, *to)
     told = refuse(capsys, tmp_path, a, "--poses", inputs / "b-poses", *to)
     assert "has 40 pose images" in told and "330 frames" in told
     told = refuse(capsys, tmp_path, a, "--poses", tmp_path / "gone", *to)
@@ -236,6 +236,11 @@ def test_bad_input_is_refused_with_one_line(inputs, tmp_path, capsys):
     assert "nothing to prepare" in refuse(capsys, tmp_path, *to)
     told = refuse(capsys, tmp_path, a, "--poses", poses, "--crop", "9,9,99", *to)
     assert "is not inside the frames" in told
+    (tmp_path / "talk.npy").write_bytes(b"\x93NUMPY")
+    for words in ((a, "--poses", tmp_path / "talk.npy"), (tmp_path / "talk.npy", "--poses", poses)):
+        told = refuse(capsys, tmp_path, *words, *to)
+        assert "talk.npy is a motion file; expected a video" in told
+        assert f"anchor-jax render {tmp_path / 'talk.npy'}" in told
     (tmp_path / "broken.mp4").write_bytes(a.read_bytes()[:2000])
     refuse(capsys, tmp_path, tmp_path / "broken.mp4", "--poses", poses, *to)
     (tmp_path / "empty").mkdir()

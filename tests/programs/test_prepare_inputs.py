@@ -155,6 +155,17 @@ def test_what_contradicts_is_told(prepare, tmp_path, monkeypatch, capsys, flags,
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_a_video_in_place_of_poses_is_told(prepare, tmp_path, capsys):
+    """Catches video and poses that are swapped without a word, and a note on true poses."""
+    video.write_video(tmp_path / "v.mp4", noise(COUNT, 64), Fraction(30))
+    poses = np.zeros((COUNT, 64, 64, 3), np.uint8)
+    poses[:, 20:, 20:40] = 120
+    video.write_frames(tmp_path / "poses", poses)
+    for given, told in (("poses", 0), ("v.mp4", 1)):
+        assert prepare(poses=tmp_path / given, out=tmp_path / f"data{told}") == 0
+        assert capsys.readouterr().err.count(f"{given} is not black: are these pose") == told
+
+
 @pytest.mark.parametrize(("rate", "told"), [(3, "stored 10 times; --fps 3"), (24, "")])
 def test_frames_that_are_stored_many_times_are_told(prepare, tmp_path, capsys, rate, told):
     """Catches a slow video that becomes a data set of copies, which trains no better and takes ten
@@ -162,7 +173,7 @@ def test_frames_that_are_stored_many_times_are_told(prepare, tmp_path, capsys, r
     video.write_video(tmp_path / "v.mp4", noise(COUNT, 64), Fraction(rate))
     video.write_video(tmp_path / "poses.mp4", noise(COUNT, 64, 1), Fraction(rate))
     assert prepare("--loop-poses", poses=tmp_path / "poses.mp4") == 0
-    notes = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
+    notes = [line for line in capsys.readouterr().err.splitlines() if "frames per second" in line]
     assert told in " ".join(notes) and bool(notes) == bool(told)
 
 
