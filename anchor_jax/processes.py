@@ -186,8 +186,7 @@ def run_alone(function: Callable[..., Result], *args: Any, advice: str) -> Resul
     """
     ours, theirs = _spawn.Pipe(duplex=False)
     process = _spawn.Process(target=_answer, args=(theirs, function, args), daemon=True)
-    with blocked(signal.SIGINT):
-        process.start()
+    _start(process)
     theirs.close()
     try:
         answer = ours.recv()
@@ -200,6 +199,16 @@ def run_alone(function: Callable[..., Result], *args: Any, advice: str) -> Resul
     if isinstance(answer, AnchorError):
         raise answer
     return answer
+
+
+def _start(process: Any) -> None:
+    with blocked(signal.SIGINT):
+        process.start()
+
+
+# A command that is interrupted in these functions must end them first: a worker of which only half
+# is known would be waited for without end.
+STARTS_WORKERS = {Pool.submit.__code__, _start.__code__}
 
 
 # In the workers.

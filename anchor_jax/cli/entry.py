@@ -31,6 +31,7 @@ from anchor_jax.cli.render import Render
 from anchor_jax.cli.train import Train, run_training
 from anchor_jax.errors import EXIT_INTERRUPTED, AnchorError
 from anchor_jax.memory import MEMORY_SHARE
+from anchor_jax.processes import STARTS_WORKERS
 from anchor_jax.threads import leave_with
 
 _EXIT_BAD_INPUT = 2
@@ -126,15 +127,15 @@ def _interruptible() -> Iterator[None]:
     of partial files.
 
     JAX registers callbacks of the garbage collector, and Python ignores exceptions there. A signal
-    that arrives in such a callback is raised a little later.
+    that arrives in such a callback, or while a worker process is started, is raised a little later.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-        collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+        later = {getattr(callback, "__code__", None) for callback in gc.callbacks} | STARTS_WORKERS
         while frame is not None:
-            if frame.f_code in collectors:
+            if frame.f_code in later:
                 signal.setitimer(signal.ITIMER_REAL, 0.05)
                 return
             frame = frame.f_back

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchor_jax import checkpoint, cli
+from anchor_jax import checkpoint, cli, processes
 from anchor_jax.cli import entry
 from anchor_jax.data import video
 from anchor_jax.poses.framing import Framing, Place
+from anchor_jax.processes import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -353,6 +354,26 @@ def test_ctrl_c_inside_the_garbage_collector_counts():
             collect_and_wait()
     finally:
         gc.callbacks.remove(interrupt_once)
+
+
+def test_an_interrupt_waits_until_a_worker_has_started(monkeypatch):
+    """Catches a worker of which its pool does not know: the command would wait for it for ever."""
+    started = []
+
+    def submit(*_):
+        signal.raise_signal(signal.SIGTERM)
+        started.append("worker")
+
+    monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", submit)
+
+    def work():
+        with entry._interruptible(), Pool(1) as pool:
+            pool.submit(print)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert started
 
 
 def test_a_second_sigterm_does_not_end_the_removal_of_partial_files():
