@@ -149,6 +149,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # without a handler SIGALRM ends the process
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -363,6 +364,7 @@ def test_an_interrupt_waits_until_a_worker_has_started(monkeypatch):
     def submit(*_):
         signal.raise_signal(signal.SIGTERM)
         started.append("worker")
+        return Future()
 
     monkeypatch.setattr(processes.ProcessPoolExecutor, "submit", submit)
 
