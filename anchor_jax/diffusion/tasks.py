@@ -5,10 +5,11 @@ s - 1, that is, its own prediction and those of the windows that start inside it
 
     (window i, step s) needs (windows i to i + reach, step s - 1)
 
-with `reach` 1 if windows overlap by at most half. In this limit tasks may have any order. Two are
-built in. "steps" is the order of algorithm 1 of the paper: all windows at a step, then the next
-step. "wave" takes each window as far as its neighbours allow: finished frames leave at one end
-while new ones enter at the other, and only a fixed number of windows is in work.
+with `reach` 1 if windows overlap by at most half. The windows before window i have the same frames
+too, but the windows of a step always come in their order. Within these limits tasks may have any
+order. Two are built in. "steps" is the order of algorithm 1 of the paper: all windows at a step,
+then the next step. "wave" takes each window as far as its neighbours allow: finished frames leave
+at one end while new ones enter at the other, and only a fixed number of windows is in work.
 """
 
 import math
