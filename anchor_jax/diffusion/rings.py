@@ -21,7 +21,7 @@ from anchor_jax.diffusion.ddim import ddim_step
 from anchor_jax.diffusion.guidance import guide, num_halves
 from anchor_jax.diffusion.schedule import Step
 from anchor_jax.diffusion.settings import Sampling
-from anchor_jax.diffusion.windows import count_windows, crossfade_weights
+from anchor_jax.diffusion.windows import count_windows, crossfade_weights, reach
 from anchor_jax.shapes import Array
 
 Block = tuple[Any, Any]  # initial noise (k, h, w, c) and a tree of conditions (k, ...)
@@ -81,14 +81,14 @@ class Shape(NamedTuple):
     @property
     def reach(self) -> int:
         """How many of the next windows start inside a window."""
-        return -(-self.size // self.stride) - 1
+        return reach(self.size, self.stride)
 
     @classmethod
     def of(cls, source: Source, sampling: Sampling) -> "Shape":
         """Make the shape. A video shorter than a window is one window."""
         if not source.has(0):
             raise ValueError("a video has at least one frame")
-        source.has(-(-sampling.window // sampling.stride) - 1)
+        source.has(reach(sampling.window, sampling.stride))
         size = min(sampling.window, source.num_frames)
         weights = np.ones(size, np.float32)
         if sampling.crossfade:
@@ -132,9 +132,9 @@ class Rings:
         self._sums = empty(len(steps), num_halves(guidance), shape.size - shape.stride, *latent)
         self._advance = partial(
             _advance,
-            counts=count_windows(shape.weights, shape.stride),
-            weights=shape.weights,
-            alphas=np.array([(step.alpha, step.alpha_prev) for step in steps], np.float32),
+            counts=jnp.asarray(count_windows(shape.weights, shape.stride)),
+            weights=jnp.asarray(shape.weights),
+            alphas=jnp.asarray([(step.alpha, step.alpha_prev) for step in steps], jnp.float32),
             guidance=guidance,
             prediction_type=prediction_type,
         )
@@ -206,9 +206,9 @@ def _advance(
     at: Array,
     used: int | Array,
     *,
-    counts: ArrayLike,
-    weights: ArrayLike,
-    alphas: ArrayLike,
+    counts: Array,
+    weights: Array,
+    alphas: Array,
     guidance: ArrayLike,
     prediction_type: str,
 ) -> tuple[Array, Array, Array]:
@@ -232,7 +232,6 @@ def _advance(
     Returns:
         The ring, the sums, and the blocks after the step, (g, stride, h, w, c).
     """
-    counts, weights, alphas = map(jnp.asarray, (counts, weights, alphas))
     overlap, stride = sums.shape[2], counts.shape[1]
     blocks = []
     for i in range(len(predicted)):

@@ -28,6 +28,7 @@ from anchor_jax.diffusion.rings import Block, Rings, Shape, Source
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
 from anchor_jax.diffusion.settings import Sampling
 from anchor_jax.diffusion.tasks import Line, Order, Task, group_size, plan_groups
+from anchor_jax.diffusion.windows import reach
 from anchor_jax.shapes import Array
 
 Denoise = Callable[..., Array]
@@ -175,8 +176,8 @@ def sample_blocks(
 
 def _line(sampling: Sampling) -> Line:
     """Return what the plan of a video depends on that is not shorter than a window."""
-    reach = -(-sampling.window // sampling.stride) - 1
-    return Line(sampling.steps, reach, group_size(sampling.steps, WINDOWS_PER_CALL))
+    group = group_size(sampling.steps, WINDOWS_PER_CALL)
+    return Line(sampling.steps, reach(sampling.window, sampling.stride), group)
 
 
 @partial(jit, static_argnames="denoise")

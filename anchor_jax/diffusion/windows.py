@@ -38,6 +38,15 @@ def crossfade_weights(size: int, overlap: int) -> np.ndarray:
     return np.minimum(ends / (overlap + 1), 1).astype(np.float32)
 
 
+def reach(size: int, stride: int) -> int:
+    """Count the windows that start inside a window, after it.
+
+    >>> reach(16, 12), reach(4, 1), reach(4, 4)
+    (1, 3, 0)
+    """
+    return -(-size // stride) - 1
+
+
 def count_windows(weights: np.ndarray, stride: int) -> np.ndarray:
     """Sum the weights that the windows of a video give each frame of a block. With weights of 1
     this is the number of windows that contain the frame.
@@ -54,6 +63,6 @@ def count_windows(weights: np.ndarray, stride: int) -> np.ndarray:
         float32 (b, stride): the first rows are the first blocks of the video, which fewer windows
         contain; all later blocks are like the last row.
     """
-    blocks = -(-len(weights) // stride)
+    blocks = reach(len(weights), stride) + 1
     padded = np.pad(weights, (0, blocks * stride - len(weights)))
     return np.cumsum(padded.reshape(blocks, stride), 0, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 
@@ -30,16 +31,8 @@ def stream(
     poses: Iterable[Images],
     appearance: Images | None = None,
     *,
-    steps: int | None = None,
-    guidance: float | None = None,
-    control_scale: float | None = None,
-    window: int | None = None,
-    overlap: int | None = None,
-    crossfade: bool | None = None,
     noise: np.ndarray | None = None,
-    seed: int | None = None,
-    dtype: str | None = None,
-    tf32: bool | None = None,
+    **settings: Any,
 ) -> Iterator[Images]:
     """Generate a video frame by frame, while its pose images arrive. Faces are not repainted.
 
@@ -48,23 +41,14 @@ def stream(
     half of that, about S (w - o) frames. Neither memory nor the time for a frame depends on the
     length.
 
-    Settings that are None come from `anchor.settings`.
-
     Args:
         anchor: from `anchor_jax.load`.
         poses: pose images one by one, uint8 (h, w, 3) RGB; h and w are multiples of the
             autoencoder's factor (8). An iterator may wait for the next one.
-        appearance: as for `generate`, and so are the settings.
-        steps: DDIM steps.
-        guidance: scale of classifier-free guidance.
-        control_scale: W_c of equation (2) of the paper.
-        window: frames that are denoised together.
-        overlap: frames that neighbouring windows share.
-        crossfade: weight the predictions of windows where they overlap.
+        appearance: as for `generate`.
         noise: initial latents of every frame, float32 (h/8, w/8, 4).
-        seed: seed of the initial noise, if `noise` is None.
-        dtype: type that the networks compute in.
-        tf32: let GPUs round the factors of products to TF32.
+        settings: fields of `diffusion.Sampling`, such as `steps=10`; those that are left out, or
+            None, come from `anchor.settings`.
 
     Returns:
         An iterator of frames, uint8 (h, w, 3) RGB.
@@ -73,39 +57,24 @@ def stream(
         AnchorError: as `generate`; while frames are taken also if a pose image has another shape or
             type than the first.
     """
-    sampling = anchor.settings.sampling.updated(
-        steps=steps,
-        guidance=guidance,
-        control_scale=control_scale,
-        window=window,
-        overlap=overlap,
-        crossfade=crossfade,
-        seed=seed,
-        dtype=dtype,
-        tf32=tf32,
-    )
+    sampling = anchor.settings.sampling.updated(**settings)
     picture = picture_of(anchor, appearance)
     images = iter(poses)
     first = next(images, None)
     if first is None:
         raise AnchorError("there are no pose images: expected at least one frame")
     _check(first, first, 1)
-    settings = Settings(sampling, anchor.settings.face)
-    latent = check_inputs(anchor, (1, *first.shape), settings)[1:]
+    checked = Settings(sampling, anchor.settings.face)
+    latent = check_inputs(anchor, (1, *first.shape), checked)[1:]
     check_loaded(anchor, face=False)
     one = np.asarray(initial_latents((1, *latent), noise, sampling.seed))[0]
-    return _frames(anchor, chain([first], images), picture, sampling.resolved(), one)
+    sampling = sampling.resolved()
+    batches = _batches(anchor, chain([first], images), picture, sampling, one)
+    return _frames(batches, sampling)
 
 
-def _frames(
-    anchor: Anchor,
-    poses: Iterator[Images],
-    appearance: Images,
-    sampling: Sampling,
-    noise: np.ndarray,
-) -> Iterator[Images]:
-    """Yield the frames; the precision is set only while they are computed."""
-    batches = _batches(anchor, poses, appearance, sampling, noise)
+def _frames(batches: Iterator[Images], sampling: Sampling) -> Iterator[Images]:
+    """Yield the frames of batches; the precision is set only while these are computed."""
     while True:
         with explained_memory("generate"), matmul_precision(sampling.dtype, sampling.tf32):
             frames = next(batches, None)

@@ -75,9 +75,9 @@ def test_solver_guidance_and_pixels_are_float32_in_bfloat16():
     predicted, numbers = array((1, 2, 4, 2, 2, 4), "float32"), array((1,), "int32")
     step = partial(
         _advance,
-        counts=count_windows(np.ones(4, np.float32), 3),
-        weights=np.ones(4, np.float32),
-        alphas=np.ones((5, 2), np.float32),
+        counts=jnp.asarray(count_windows(np.ones(4, np.float32), 3)),
+        weights=jnp.ones(4),
+        alphas=jnp.ones((5, 2)),
         guidance=7.5,
         prediction_type="epsilon",
     )
