@@ -24,7 +24,8 @@ from anchor_jax.diffusion.settings import Sampling
 from anchor_jax.diffusion.windows import count_windows, crossfade_weights, reach
 from anchor_jax.shapes import Array
 
-Block = tuple[Any, Any]  # initial noise (k, h, w, c) and a tree of conditions (k, ...)
+Block = dict[str, Any]  # "noise" (k, h, w, c) and "condition", arrays (k, ...) by their names
+State = dict[str, Any]  # arrays by their names, nested
 
 
 class Source:
@@ -33,13 +34,27 @@ class Source:
     Args:
         blocks: noise and conditions of each block.
         stride: frames of a block; only the last may have fewer.
+        state: of an earlier source; `blocks` are those that it had not read.
     """
 
-    def __init__(self, blocks: Iterable[Block], stride: int):
+    def __init__(self, blocks: Iterable[Block], stride: int, state: State | None = None):
         self._blocks, self._stride = iter(blocks), stride
         self._waiting: deque[Block] = deque()
         self._count, self._ended = 0, False
         self.num_frames = 0  # of the blocks so far
+        if state is not None:
+            waiting = state.get("waiting", {})
+            self._waiting.extend(waiting[name] for name in sorted(waiting, key=int))
+            self._count, self.num_frames = map(int, state["counts"][:2])
+            self._ended = bool(state["counts"][2])
+
+    def state(self) -> State:
+        """Return what a new source needs to go on from here."""
+        counts = np.array([self._count, self.num_frames, self._ended], np.int64)
+        return {
+            "counts": counts,
+            "waiting": {str(number): block for number, block in enumerate(self._waiting)},
+        }
 
     def has(self, index: int) -> bool:
         """Return whether the video has a block of this index; read up to it."""
@@ -48,7 +63,7 @@ class Source:
             if block is None:
                 self._ended = True
                 break
-            frames = len(block[0])
+            frames = len(block["noise"])
             if self.num_frames % self._stride or not 1 <= frames <= self._stride:
                 raise ValueError(f"block {self._count} or the one before has a wrong length")
             self._waiting.append(block)
@@ -106,6 +121,7 @@ class Rings:
         steps: denoising steps.
         guidance: scale of classifier-free guidance.
         prediction_type: what the network predicts, as for `ddim_step`.
+        state: of earlier rings of the same arguments, which these continue.
     """
 
     def __init__(
@@ -116,20 +132,28 @@ class Rings:
         steps: Sequence[Step],
         guidance: float,
         prediction_type: str,
+        state: State | None = None,
     ):
         self._capacity, self._shape, self._source = capacity, shape, source
         self._entered = 0
-        noise, condition = source.first
 
         def empty(*size: int, like: ArrayLike = 0.0) -> Array:
             # On the device that parameters are loaded to. JAX would compile again if it changed.
             zeros = jnp.zeros(size, jnp.asarray(like).dtype)
             return jax.device_put(zeros, jax.local_devices()[0])
 
-        frames, latent = capacity * shape.stride, np.shape(noise)[1:]
-        self._latents = empty(frames, *latent)
-        self._condition = jax.tree.map(lambda x: empty(frames, *x.shape[1:], like=x[:0]), condition)
-        self._sums = empty(len(steps), num_halves(guidance), shape.size - shape.stride, *latent)
+        if state is None:
+            noise, condition = source.first["noise"], source.first["condition"]
+            frames, latent = capacity * shape.stride, np.shape(noise)[1:]
+            keep = lambda x: empty(frames, *x.shape[1:], like=x[:0])
+            self._latents, self._condition = empty(frames, *latent), jax.tree.map(keep, condition)
+            self._sums = empty(len(steps), num_halves(guidance), shape.size - shape.stride, *latent)
+        else:
+            self._entered = int(state["entered"])
+            arrays = jax.device_put(state["arrays"], jax.local_devices()[0])
+            self._latents, self._condition, self._sums = (
+                arrays[name] for name in ("latents", "condition", "sums")
+            )
         self._advance = partial(
             _advance,
             counts=jnp.asarray(count_windows(shape.weights, shape.stride)),
@@ -139,13 +163,19 @@ class Rings:
             prediction_type=prediction_type,
         )
 
+    def state(self) -> State:
+        """Return what new rings need to go on from here. The arrays are on the device, and only
+        valid until the next call of another method."""
+        arrays = {"latents": self._latents, "condition": self._condition, "sums": self._sums}
+        return {"entered": np.int64(self._entered), "arrays": arrays}
+
     def read(self, last: int) -> None:
         """Put the blocks up to index `last`, as far as the video has them, into the rings."""
         while self._entered <= last and self._source.has(self._entered):
             start = self._start(self._entered)
-            noise, condition = self._source.next()
+            block = self._source.next()
             self._latents, self._condition = _enter(
-                (self._latents, self._condition), (noise, condition), start
+                (self._latents, self._condition), (block["noise"], block["condition"]), start
             )
             self._entered += 1
 

@@ -24,7 +24,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from anchor_jax.compiling import jit, return_freed_memory
-from anchor_jax.diffusion.rings import Block, Rings, Shape, Source
+from anchor_jax.diffusion.rings import Block, Rings, Shape, Source, State
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
 from anchor_jax.diffusion.settings import Sampling
 from anchor_jax.diffusion.tasks import Line, Order, Task, group_size, plan_groups
@@ -51,7 +51,7 @@ def sample(
     on_windows: Callable[[int], object] | None = None,
     on_group: Callable[[list[Task], Array], object] | None = None,
 ) -> Array:
-    """Denoise a whole video, see `sample_blocks`.
+    """Denoise a whole video, see `Sampler`.
 
     Args:
         denoise: see the module's docstring.
@@ -62,8 +62,8 @@ def sample(
         sampling: steps, guidance and windows.
         embed: computes from the conditions of a block what `denoise` takes, once.
         order: order of the tasks, see `tasks`. It does not change the result.
-        on_windows: see `sample_blocks`.
-        on_group: see `sample_blocks`.
+        on_windows: see `Sampler`.
+        on_group: see `Sampler`.
 
     Returns:
         Clean latents (n, h, w, c), float32.
@@ -76,9 +76,9 @@ def sample(
 
     def block(start: int) -> Block:
         cut = lambda x: x[start : start + sampling.stride]
-        return cut(noise), embed(jax.tree.map(cut, condition))
+        return {"noise": cut(noise), "condition": embed(jax.tree.map(cut, condition))}
 
-    finished = sample_blocks(
+    sampler = Sampler(
         denoise,
         params,
         map(block, starts),
@@ -89,7 +89,7 @@ def sample(
         on_windows=on_windows,
         on_group=on_group,
     )
-    return jnp.concatenate(list(finished))
+    return jnp.concatenate([block for blocks in sampler for block in blocks])
 
 
 def frames_in_work(sampling: Sampling) -> int:
@@ -97,24 +97,16 @@ def frames_in_work(sampling: Sampling) -> int:
     return _line(sampling).capacity * sampling.stride
 
 
-def sample_blocks(
-    denoise: Denoise,
-    params,
-    blocks: Iterable[Block],
-    schedule: ScheduleConfig,
-    sampling: Sampling,
-    *,
-    order: Order = "wave",
-    num_windows: int | None = None,
-    on_windows: Callable[[int], object] | None = None,
-    on_group: Callable[[list[Task], Array], object] | None = None,
-) -> Iterator[Array]:
-    """Denoise a video block by block: algorithm 1 of the paper, with DDIM
+class Sampler:
+    """Denoises a video block by block: algorithm 1 of the paper, with DDIM
     (https://arxiv.org/abs/2010.02502).
 
     In each step, all windows are predicted, the predictions are averaged for each frame, guidance
     combines the averages, and the frames take one DDIM step. The memory does not depend on the
     length of the video, unless the order is "steps".
+
+    Iterating yields, after each group of tasks, the list of blocks that are now clean (possibly
+    none), in order: latents, float32 (k, h, w, c). The device may still be computing them.
 
     Args:
         denoise: see the module's docstring.
@@ -130,48 +122,91 @@ def sample_blocks(
             device computes the next group of windows meanwhile.
         on_group: called after each group with its tasks and their blocks (k, stride, h, w, c),
             which have taken this step.
-
-    Yields:
-        Clean latents of each block, float32 (k, h, w, c), in order.
+        state: of an earlier sampler of the same arguments, which this one continues. `blocks` then
+            are those that the earlier one had not read.
 
     Raises:
         ValueError: more steps than the schedule has timesteps, a block of the wrong length, or no
             block.
     """
-    source = Source(blocks, sampling.stride)
-    steps = sampling_steps(schedule, sampling.steps)
-    shape = Shape.of(source, sampling)
-    line = _line(sampling)._replace(reach=shape.reach)
-    if not source.has(line.group + max(shape.reach, 1) - 1):
-        line = line._replace(group=1)  # the video is too short to fill others
-    capacity = line.capacity
-    if num_windows is not None:
-        # A power of two, so that other lengths do not compile again.
-        whole = 1 << (num_windows + shape.reach - 1).bit_length()
-        capacity = whole if order == "steps" else min(whole, capacity)
-    rings = Rings(capacity, shape, source, steps, sampling.guidance, schedule.prediction_type)
-    timesteps = np.array([step.timestep for step in steps], np.int32)
-    wait = _wait_one_late(on_windows)
-    compiled = False
-    for tasks in plan_groups(line, source.has, order):
-        rings.read(max(task.window for task in tasks) + shape.reach)
-        # A group that is not full repeats its first window, whose prediction is then not used.
-        filled = [*tasks, *[tasks[0]] * (line.group - len(tasks))]
-        windows, at = np.array(filled, np.int32).T
-        num_real = np.clip(source.num_frames - windows * shape.stride, 0, shape.size)
-        latents, condition = rings.cut(windows, num_real)
-        predicted = predict_windows(denoise, params, latents, condition, timesteps[at], num_real)
-        if not compiled:
-            return_freed_memory()
-            compiled = True
-        after = rings.advance(predicted, windows, at, len(tasks))
-        if on_group is not None:
-            on_group(tasks, after[: len(tasks)])
-        wait(after, len(tasks))
-        for block, task in zip(after, tasks, strict=False):
-            if task.step == line.steps - 1:
-                yield block[: source.num_frames - task.window * shape.stride]
-    wait(None, 0)
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        params,
+        blocks: Iterable[Block],
+        schedule: ScheduleConfig,
+        sampling: Sampling,
+        *,
+        order: Order = "wave",
+        num_windows: int | None = None,
+        on_windows: Callable[[int], object] | None = None,
+        on_group: Callable[[list[Task], Array], object] | None = None,
+        state: State | None = None,
+    ):
+        state = state or {}
+        self._denoise, self._params, self._order = denoise, params, order
+        self._on_windows, self._on_group = on_windows, on_group
+        self._source = source = Source(blocks, sampling.stride, state.get("source"))
+        steps = sampling_steps(schedule, sampling.steps)
+        self._timesteps = np.array([step.timestep for step in steps], np.int32)
+        self._shape = shape = Shape.of(source, sampling)
+        line = _line(sampling)._replace(reach=shape.reach)
+        if not source.has(line.group + max(shape.reach, 1) - 1):
+            line = line._replace(group=1)  # the video is too short to fill others
+        self._line, capacity = line, line.capacity
+        if num_windows is not None:
+            # A power of two, so that other lengths do not compile again.
+            whole = 1 << (num_windows + shape.reach - 1).bit_length()
+            capacity = whole if order == "steps" else min(whole, capacity)
+        self._rings = Rings(
+            capacity,
+            shape,
+            source,
+            steps,
+            sampling.guidance,
+            schedule.prediction_type,
+            state.get("rings"),
+        )
+        self._done = [int(count) for count in state.get("done", [0] * len(steps))]
+
+    def state(self) -> State:
+        """Return what a new sampler needs to go on from here, between two groups. The arrays are
+        valid until the next group is asked for."""
+        return {
+            "source": self._source.state(),
+            "rings": self._rings.state(),
+            "done": np.array(self._done, np.int64),
+        }
+
+    def __iter__(self) -> Iterator[list[Array]]:
+        """Run the groups."""
+        line, shape, source, rings = self._line, self._shape, self._source, self._rings
+        wait = _wait_one_late(self._on_windows)
+        compiled = False
+        for tasks in plan_groups(line, source.has, self._order, self._done):
+            rings.read(max(task.window for task in tasks) + shape.reach)
+            # A group that is not full repeats its first window, whose prediction is then not used.
+            filled = [*tasks, *[tasks[0]] * (line.group - len(tasks))]
+            windows, at = np.array(filled, np.int32).T
+            num_real = np.clip(source.num_frames - windows * shape.stride, 0, shape.size)
+            latents, condition = rings.cut(windows, num_real)
+            predicted = predict_windows(
+                self._denoise, self._params, latents, condition, self._timesteps[at], num_real
+            )
+            if not compiled:
+                return_freed_memory()
+                compiled = True
+            after = rings.advance(predicted, windows, at, len(tasks))
+            if self._on_group is not None:
+                self._on_group(tasks, after[: len(tasks)])
+            wait(after, len(tasks))
+            yield [
+                block[: source.num_frames - task.window * shape.stride]
+                for block, task in zip(after, tasks, strict=False)
+                if task.step == line.steps - 1
+            ]
+        wait(None, 0)
 
 
 def _line(sampling: Sampling) -> Line:

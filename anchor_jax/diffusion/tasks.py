@@ -56,7 +56,10 @@ def group_size(steps: int, largest: int) -> int:
 
 
 def plan_groups(
-    line: Line, has_window: Callable[[int], bool], order: Order = "wave"
+    line: Line,
+    has_window: Callable[[int], bool],
+    order: Order = "wave",
+    done: list[int] | None = None,
 ) -> Iterator[list[Task]]:
     """List the tasks in groups. The tasks of a group do not depend on each other; those of a step
     come in the order of the windows.
@@ -69,11 +72,13 @@ def plan_groups(
         has_window: whether the video has window i. It is asked for 0, 1, ... as late as possible,
             since it may have to wait for the frames.
         order: see the module.
+        done: how many windows of each step are done. If it is given, the plan goes on from there,
+            and the list is kept up to date: it includes the tasks of the group that is yielded.
     """
     # Windows that do not overlap could each go through all steps alone. The last ones would then
     # leave groups empty, so they wait for their next window as if they overlapped.
     reach = max(line.reach, 1)
-    done = [0] * line.steps  # windows of each step
+    done = [0] * line.steps if done is None else done
     total: int | None = None  # windows of the video, once known
     while total is None or done[-1] < total:
         taken, group = list(done), []
@@ -91,6 +96,6 @@ def plan_groups(
             step = max(ready) if order == "wave" and done[0] < end else min(ready)
             group.append(Task(taken[step], step))
             taken[step] += 1
-        done = taken
+        done[:] = taken
         if group:
             yield group

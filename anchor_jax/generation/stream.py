@@ -9,7 +9,8 @@ import numpy as np
 from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.compiling import explained_memory, matmul_precision
 from anchor_jax.diffusion import Sampling
-from anchor_jax.diffusion.sample import sample_blocks
+from anchor_jax.diffusion.rings import Block
+from anchor_jax.diffusion.sample import Sampler
 from anchor_jax.errors import AnchorError
 from anchor_jax.generation.networks import (
     body_denoiser,
@@ -96,7 +97,7 @@ def _batches(
     denoise = body_denoiser(anchor.body, sampling.dtype)
     embed = embed_once(denoise, params, sampling)
 
-    def blocks() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def blocks() -> Iterator[Block]:
         first: Images | None = None
         count = 0
         while block := list(islice(poses, sampling.stride)):
@@ -105,10 +106,11 @@ def _batches(
                 _check(image, first, number)
             count += len(block)
             images = np.stack(block)
-            yield np.broadcast_to(noise, (len(images), *noise.shape)), embed({"poses": images})
+            noises = np.broadcast_to(noise, (len(images), *noise.shape))
+            yield {"noise": noises, "condition": embed({"poses": images})}
 
-    finished = sample_blocks(denoise, params, blocks(), anchor.schedule, sampling)
-    for latents in made_ahead(finished):
+    sampler = Sampler(denoise, params, blocks(), anchor.schedule, sampling)
+    for latents in made_ahead(block for finished in sampler for block in finished):
         check_finite(latents)
         yield from decode_batches(anchor.vae, latents, sampling.dtype)
 

@@ -167,9 +167,11 @@ def test_blocks_leave_while_others_enter():
     def blocks():
         for index in range(60):
             reads.append(index)
-            yield np.full((3, 2, 1, 1), index, np.float32), np.zeros((3, 1, 1, 1), np.float32)
+            noise = np.full((3, 2, 1, 1), index, np.float32)
+            yield {"noise": noise, "condition": np.zeros((3, 1, 1, 1), np.float32)}
 
-    finished = sample_module.sample_blocks(window_mean_denoiser, 0.3, blocks(), SCHEDULE, sampling)
+    sampler = sample_module.Sampler(window_mean_denoiser, 0.3, blocks(), SCHEDULE, sampling)
+    finished = (block for blocks in sampler for block in blocks)
     ahead = [len(reads) - index for index, _ in enumerate(finished)]
     assert len(ahead) == 60
     assert max(ahead) <= Line(steps=3, reach=1, group=3).capacity
@@ -178,10 +180,41 @@ def test_blocks_leave_while_others_enter():
 @pytest.mark.parametrize("lengths", [(3, 2, 3), (3, 4), (3, 0, 3)])
 def test_blocks_of_a_wrong_length_are_refused(lengths):
     """Catches frames that are left out or taken twice without a word."""
-    blocks = ((np.zeros((n, 1, 1, 1)), np.zeros((n, 1, 1, 1))) for n in lengths)
+    zeros = (np.zeros((n, 1, 1, 1)) for n in lengths)
+    blocks = ({"noise": x, "condition": x} for x in zeros)
     sampling = Sampling(steps=2, window=4, overlap=1)
     with pytest.raises(ValueError, match="length"):
-        list(sample_module.sample_blocks(window_mean_denoiser, 0.3, blocks, SCHEDULE, sampling))
+        list(sample_module.Sampler(window_mean_denoiser, 0.3, blocks, SCHEDULE, sampling))
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "window", "overlap", "steps"), [(40, 4, 1, 4), (23, 5, 3, 3), (17, 4, 0, 2)]
+)
+def test_a_sampler_goes_on_from_any_group(num_frames, window, overlap, steps):
+    """Catches a part of the state that is not kept: latents, sums, conditions, the tasks that are
+    done, and blocks that are read but not in work. Every group is the last of one sampler."""
+    sampling = Sampling(steps=steps, guidance=2.5, window=window, overlap=overlap)
+    rng = np.random.default_rng(5)
+    frames = rng.standard_normal((2, num_frames, 2, 1, 1)).astype(np.float32)
+    starts = range(0, num_frames, sampling.stride)
+    cut = lambda x, start: x[start : start + sampling.stride]
+    blocks = [{"noise": cut(frames[0], i), "condition": cut(frames[1], i)} for i in starts]
+
+    def start(state=None):
+        count = 0 if state is None else int(state["source"]["counts"][0])
+        unread = iter(blocks[count:])
+        return sample_module.Sampler(
+            window_mean_denoiser, 0.3, unread, SCHEDULE, sampling, state=state
+        )
+
+    expected = [np.asarray(block) for blocks in start() for block in blocks]
+    found, state = [], None
+    while len(found) < len(expected):
+        sampler = start(state)
+        found += [np.asarray(block) for block in next(iter(sampler))]
+        state = jax.tree.map(np.array, sampler.state())
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_another_length_compiles_the_network_once():
