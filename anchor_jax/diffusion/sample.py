@@ -145,7 +145,8 @@ class Sampler:
         state: State | None = None,
     ):
         state = state or {}
-        self._denoise, self._params, self._order = denoise, params, order
+        self._denoise, self._params = denoise, params
+        self._order: Order = order
         self._on_windows, self._on_group = on_windows, on_group
         self._source = source = Source(blocks, sampling.stride, state.get("source"))
         steps = sampling_steps(schedule, sampling.steps)
