@@ -80,12 +80,34 @@ def open_picture(path: Path) -> Iterator["Picture"]:
     """
     from PIL import Image, ImageOps
 
+    with _named_picture(path), Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits of grey: keep the high byte
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        yield image
+
+
+def read_size(path: Path) -> Size:
+    """Read the width and height of a picture, turned upright, from the head of its file.
+
+    Raises:
+        AnchorError: not there or not a readable picture.
+    """
+    from PIL import ExifTags, Image
+
+    with _named_picture(path), Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        width, height = image.size
+        return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _named_picture(path: Path) -> Iterator[None]:
+    """Raise the errors of reading the picture `path` as AnchorError."""
+    from PIL import Image
+
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16 bits of grey: keep the high byte
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            yield image
+        yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AnchorError(f"cannot read {path} as a picture: {first_line(error)}") from error
 

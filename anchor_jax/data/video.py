@@ -6,10 +6,10 @@
 
 import re
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_room",
     "iter_sizes",
     "iter_video",
+    "open_stream",
     "open_video",
     "read_frames",
     "read_image",
@@ -103,6 +104,31 @@ def read_rate(path: Path) -> Fraction | None:
         return stream.average_rate or stream.guessed_rate
 
 
+def open_stream(file: BinaryIO, name: str) -> tuple[Fraction | None, Iterator[np.ndarray]]:
+    """Open a video that is read once from start to end, such as standard input.
+
+    Args:
+        file: the video, in a container that needs no seeking (Matroska, MPEG-TS, NUT, Y4M).
+        name: of the file, for messages.
+
+    Returns:
+        The average frames per second, or None, and the frames, uint8 (h, w, 3).
+
+    Raises:
+        AnchorError: it is no readable video; while the frames are read as in `iter_video`.
+    """
+    with ExitStack() as stack:
+        container, stream = stack.enter_context(_opened(file, name))
+        opened = stack.pop_all()
+
+    def frames() -> Iterator[np.ndarray]:
+        with opened:
+            for _, pixels in _frames_of(container, stream, name, _pixels):
+                yield pixels
+
+    return stream.average_rate or stream.guessed_rate, frames()
+
+
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """Open a video and its first picture stream.
@@ -111,9 +137,6 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         AnchorError: it cannot be opened, or an error of reading it inside the block; a motion file
             is told from a damaged video by its name.
     """
-    import av
-    from av.error import FFmpegError
-
     if not path.exists():
         raise AnchorError(f"{path} does not exist; expected a video")
     if path.suffix.lower() in MOTION_SUFFIXES:
@@ -121,51 +144,72 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             f"{path} is a motion file; expected a video or a folder of images: draw it first, with"
             f" anchor-jax render {path} --out poses.mp4, and give that"
         )
+    with _opened(str(path), str(path)) as opened:
+        yield opened
+
+
+@contextmanager
+def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """Open a video, by its path or as a file, and its first picture stream; `name` is for errors,
+    also those of reading it inside the block."""
+    import av
+    from av.error import FFmpegError
+
     try:
-        with av.open(str(path)) as container:
+        with av.open(source, "r") as container:
             if not container.streams.video:
-                raise AnchorError(f"{path} holds no video stream")
+                raise AnchorError(f"{name} holds no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
     except (FFmpegError, OSError) as error:
-        raise AnchorError(f"cannot read {path} as a video: {first_line(error)}") from error
+        raise AnchorError(f"cannot read {name} as a video: {first_line(error)}") from error
 
 
 def _iter_frames(
     path: Path, convert: Callable[["VideoFrame"], T]
 ) -> Generator[tuple[Fraction, T], None, None]:
-    size, last, count = None, None, 0
     with open_video(path) as (container, stream):
-        step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise AnchorError(f"{path} is damaged or cut short, after {count} frames")
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise AnchorError(f"{path} is damaged or cut short, after {count} frames")
-                seconds = _seconds(frame, Fraction(0) if last is None else last + step)
-                if last is not None and seconds < last:
-                    raise AnchorError(
-                        f"the times of {path} go back from {float(last):.3f} to "
-                        f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
-                        "example with ffmpeg"
-                    )
-                shown = _shown_size(frame)
-                size = size or shown
-                if shown != size:
-                    raise AnchorError(
-                        f"the frames of {path} differ in size: the first is {show_size(size)}, "
-                        f"number {count + 1} is {show_size(shown)}"
-                    )
-                last, count = seconds, count + 1
-                yield seconds, convert(frame)
-        end = _promised_end(container, stream)
+        yield from _frames_of(container, stream, str(path), convert)
+
+
+def _frames_of(
+    container: "InputContainer",
+    stream: "VideoStream",
+    name: str,
+    convert: Callable[["VideoFrame"], T],
+) -> Generator[tuple[Fraction, T], None, None]:
+    """Yield the time and the converted picture of each frame, see `iter_video`."""
+    size, last, count = None, None, 0
+    step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise AnchorError(f"{name} is damaged or cut short, after {count} frames")
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise AnchorError(f"{name} is damaged or cut short, after {count} frames")
+            seconds = _seconds(frame, Fraction(0) if last is None else last + step)
+            if last is not None and seconds < last:
+                raise AnchorError(
+                    f"the times of {name} go back from {float(last):.3f} to "
+                    f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
+                    "example with ffmpeg"
+                )
+            shown = _shown_size(frame)
+            size = size or shown
+            if shown != size:
+                raise AnchorError(
+                    f"the frames of {name} differ in size: the first is {show_size(size)}, "
+                    f"number {count + 1} is {show_size(shown)}"
+                )
+            last, count = seconds, count + 1
+            yield seconds, convert(frame)
+    end = _promised_end(container, stream)
     if last is None:
-        raise AnchorError(f"the video {path} holds no frames")
+        raise AnchorError(f"the video {name} holds no frames")
     if end is not None and last + step < end - MISSING_TAIL:
         raise AnchorError(
-            f"{path} is damaged or cut short, after {count} frames: it should last "
+            f"{name} is damaged or cut short, after {count} frames: it should last "
             f"{float(end):.2f} s and ends at {float(last + step):.2f} s"
         )
 

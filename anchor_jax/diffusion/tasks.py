@@ -14,6 +14,7 @@ at one end while new ones enter at the other, and only a fixed number of windows
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Literal, NamedTuple
 
 Order = Literal["steps", "wave"]
@@ -42,7 +43,7 @@ class Line(NamedTuple):
     @property
     def capacity(self) -> int:
         """Windows that are in work at once at most, in the order "wave"."""
-        return self.steps * max(self.reach, 1) + 2 * self.group
+        return 2 * self.group + self.steps * self.reach
 
 
 def group_size(steps: int, largest: int) -> int:
@@ -75,10 +76,11 @@ def plan_groups(
         done: how many windows of each step are done. If it is given, the plan goes on from there,
             and the list is kept up to date: it includes the tasks of the group that is yielded.
     """
-    # Windows that do not overlap could each go through all steps alone. The last ones would then
-    # leave groups empty, so they wait for their next window as if they overlapped.
-    reach = max(line.reach, 1)
     done = [0] * line.steps if done is None else done
+    if not line.reach and order == "wave":
+        yield from _plan_alone(line, has_window, done)
+        return
+    reach = line.reach
     total: int | None = None  # windows of the video, once known
     while total is None or done[-1] < total:
         taken, group = list(done), []
@@ -98,4 +100,28 @@ def plan_groups(
             taken[step] += 1
         done[:] = taken
         if group:
+            yield group
+
+
+def _plan_alone(
+    line: Line, has_window: Callable[[int], bool], done: list[int]
+) -> Iterator[list[Task]]:
+    """List the tasks of windows that do not overlap. Each could go through all steps alone; they do
+    so side by side, as many as a group has. The last ones, fewer than two groups, leave together,
+    so that no group is missing tasks."""
+    while True:
+        start = done[-1] // line.group * line.group
+        if has_window(start + 2 * line.group - 1):
+            end = start + line.group
+        else:
+            end = next(i for i in count(start) if not has_window(i))
+            start = max(0, end // line.group - 1) * line.group
+        tasks = [Task(window, step) for step in range(line.steps) for window in range(start, end)]
+        left = [task for task in tasks if task.window >= done[task.step]]
+        if not left:
+            return
+        for first in range(0, len(left), line.group):
+            group = left[first : first + line.group]
+            for task in group:
+                done[task.step] += 1
             yield group

@@ -16,6 +16,7 @@ from anchor_jax.face.align import SIZE, estimate_transforms, scales
 from anchor_jax.shapes import Size
 
 _MAX_GAP = 5  # frames: in a sixth of a second, a face moves almost linearly
+_TRUNCATE = 4.0  # standard deviations after which the Gaussian of smoothing ends
 _MAX_LOST = 0.5  # fraction of all frames
 _MIN_SIDE = 1 / 8  # of the frame's shorter side; erosion removes almost all of a smaller crop
 _MIN_EYES = 0.35  # distance between the eyes over distance from eyes to mouth; 0.95 from the front
@@ -65,6 +66,7 @@ def follow(
     size: Size,
     visible: Bool[np.ndarray, "n 5"] | None = None,
     smoothing: float = 0.0,
+    most_lost: float = _MAX_LOST,
 ) -> Track:
     """Check the landmarks of a video and fill short gaps.
 
@@ -79,9 +81,10 @@ def follow(
         size: width and height of the frames.
         visible: which landmarks are visible, if known.
         smoothing: standard deviation, in frames, of a Gaussian over time; 0 (as published) is none.
+        most_lost: fraction of frames that may be unusable.
 
     Raises:
-        AnchorError: more than half of the frames are unusable, or `smoothing` is negative or not
+        AnchorError: more frames than that are unusable, or `smoothing` is negative or not
             finite.
     """
     if not 0 <= smoothing < np.inf:
@@ -89,7 +92,7 @@ def follow(
     points = np.array(landmarks, np.float64)
     wrong = _judge(points, size, visible)
     n = len(points)
-    if len(wrong) > _MAX_LOST * n:
+    if len(wrong) > most_lost * n:
         raise AnchorError(
             f"no usable face in {len(wrong)} of {n} frames: {_describe(wrong)}; expected one in at "
             "least half of them: check the landmarks, or switch faces off (--no-face)"
@@ -108,9 +111,17 @@ def follow(
     if smoothing:
         for run in _runs(usable):
             part = points[run.start : run.stop]
-            smooth = ndimage.gaussian_filter1d(part, smoothing, axis=0, mode="nearest")
+            smooth = ndimage.gaussian_filter1d(
+                part, smoothing, axis=0, mode="nearest", truncate=_TRUNCATE
+            )
             points[run.start : run.stop] = smooth
     return Track(points, usable, filled, wrong)
+
+
+def reach(smoothing: float) -> int:
+    """Return how many frames before and after a frame its landmarks depend on, in `follow`."""
+    radius = int(_TRUNCATE * smoothing + 0.5)  # of SciPy's Gaussian
+    return radius + _MAX_GAP + 1
 
 
 def _judge(

@@ -1,28 +1,35 @@
 """Repaint faces: crop them from the generated frames, inpaint them conditioned on the
 pose image (paper, section 3.3 and equation 9), and paste them back."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import cache
+from itertools import islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 from scipy import ndimage
 
 from anchor_jax.checkpoint import Anchor, Network, Part, Settings
 from anchor_jax.compiling import matmul_precision
-from anchor_jax.diffusion import Sampling, plan_windows, sample
+from anchor_jax.diffusion import Sampling
+from anchor_jax.diffusion.rings import Block, State
+from anchor_jax.diffusion.sample import Sampler
 from anchor_jax.face import align, blend, mask
 from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
+    Decoder,
+    Decoding,
     WindowDenoiser,
     cast_kernels,
-    check_finite,
     decode,
     decode_batches,
     denoiser_params,
@@ -31,13 +38,13 @@ from anchor_jax.generation.networks import (
     encode_images,
     fill,
     initial_latents,
-    made_ahead,
 )
 from anchor_jax.models import PER_FRAME, Denoiser, Inflation, VAEConfig
 from anchor_jax.processes import num_cores
-from anchor_jax.progress import Advance, Progress
+from anchor_jax.progress import Advance, no_advance
 from anchor_jax.shapes import Array, Images
 
+Item = TypeVar("Item")
 Rows = TypeVar("Rows", np.ndarray, Array)
 
 # See `Inflation` in models/frames.py. Only joint attention is on: the weights were trained without
@@ -47,7 +54,23 @@ ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual
 # Threads that cut and paste crops, which takes 0.15 s of a core's time for a frame of 512x512.
 _THREADS = min(num_cores(), 8)
 
+_LONGEST_GAP = 16  # frames without a usable face inside a run of windows
+
 _LANCZOS = Image.Resampling.LANCZOS
+
+
+@runtime_checkable
+class Masks(Protocol):
+    """The face regions of frames: an array, or a folder that is read as it is needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number, height and width of the frames."""
+        ...
+
+    def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray:
+        """Return the regions of frames (from 0): bool (k, h, w), True on the face."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class Face:
     """
 
     track: Track
-    masks: np.ndarray | None = None
+    masks: Masks | None = None
     appearance: Images | None = None
 
 
@@ -72,65 +95,221 @@ def face_denoiser(part: Part, face: FaceSampling, dtype: str) -> WindowDenoiser:
     return WindowDenoiser(Denoiser(part.unet.config, part.control.config, dtype, inflation))
 
 
-def repaint(
-    anchor: Anchor,
-    part: Part,
-    frames: Images,
-    poses: Images,
-    appearance: Images,
-    face: Face,
-    settings: Settings,
-    progress: Progress,
-) -> None:
-    """Repaint the face in every usable frame, in place.
+class FaceStage:
+    """Repaints the face in every usable frame, as frames come, in a fixed amount of memory.
 
     All frames start from the same noise, and all posteriors are sampled with the same other noise.
+    A gap of more than `_LONGEST_GAP` frames without a usable face ends the run of windows: it
+    leaves nothing waiting, and the next face starts a new run.
 
     Args:
         anchor: the anchor, loaded.
         part: its face part.
-        frames: generated frames, uint8 (n, h, w, 3); they are changed.
-        poses: their pose images, uint8 (n, h, w, 3).
-        appearance: the picture of the person, used if `face` has no picture.
-        face: where the faces are.
+        picture: a picture of the face, uint8 (h', w', 3).
+        masks: face regions of frames, see `Face`, or None.
         settings: settings of the body, whose steps, window, seed and type apply here too, and of
             the face.
-        progress: makes the three progress bars.
-
-    Raises:
-        AnchorError: sampling gave values that are not finite.
+        on_windows: called when windows are complete, with their number since the last call.
+        state: of an earlier stage of the same arguments, which this one continues.
     """
-    chosen = np.flatnonzero(face.track.usable)
-    if not len(chosen):
-        return
-    sampling = face_sampling(settings)
-    with progress("cropping faces", len(chosen), "frame") as advance:
-        condition = _condition(anchor.vae, frames, poses, face, settings, advance)
-    latent_size = condition["inpainting"].shape[1:3]
-    shape = (len(chosen), *latent_size, anchor.vae.config.latent_channels)
-    noise = initial_latents(shape, seed=sampling.seed)
-    picture = appearance if face.appearance is None else face.appearance
-    if settings.face.fit == "squash":
-        picture = squash(picture, settings.face.size)
-    params = denoiser_params(
-        part, encode_appearance(anchor.image_encoder, picture), anchor.empty_text, sampling
-    )
-    num_windows = len(plan_windows(len(chosen), sampling.window, sampling.overlap))
-    denoise = face_denoiser(part, settings.face, sampling.dtype)
-    with progress("repainting faces", sampling.steps * num_windows, "window") as advance:
-        latents = sample(
-            denoise,
-            params,
-            noise,
-            condition,
-            anchor.schedule,
-            sampling,
-            embed=embed_once(denoise, params, sampling),
-            on_windows=advance,
-        )
-    check_finite(latents)
-    with progress("pasting faces", len(chosen), "frame") as advance:
-        _paste_faces(anchor.vae, frames, latents, face, settings, advance)
+
+    def __init__(
+        self,
+        anchor: Anchor,
+        part: Part,
+        picture: Images,
+        masks: Masks | None,
+        settings: Settings,
+        on_windows: Advance = no_advance,
+        state: State | None = None,
+    ):
+        self._vae, self._schedule, self._masks = anchor.vae, anchor.schedule, masks
+        self._settings, self._on_windows = settings, on_windows
+        self._sampling = sampling = face_sampling(settings)
+        if settings.face.fit == "squash":
+            picture = squash(picture, settings.face.size)
+        tokens = encode_appearance(anchor.image_encoder, picture)
+        self._params = denoiser_params(part, tokens, anchor.empty_text, sampling)
+        self._denoise = face_denoiser(part, settings.face, sampling.dtype)
+        self._vae_params = cast_kernels(anchor.vae.params, sampling.dtype)
+        config = anchor.vae.config
+        side, channels = settings.face.size // config.factor, config.latent_channels
+        self._decoder = Decoder(anchor.vae, sampling.dtype, rounded=True)
+        self._noise = np.asarray(initial_latents((1, side, side, channels), seed=sampling.seed))[0]
+        key = jax.random.fold_in(jax.random.key(sampling.seed), 1)
+        self._posterior_noise = jax.random.normal(key, (side, side, channels))
+        self._restore(state or {})
+
+    def _restore(self, state: State) -> None:
+        listed = lambda name: deque(state.get(name, ()))
+        self._expected = listed("expected")  # transforms of frames that have not come yet
+        self._crops = listed("crops")  # crops of their pose images
+        self._frames, self._transforms = listed("frames"), listed("transforms")  # that wait
+        self._runs = listed("runs")  # run of each usable frame that is in no block yet
+        self._inpainting, self._poses = listed("inpainting"), listed("poses")  # its conditions
+        crops = state.get("decoded")  # that are not pasted yet
+        self._decoded = [] if crops is None else [Decoding(crops, len(crops))]
+        counts = map(int, state.get("counts", [0, 0, 0, 0]))
+        # Frames that came, the run of the last usable one, frames since, run that is sampled.
+        self._came, self._run, self._gap, self._sampled = counts
+        self._saved = state.get("sampler")
+        self._sampler: Sampler | None = None
+
+    def state(self) -> State:
+        """Return what a new stage needs to go on from here, after a batch of `repaint`."""
+        lists = {
+            "expected": self._expected,
+            "crops": self._crops,
+            "frames": self._frames,
+            "transforms": self._transforms,
+            "runs": self._runs,
+            "inpainting": self._inpainting,
+            "poses": self._poses,
+            "decoded": [crop for images in self._decoded for crop in images.wait()],
+        }
+        state: State = {name: np.stack(list(x)) for name, x in lists.items() if len(x)}
+        state["counts"] = np.array([self._came, self._run, self._gap, self._sampled], np.int64)
+        if self._sampler is not None:
+            state["sampler"] = self._sampler.state()
+        return state
+
+    def expect(self, poses: Images, transforms: Float[np.ndarray, "k 2 3"]) -> None:
+        """Take the pose images of the next frames, which come later, and where their faces are:
+        transforms to crops, NaN if a face is not usable."""
+        usable = np.isfinite(transforms[:, 0, 0])
+        self._expected.extend(transforms)
+        cut = lambda one: _resize_squares(align.crop(*one), self._settings.face.size)[0]
+        rows = zip(poses[usable, None], transforms[usable, None], strict=True)
+        self._crops.extend(_map(cut, rows))
+
+    def repaint(self, frames: Iterator[Images]) -> Iterator[Images]:
+        """Yield the frames with their faces repainted, in order, in batches of any length.
+
+        Args:
+            frames: batches of generated frames, uint8 (k, h, w, 3).
+
+        Raises:
+            AnchorError: sampling gave values that are not finite.
+        """
+        self._source = frames
+        while self._saved is not None or self._runs or self._read():
+            if self._saved is None and not self._runs:
+                yield from self._leave()
+                continue
+            if self._saved is None:
+                self._sampled = self._runs[0]
+            sampler = Sampler(
+                self._denoise,
+                self._params,
+                self._blocks(),
+                self._schedule,
+                self._sampling,
+                on_windows=self._on_windows,
+                state=self._saved,
+            )
+            self._sampler, self._saved = sampler, None
+            for blocks in sampler:
+                ready = self._decoded
+                self._decoded = [x for block in blocks for x in self._decoder.start(block)]
+                self._paste(ready)
+                yield from self._leave()
+            self._sampler = None
+            ready, self._decoded = self._decoded, []
+            self._paste(ready)
+            yield from self._leave()
+
+    def _read(self) -> bool:
+        """Take the next batch of frames and make the conditions of its faces; False at the end."""
+        images = next(self._source, None)
+        if images is None:
+            return False
+        transforms = np.stack([self._expected.popleft() for _ in images])
+        usable = np.flatnonzero(np.isfinite(transforms[:, 0, 0]))
+        for index in range(len(images)):
+            if index not in usable:
+                self._gap += 1
+                continue
+            self._run += self._gap > _LONGEST_GAP
+            self._gap = 0
+            self._runs.append(self._run)
+        if len(usable):
+            self._poses.extend(self._crops.popleft() for _ in usable)
+            regions = _face_regions(self._masks, self._came + usable, transforms[usable])
+            self._inpainting.extend(self._condition(images[usable], transforms[usable], regions))
+        self._frames.extend(images)
+        self._transforms.extend(transforms)
+        self._came += len(images)
+        return True
+
+    def _condition(self, images: Images, transforms: np.ndarray, regions: np.ndarray) -> np.ndarray:
+        """Make the masks and the latents of the masked crops of frames (k, h, w, 3): float32 (k,
+        size/8, size/8, 5)."""
+        size = self._settings.face.size
+
+        def cut(one: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+            image, transform, region = one
+            crops = _resize_squares(align.crop(image, transform), size)
+            keep = _shrink(mask.repaint_mask(region), size)
+            return keep[0], mask.masked_images(crops, keep)[0]
+
+        rows = zip(images[:, None], transforms[:, None], regions[:, None], strict=True)
+        keep, masked = map(np.stack, zip(*_map(cut, rows), strict=True))
+        config, dtype = self._vae.config, self._sampling.dtype
+        latents = [
+            encode_images(
+                config, self._vae_params, fill(x, PICTURE_BATCH), self._posterior_noise, dtype
+            )
+            for x in _batches(masked)
+        ]
+        encoded = np.concatenate([np.asarray(x) for x in latents])[: len(keep)]
+        return np.concatenate([mask.to_latents(keep, config.factor), encoded], -1)
+
+    def _blocks(self) -> Iterator[Block]:
+        """Yield the blocks of the run that is sampled."""
+        stride = self._sampling.stride
+        embed = embed_once(self._denoise, self._params, self._sampling)
+
+        def count() -> int:
+            return sum(run == self._sampled for run in islice(self._runs, stride))
+
+        while True:
+            while count() == len(self._runs) < stride and self._gap <= _LONGEST_GAP:
+                if not self._read():
+                    break
+            size = count()
+            if not size:
+                return
+            rows = self._runs, self._poses, self._inpainting
+            _, poses, inpainting = (np.stack([x.popleft() for _ in range(size)]) for x in rows)
+            noise = np.broadcast_to(self._noise, (size, *self._noise.shape))
+            condition = embed({"poses": poses, "inpainting": inpainting})
+            yield {"noise": noise, "condition": condition}
+
+    def _paste(self, decoded: list[Decoding]) -> None:
+        """Paste decoded crops into the first usable frames that wait, and let these pass."""
+        if not decoded:
+            return
+        crops = np.concatenate([x.wait() for x in decoded])
+        places = [i for i, x in enumerate(self._transforms) if np.isfinite(x[0, 0])][: len(crops)]
+        transforms = np.stack([self._transforms[i] for i in places])
+        frames = np.stack([self._frames[i] for i in places])
+        inside = None
+        if self._settings.face.blend == "face":
+            numbers = self._came - len(self._frames) + np.array(places)
+            inside = _face_regions(self._masks, numbers, transforms)
+        pasted = paste_faces(frames, crops, transforms, inside)
+        for place, frame in zip(places, pasted, strict=True):
+            self._frames[place] = frame
+            self._transforms[place] = np.full((2, 3), np.nan)
+
+    def _leave(self) -> Iterator[Images]:
+        """Yield the frames before the first whose face is not repainted yet."""
+        leaving = []
+        while self._frames and not np.isfinite(self._transforms[0][0, 0]):
+            self._transforms.popleft()
+            leaving.append(self._frames.popleft())
+        if leaving:
+            yield np.stack(leaving)
 
 
 def face_sampling(settings: Settings) -> Sampling:
@@ -147,33 +326,24 @@ def face_sampling(settings: Settings) -> Sampling:
     )
 
 
-def _paste_faces(
-    vae: Network[VAEConfig],
-    frames: Images,
-    latents: Array,
-    face: Face,
-    settings: Settings,
-    advance: Advance,
-) -> None:
-    """Decode the latents (k, h, w, c) of the usable frames' faces, and paste them in place.
-    Threads paste while the device decodes the next batch."""
-    only_face = settings.face.blend == "face"
-    chosen, transforms = np.flatnonzero(face.track.usable), face.track.transforms()
-    decoded = decode_batches(vae, latents, settings.sampling.dtype, rounded=True)
+def paste_faces(
+    frames: Images, crops: Images, transforms: np.ndarray, inside: np.ndarray | None = None
+) -> Images:
+    """Paste square crops (k, size, size, 3) of any size into frames, with threads.
 
-    def paste(chunk: np.ndarray, images: Images) -> Images:
-        crops = _resize_squares(images, align.SIZE)
-        inside = _face_regions(face, chunk, transforms) if only_face else None
-        return blend.paste(frames[chunk], crops, transforms[chunk], inside)
+    Args:
+        frames: uint8 (k, h, w, 3).
+        crops: repainted faces, uint8.
+        transforms: from frames to crops, (k, 2, 3).
+        inside: the region of each crop that is pasted, bool (k, 512, 512); None: the whole crop.
+    """
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        pasted = (
-            (chunk, pool.submit(paste, chunk, images))
-            for chunk, images in zip(_batches(chosen), decoded, strict=True)
-        )
-        for chunk, future in made_ahead(pasted, _THREADS):
-            frames[chunk] = future.result()
-            advance(len(chunk))
+    def one(row: tuple[np.ndarray, ...]) -> np.ndarray:
+        frame, crop, transform, *region = row
+        return blend.paste(frame, _resize_squares(crop, align.SIZE), transform, *region)[0]
+
+    columns = [frames, crops, transforms] if inside is None else [frames, crops, transforms, inside]
+    return np.stack(_map(one, zip(*(x[:, None] for x in columns), strict=True)))
 
 
 def through_autoencoder(
@@ -211,63 +381,32 @@ def _through_autoencoder(
     out = decode(vae, encode(frames), dtype)
     if face is not None and face.track.usable.any():
         usable = face.track.usable
-        crops = align.crop(frames[usable], face.track.transforms()[usable])
+        transforms = face.track.transforms()[usable]
+        crops = align.crop(frames[usable], transforms)
         latents = encode(_resize_squares(crops, settings.face.size))
-        _paste_faces(vae, out, latents, face, settings, lambda count: None)
+        decoded = np.concatenate(list(decode_batches(vae, latents, dtype, rounded=True)))
+        inside = None
+        if settings.face.blend == "face":
+            inside = _face_regions(face.masks, np.flatnonzero(usable), transforms)
+        out[usable] = paste_faces(out[usable], decoded, transforms, inside)
     return out
 
 
-def _condition(
-    vae: Network[VAEConfig],
-    frames: Images,
-    poses: Images,
-    face: Face,
-    settings: Settings,
-    advance: Advance,
-) -> dict[str, np.ndarray]:
-    """Make the conditions of the usable frames. Threads cut the crops of the next batches while the
-    device encodes one.
-
-    Returns:
-        "poses", uint8 (k, size, size, 3): the crops of the pose images. "inpainting", float32
-        (k, size/8, size/8, 5): the masks and the latents of the masked crops.
-    """
-    size, sampling = settings.face.size, settings.sampling
-    params = cast_kernels(vae.params, sampling.dtype)
-    side = size // vae.config.factor
-    key = jax.random.fold_in(jax.random.key(sampling.seed), 1)
-    noise = jax.random.normal(key, (side, side, vae.config.latent_channels))
-    transforms = face.track.transforms()
-
-    def cut(chunk: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
-        here = transforms[chunk]
-        crops = _resize_squares(align.crop(frames[chunk], here), size)
-        keep = _shrink(mask.repaint_mask(_face_regions(face, chunk, transforms)), size)
-        pose_crops = _resize_squares(align.crop(poses[chunk], here), size)
-        return pose_crops, keep, mask.masked_images(crops, keep)
-
-    def encoded(pool: Executor) -> Iterator[tuple[Images, np.ndarray, Array]]:
-        chunks = _batches(np.flatnonzero(face.track.usable))
-        for future in made_ahead((pool.submit(cut, chunk) for chunk in chunks), _THREADS):
-            crops, keep, masked = future.result()
-            batch = fill(masked, PICTURE_BATCH)
-            yield crops, keep, encode_images(vae.config, params, batch, noise, sampling.dtype)
-
-    pose_crops, inpainting = [], []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for crops, keep, latents in made_ahead(encoded(pool)):
-            masks = mask.to_latents(keep, vae.config.factor)
-            inpainting.append(np.concatenate([masks, np.asarray(latents)[: len(keep)]], -1))
-            pose_crops.append(crops)
-            advance(len(crops))
-    return {"poses": np.concatenate(pose_crops), "inpainting": np.concatenate(inpainting)}
+def _face_regions(masks: Masks | None, numbers: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+    """Return the face region in the crops of frames with these numbers, bool (k, 512, 512)."""
+    if masks is None:
+        return np.broadcast_to(mask.oval(), (len(numbers), align.SIZE, align.SIZE))
+    return mask.from_renders(masks[numbers], transforms)
 
 
-def _face_regions(face: Face, chunk: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Return the face region in the crops of frames with indices `chunk`, bool (k, 512, 512)."""
-    if face.masks is None:
-        return np.broadcast_to(mask.oval(), (len(chunk), align.SIZE, align.SIZE))
-    return mask.from_renders(face.masks[chunk], transforms[chunk])
+def _map(function: Callable[[Any], Item], rows: Iterable[Any]) -> list[Item]:
+    """Apply a function to all rows, with threads."""
+    return list(_pool().map(function, rows))
+
+
+@cache
+def _pool() -> Executor:
+    return ThreadPoolExecutor(_THREADS)
 
 
 def _resize_squares(images: Images, size: int) -> Images:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ def embed_poses(denoiser: Denoiser, params: Params, poses: Array) -> Array:
 
 def initial_latents(
     shape: tuple[int, int, int, int], noise: np.ndarray | None = None, seed: int = 42
-) -> Array:
+) -> np.ndarray:
     """Make the initial noise of a video.
 
     Args:
@@ -169,29 +169,20 @@ def initial_latents(
         seed: seed of that noise.
 
     Returns:
-        float32 (n, h, w, c).
+        float32 (n, h, w, c); if all frames have the same noise, a view of it.
 
     Raises:
         AnchorError: `noise` has another shape or is not finite.
     """
     if noise is None:
-        return jnp.broadcast_to(jax.random.normal(jax.random.key(seed), shape[1:]), shape)
+        noise = np.asarray(jax.random.normal(jax.random.key(seed), shape[1:]))
     if noise.shape not in (shape, shape[1:]):
         raise AnchorError(
             f"noise has shape {noise.shape}: expected {shape[1:]} for all frames, or {shape}"
         )
     if not np.isfinite(noise).all():
         raise AnchorError("noise holds values that are not finite")
-    return jnp.broadcast_to(jnp.asarray(noise, jnp.float32), shape)
-
-
-def check_finite(latents: Array) -> None:
-    """Raise AnchorError if latents have NaN or infinite values."""
-    if not np.isfinite(latents).all():
-        raise AnchorError(
-            "sampling gave values that are not finite: the weights do not fit together, or guidance"
-            " or control_scale is far out of range"
-        )
+    return np.broadcast_to(np.asarray(noise, np.float32), shape)
 
 
 def clip_pixels(image: Images, size: int = 224) -> np.ndarray:
@@ -281,6 +272,69 @@ def decode(
     return np.concatenate(frames)
 
 
+class Decoding(NamedTuple):
+    """Pictures that the device may still be decoding.
+
+    Attributes:
+        pixels: uint8 (b, h, w, 3).
+        count: number of leading pictures that are used.
+        finite: whether their latents have only finite values.
+    """
+
+    pixels: Array | np.ndarray
+    count: int
+    finite: Array | bool = True
+
+    def wait(self) -> Images:
+        """Return the pictures (count, h, w, 3).
+
+        Raises:
+            AnchorError: sampling gave values that are not finite.
+        """
+        if not self.finite:
+            raise AnchorError(
+                "sampling gave values that are not finite: the weights do not fit together, or"
+                " guidance or control_scale is far out of range"
+            )
+        return np.asarray(self.pixels)[: self.count]
+
+
+class Decoder:
+    """Decodes scaled latents with the autoencoder, some at a time.
+
+    Args:
+        vae: the autoencoder, loaded.
+        dtype: type of the computation.
+        rounded: round values; as published, values of frames are truncated.
+        batch: pictures in one call of the compiled program.
+    """
+
+    def __init__(
+        self,
+        vae: Network[VAEConfig],
+        dtype: str,
+        *,
+        rounded: bool = False,
+        batch: int = PICTURE_BATCH,
+    ):
+        self._config, self._params = vae.config, cast_kernels(vae.params, dtype)
+        self._dtype, self._rounded, self._batch = dtype, rounded, batch
+
+    def start(self, latents: Array) -> Iterator[Decoding]:
+        """Let the device decode latents (n, h/8, w/8, 4), a batch for each item."""
+        for start in range(0, len(latents), self._batch):
+            chunk = latents[start : start + self._batch]
+            filled = fill(chunk, self._batch)
+            pixels = decode_pixels(self._config, self._params, filled, self._dtype, self._rounded)
+            pixels.copy_to_host_async()
+            yield Decoding(pixels, len(chunk), _all_finite(filled))
+
+
+@jax.jit
+def _all_finite(latents: Array) -> Array:
+    return jnp.isfinite(latents).all()
+
+
 def decode_batches(
     vae: Network[VAEConfig],
     latents: Array,
@@ -291,17 +345,9 @@ def decode_batches(
 ) -> Iterator[Images]:
     """Decode scaled latents (n, h/8, w/8, 4) batch by batch to uint8 (k, h, w, 3), k <= `batch`.
     The device decodes the next batch while the caller uses one."""
-    params = cast_kernels(vae.params, dtype)
-
-    def decoded() -> Iterator[tuple[Array, int]]:
-        for start in range(0, len(latents), batch):
-            chunk = latents[start : start + batch]
-            pixels = decode_pixels(vae.config, params, fill(chunk, batch), dtype, rounded)
-            pixels.copy_to_host_async()
-            yield pixels, len(chunk)
-
-    for pixels, count in made_ahead(decoded()):
-        yield np.asarray(pixels)[:count]
+    decoder = Decoder(vae, dtype, rounded=rounded, batch=batch)
+    for decoding in made_ahead(decoder.start(latents)):
+        yield decoding.wait()
 
 
 @partial(jit, static_argnames=("config", "dtype", "rounded"))

@@ -3,23 +3,14 @@
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Settings
-from anchor_jax.compiling import explained_memory, matmul_precision
-from anchor_jax.diffusion import Sampling, plan_windows, sample
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
-from anchor_jax.generation.face import Face, repaint
-from anchor_jax.generation.networks import (
-    body_denoiser,
-    check_finite,
-    decode,
-    denoiser_params,
-    embed_once,
-    encode_appearance,
-    initial_latents,
-)
+from anchor_jax.generation.face import Face, face_sampling
+from anchor_jax.generation.frames import Frames
+from anchor_jax.generation.networks import initial_latents
 from anchor_jax.generation.settings import check_inputs
-from anchor_jax.progress import Progress, bars
-from anchor_jax.shapes import Array, Images
+from anchor_jax.progress import bars
+from anchor_jax.shapes import Images
 
 
 def generate(
@@ -66,7 +57,7 @@ def generate(
         tf32: compute in float32, and let GPUs round the factors of products to TF32.
         face: where to repaint faces (paper, section 3.3); None repaints none.
         face_sampling: settings of repainting; None takes `anchor.settings.face`.
-        progress: show progress bars.
+        progress: show a progress bar.
 
     Returns:
         The frames, uint8 (n, h, w, 3) RGB. As published, values are truncated, not rounded.
@@ -92,7 +83,6 @@ def generate(
     return generate_video(anchor, poses, picture, settings, face, noise, progress)
 
 
-@explained_memory("generate")
 def generate_video(
     anchor: Anchor,
     poses: Images,
@@ -111,7 +101,7 @@ def generate_video(
         settings: settings of the body and of the face.
         face: where to repaint faces, or None.
         noise: initial latents as in `generate`, or None.
-        progress: show progress bars.
+        progress: show a progress bar.
 
     Returns:
         The frames, uint8 (n, h, w, 3) RGB.
@@ -122,46 +112,34 @@ def generate_video(
     shape = check_inputs(anchor, poses.shape, settings, face)
     check_loaded(anchor, face is not None)
     settings = settings.resolved()
-    sampling = settings.sampling
-    latents = initial_latents(shape, noise, sampling.seed)
-    # Denoising and decoding; with faces, also cropping, repainting and pasting.
-    progress_bars = bars(progress, 2 if face is None else 5)
-    with matmul_precision(sampling.dtype, sampling.tf32):
-        frames = _generate_body(anchor, poses, appearance, sampling, latents, progress_bars)
-        if face is not None and anchor.face is not None:
-            repaint(anchor, anchor.face, frames, poses, appearance, face, settings, progress_bars)
-    return frames
-
-
-def _generate_body(
-    anchor: Anchor,
-    poses: Images,
-    appearance: Images,
-    sampling: Sampling,
-    latents: Array,
-    progress: Progress,
-) -> Images:
-    """Denoise `latents` (n, h/8, w/8, 4), the initial noise, and decode them: the video before its
-    faces are repainted, uint8 (n, h, w, 3)."""
-    tokens = encode_appearance(anchor.image_encoder, appearance)
-    params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
-    num_windows = len(plan_windows(len(poses), sampling.window, sampling.overlap))
-    denoise = body_denoiser(anchor.body, sampling.dtype)
-    with progress("denoising", sampling.steps * num_windows, "window") as advance:
-        latents = sample(
-            denoise,
-            params,
+    latents = initial_latents(shape, noise, settings.sampling.seed)
+    out = np.empty(poses.shape, np.uint8)
+    transforms = [None] * len(poses) if face is None else face.track.transforms()
+    total = count_tasks(settings, len(poses), face)
+    with bars(progress)("generating", total, "window") as advance:
+        frames = Frames(
+            anchor,
+            zip(poses, transforms, strict=True),
+            appearance,
+            settings,
             latents,
-            {"poses": poses},
-            anchor.schedule,
-            sampling,
-            embed=embed_once(denoise, params, sampling),
+            face=face,
+            num_frames=len(poses),
             on_windows=advance,
         )
-    del params
-    check_finite(latents)
-    with progress("decoding", len(poses), "frame") as advance:
-        return decode(anchor.vae, latents, sampling.dtype, advance)
+        count = 0
+        for batch in frames:
+            out[count : count + len(batch)] = batch
+            count += len(batch)
+    return out
+
+
+def count_tasks(settings: Settings, num_frames: int, face: Face | None) -> int:
+    """Count the windows that are predicted for a video, in all steps, of the body and of faces."""
+    body, of_face = settings.sampling, face_sampling(settings)
+    usable = 0 if face is None else int(face.track.usable.sum())
+    stages = (body, num_frames), (of_face, usable)
+    return sum(each.steps * -(-count // each.stride) for each, count in stages)
 
 
 def picture_of(anchor: Anchor, appearance: Images | None) -> Images:

@@ -1,27 +1,15 @@
 """Generate a video of any length frame by frame, in a fixed amount of memory."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Settings
-from anchor_jax.compiling import explained_memory, matmul_precision
-from anchor_jax.diffusion import Sampling
-from anchor_jax.diffusion.rings import Block
-from anchor_jax.diffusion.sample import Sampler
 from anchor_jax.errors import AnchorError
-from anchor_jax.generation.networks import (
-    body_denoiser,
-    check_finite,
-    decode_batches,
-    denoiser_params,
-    embed_once,
-    encode_appearance,
-    initial_latents,
-    made_ahead,
-)
+from anchor_jax.generation.frames import Frames, Pose
+from anchor_jax.generation.networks import initial_latents
 from anchor_jax.generation.pipeline import check_loaded, picture_of
 from anchor_jax.generation.settings import check_inputs
 from anchor_jax.shapes import Images
@@ -68,51 +56,15 @@ def stream(
     checked = Settings(sampling, anchor.settings.face)
     latent = check_inputs(anchor, (1, *first.shape), checked)[1:]
     check_loaded(anchor, face=False)
-    one = np.asarray(initial_latents((1, *latent), noise, sampling.seed))[0]
-    sampling = sampling.resolved()
-    batches = _batches(anchor, chain([first], images), picture, sampling, one)
-    return _frames(batches, sampling)
+    one = initial_latents((1, *latent), noise, sampling.seed)[0]
 
+    def checked_poses() -> Iterator[Pose]:
+        for number, image in enumerate(chain([first], images), 1):
+            _check(image, first, number)
+            yield image, None
 
-def _frames(batches: Iterator[Images], sampling: Sampling) -> Iterator[Images]:
-    """Yield the frames of batches; the precision is set only while these are computed."""
-    while True:
-        with explained_memory("generate"), matmul_precision(sampling.dtype, sampling.tf32):
-            frames = next(batches, None)
-        if frames is None:
-            return
-        yield from frames
-
-
-def _batches(
-    anchor: Anchor,
-    poses: Iterator[Images],
-    appearance: Images,
-    sampling: Sampling,
-    noise: np.ndarray,
-) -> Iterator[Images]:
-    """Yield the frames in batches, uint8 (k, h, w, 3)."""
-    tokens = encode_appearance(anchor.image_encoder, appearance)
-    params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
-    denoise = body_denoiser(anchor.body, sampling.dtype)
-    embed = embed_once(denoise, params, sampling)
-
-    def blocks() -> Iterator[Block]:
-        first: Images | None = None
-        count = 0
-        while block := list(islice(poses, sampling.stride)):
-            first = block[0] if first is None else first
-            for number, image in enumerate(block, count + 1):
-                _check(image, first, number)
-            count += len(block)
-            images = np.stack(block)
-            noises = np.broadcast_to(noise, (len(images), *noise.shape))
-            yield {"noise": noises, "condition": embed({"poses": images})}
-
-    sampler = Sampler(denoise, params, blocks(), anchor.schedule, sampling)
-    for latents in made_ahead(block for finished in sampler for block in finished):
-        check_finite(latents)
-        yield from decode_batches(anchor.vae, latents, sampling.dtype)
+    frames = Frames(anchor, checked_poses(), picture, checked.resolved(), one)
+    return (frame for batch in frames for frame in batch)
 
 
 def _check(image: object, first: Images, number: int) -> None:

@@ -5,6 +5,9 @@ user, or runs a face detector. For training data sets, use `face_crops.find_face
 """
 
 import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from anchor_jax.data import video
 from anchor_jax.data.pictures import IMAGE_SUFFIXES, list_images, open_picture
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.face import detect, mask
-from anchor_jax.face.landmarks import Track, follow
+from anchor_jax.face.landmarks import Track, follow, reach
 from anchor_jax.poses.pose_images import (
     EXPECTED_LANDMARKS,
     MAX_ARRAY_BYTES,
@@ -59,13 +62,41 @@ def read_face(
         AnchorError: landmarks or masks are missing, not readable, or for another number of
             frames, or fewer than half of the frames have a usable face.
     """
-    n, height, width, _ = frames.shape
-    source = landmarks or conditions_beside(poses)
-    if landmarks is not None or (detector is None and (source / TABLE).is_file()):
-        points, visible = _read_landmarks(source, (n, height, width), _own_size(poses))
-        if masks is None and (source / "face").is_dir():
-            masks = source / "face"
-    else:
+    files = FaceFiles.find(poses, landmarks, masks, detector)
+    track, regions = read_track(files, frames, frames.shape[:3], smoothing, progress)
+    return track, None if regions is None else regions[np.arange(len(frames))]
+
+
+@dataclass(frozen=True)
+class FaceFiles:
+    """Where the faces of pose images come from.
+
+    Attributes:
+        poses: folder or video of the pose images.
+        landmarks: landmark file or conditions folder; None: they are detected.
+        masks: folder of face masks, or None.
+        detector: folder with the models of the face detector, where landmarks are detected.
+    """
+
+    poses: Path
+    landmarks: Path | None
+    masks: Path | None
+    detector: Path | None = None
+
+    @classmethod
+    def find(
+        cls,
+        poses: Path,
+        landmarks: Path | None = None,
+        masks: Path | None = None,
+        detector: Path | None = None,
+    ) -> "FaceFiles":
+        """Choose the files; arguments and errors as for `read_face`."""
+        source = landmarks or conditions_beside(poses)
+        if landmarks is not None or (detector is None and (source / TABLE).is_file()):
+            if masks is None and (source / "face").is_dir():
+                masks = source / "face"
+            return cls(poses, source, masks)
         models = detect.find_models(detector)
         if models is None:
             raise AnchorError(
@@ -73,22 +104,97 @@ def read_face(
                 "--face-landmarks, switch faces off (--no-face), or get "
                 f"the detector: {detect.how_to_get()}"
             )
-        find = detect.Detector(models).find
-        found = []
+        return cls(poses, None, masks, models)
+
+
+def read_track(
+    files: FaceFiles,
+    frames: Iterable[Images],
+    shape: tuple[int, int, int],
+    smoothing: float = 0.0,
+    progress: bool = False,
+) -> tuple[Track, "MaskFolder | None"]:
+    """Read or detect the face landmarks of pose images, as `read_face`, without keeping frames.
+
+    Args:
+        files: where the faces come from.
+        frames: the pose images one by one; only read if landmarks are detected.
+        shape: number, height and width of the frames.
+        smoothing: as for `read_face`.
+        progress: as for `read_face`.
+
+    Returns:
+        The landmarks, and the face regions, or None.
+
+    Raises:
+        AnchorError: as `read_face`.
+    """
+    n, height, width = shape
+    if files.landmarks is not None:
+        own_size = lambda: _own_size(files.poses)
+        points, visible = _read_landmarks(files.landmarks, shape, own_size)
+    else:
+        assert files.detector is not None
+        find, visible, points = detect.Detector(files.detector).find, None, np.empty((n, 5, 2))
         with bars(progress)("finding faces", n, "frame") as advance:
-            for frame in frames:
-                found.append(find(frame))
+            for index, frame in enumerate(frames):
+                points[index] = find(frame)
                 advance(1)
-        points, visible = np.stack(found), None
-    regions = None if masks is None else _read_masks(masks, (n, height, width))
-    if regions is not None:
-        seen = np.repeat(regions.reshape(n, -1).any(1, keepdims=True), 5, 1)
-        visible = seen if visible is None else visible & seen
+    if files.masks is None:
+        return follow(points, (width, height), visible, smoothing), None
+    regions = MaskFolder(files.masks, shape)
+    seen = np.repeat(regions.any()[:, None], 5, 1)
+    visible = seen if visible is None else visible & seen
     return follow(points, (width, height), visible, smoothing), regions
 
 
+def detect_as_read(
+    files: FaceFiles, frames: Iterator[Images], start: int = 0, smoothing: float = 0.0
+) -> Iterator[tuple[Images, Float[np.ndarray, "2 3"]]]:
+    """Detect the faces of pose images as they are read, some frames ahead.
+
+    Args:
+        files: where the detector is.
+        frames: pose images, uint8 (h, w, 3), from `max(0, start - reach(smoothing))` on.
+        start: the first frame that is wanted, from 0.
+        smoothing: as for `read_face`.
+
+    Yields:
+        Each pose image from `start` on, and the transform to the crop of its face: NaN if it is not
+        usable. Unlike `read_face`, any number of frames may be without a face.
+    """
+    assert files.detector is not None
+    find, ahead = detect.Detector(files.detector).find, reach(smoothing)
+    number = max(0, start - ahead)
+    images: deque[Images] = deque()  # frames that are not yielded yet
+    points: list[np.ndarray] = []  # of these, and of `before` frames before them
+    before = 0
+
+    def chunk(last: bool) -> Iterator[tuple[Images, np.ndarray]]:
+        nonlocal before, number
+        height, width, _ = images[0].shape
+        transforms = follow(
+            np.stack(points), (width, height), None, smoothing, most_lost=1.0
+        ).transforms()
+        for _ in range(len(images) if last else len(images) - ahead):
+            if number >= start:
+                yield images[0], transforms[before]
+            images.popleft()
+            number, before = number + 1, before + 1
+        del points[: max(0, before - ahead)]
+        before = min(before, ahead)
+
+    for image in frames:
+        images.append(image)
+        points.append(find(image))
+        if len(images) > 2 * ahead:
+            yield from chunk(last=False)
+    if images:
+        yield from chunk(last=True)
+
+
 def _read_landmarks(
-    path: Path, shape: tuple[int, int, int], size: Size
+    path: Path, shape: tuple[int, int, int], own_size: Callable[[], Size]
 ) -> tuple[Float[np.ndarray, "n 5 2"], Bool[np.ndarray, "n 5"] | None]:
     """Read a landmark file.
 
@@ -97,7 +203,7 @@ def _read_landmarks(
             height), as written by `render`; a folder with such a `conditions.npz`; or `.json`: a
             list of frames, each five pairs or null, or an object with "landmarks" and "size".
         shape: number, height and width of the frames as they are used.
-        size: width and height that the landmarks refer to, if the file does not say.
+        own_size: gives the width and height that landmarks refer to, if the file does not say.
 
     Returns:
         Landmarks in pixels of the frames as they are used, NaN if missing, and which are visible.
@@ -119,31 +225,50 @@ def _read_landmarks(
             f"{path} has landmarks of {len(table.points)} frames; expected {shape[0]}, the number "
             "of pose images"
         )
-    width, height = size if table.size is None else table.size
+    width, height = own_size() if table.size is None else table.size
     return table.points * np.array([shape[2] / width, shape[1] / height]), table.visible
 
 
-def _read_masks(folder: Path, shape: tuple[int, int, int]) -> Bool[np.ndarray, "n h w"]:
-    """Read the face region of every frame from a folder of grey images.
+class MaskFolder:
+    """The face region of every frame, read from a folder of grey images as it is needed.
 
     Images are white on the face, or hold the class numbers of a face parser (CelebAMask-HQ, 0 to
     18). They are resized to the frames (nearest neighbour).
 
+    Args:
+        folder: the images, in the order of the numbers in their names.
+        shape: number, height and width of the frames.
+
     Raises:
-        AnchorError: the folder is missing, an image is not readable, or their number differs.
+        AnchorError: the folder is missing, or the number of images differs.
     """
-    if not folder.is_dir():
-        raise AnchorError(f"{folder} does not exist; expected a folder of face masks")
-    paths = list_images(folder)
-    if len(paths) != shape[0]:
-        raise AnchorError(
-            f"{folder} holds {len(paths)} face masks; expected {shape[0]}, the number of pose "
-            "images"
-        )
-    regions = np.empty(shape, bool)
-    for region, path in zip(regions, paths, strict=True):
-        region[...] = _read_mask(path, (shape[2], shape[1]))
-    return regions
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]):
+        if not folder.is_dir():
+            raise AnchorError(f"{folder} does not exist; expected a folder of face masks")
+        self._paths, self.shape = list_images(folder), shape
+        if len(self._paths) != shape[0]:
+            raise AnchorError(
+                f"{folder} holds {len(self._paths)} face masks; expected {shape[0]}, the number of"
+                " pose images"
+            )
+
+    def __getitem__(self, numbers: np.ndarray) -> Bool[np.ndarray, "k h w"]:
+        """Return the regions of frames with these numbers, from 0.
+
+        Raises:
+            AnchorError: an image is not readable.
+        """
+        size = self.shape[2], self.shape[1]
+        return np.stack([_read_mask(self._paths[number], size) for number in numbers])
+
+    def any(self) -> Bool[np.ndarray, " n"]:
+        """Return which frames have a region; reads all images.
+
+        Raises:
+            AnchorError: an image is not readable.
+        """
+        return np.array([self[np.array([number])].any() for number in range(len(self._paths))])
 
 
 def _own_size(poses: Path) -> Size:

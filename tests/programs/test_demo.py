@@ -91,7 +91,7 @@ def test_the_demo_shows_the_clip_and_its_scores(demo, assets, tmp_path, capfd):
     that needs other files, and a run without progress."""
     assert demo() == 0
     printed = capfd.readouterr()
-    assert "denoising" in printed.err and "report.html: complete; PSNR of body" in printed.out
+    assert "generating" in printed.err and "report.html: complete; PSNR of body" in printed.out
     out = tmp_path / "demo"
     assert sorted(os.listdir(tmp_path)) == ["demo"] and sorted(os.listdir(out)) == FILES
     assert probe(out / "video.mp4") == (8, (3 * 256, 256), 30, "yuv420p")

@@ -324,7 +324,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(anchor, poses, person, tmp_path
             [sys.executable, "-m", "anchor_jax.cli", *map(str, words)], stderr=err, cwd=ROOT
         )
     deadline = time.monotonic() + 120
-    while "denoising" not in log.read_text() and time.monotonic() < deadline:
+    while "generating" not in log.read_text() and time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
     time.sleep(1)

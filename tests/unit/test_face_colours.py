@@ -16,7 +16,6 @@ from anchor_jax.generation import networks
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import read_conditions
-from anchor_jax.progress import silent
 from tests.anchors import make_anchor
 
 SIDE = 64
@@ -60,30 +59,28 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
         given["masked"] = images
         return jnp.zeros((len(images), *noise.shape))
 
-    def sample(denoise, params, latents, condition, schedule, sampling, **options):
-        given["poses"], given["crossfade"] = condition["poses"], sampling.crossfade
-        return latents
+    def sampler(denoise, params, blocks, schedule, sampling, **options):
+        (block,) = blocks
+        given["poses"], given["crossfade"] = block["condition"]["poses"], sampling.crossfade
+        return [[jnp.asarray(block["noise"])]]
 
     def decode(config, params, latents, dtype, rounded):
         assert rounded
         return jnp.broadcast_to(jnp.array(PAINT, jnp.uint8), (len(latents), 32, 32, 3))
 
     monkeypatch.setattr(networks, "decode_pixels", decode)
-    fakes = {"encode_images": encode, "sample": sample}
+    fakes = {"encode_images": encode, "Sampler": sampler}
     fakes |= {"denoiser_params": lambda *_: {}, "encode_appearance": lambda *_: None}
+    fakes |= {"embed_once": lambda *_: lambda condition: condition}
     for name, fake in fakes.items():
         monkeypatch.setattr(repaint, name, fake)
-    frames = plain(SKIN)
-    repaint.repaint(
-        anchor,
-        anchor.face,
-        frames,
-        plain(MESH),
-        plain(SKIN)[0],
-        repaint.Face(follow(landmarks(), (SIDE, SIDE))),
-        Settings(Sampling(steps=1, window=1, overlap=0, crossfade=True), FaceSampling(size=32)),
-        silent,
+    settings = Settings(
+        Sampling(steps=1, window=1, overlap=0, crossfade=True, dtype="float32"),
+        FaceSampling(size=32),
     )
+    stage = repaint.FaceStage(anchor, anchor.face, plain(SKIN)[0], None, settings)
+    stage.expect(plain(MESH), follow(landmarks(), (SIDE, SIDE)).transforms())
+    (frames,) = stage.repaint(iter([plain(SKIN)]))
     kept = np.asarray(given["masked"][0, 0, 0])
     np.testing.assert_allclose((kept + 1) * 127.5, SKIN, atol=0.01)
     assert (given["poses"] == MESH).all() and given["crossfade"]

@@ -6,12 +6,10 @@ import pytest
 
 from anchor_jax.checkpoint import Settings
 from anchor_jax.diffusion import Sampling
-from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation import face as face_stage
-from anchor_jax.generation.face import Face, squash
+from anchor_jax.generation.face import FaceStage, squash
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
-from anchor_jax.progress import silent
 from tests.anchors import make_anchor
 
 
@@ -41,18 +39,12 @@ def test_the_encoder_sees_what_the_setting_says(monkeypatch, fit, shape):
     anchor, seen = make_anchor(configs, {}, np.zeros((1, 8), np.float32)), []
     assert anchor.face is not None
     fakes = {
-        "_condition": lambda *_: {"inpainting": np.zeros((1, 16, 16, 5), np.float32)},
         "encode_appearance": lambda encoder, picture: seen.append(picture),
         "denoiser_params": lambda *_: {},
-        "sample": lambda denoise, params, latents, *_, **__: latents,
-        "_paste_faces": lambda *_: None,
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(face_stage, name, fake)
     picture = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
-    frames = np.zeros((1, 32, 32, 3), np.uint8)
-    eyes = np.array([[[10, 12], [20, 12], [15, 17], [11, 21], [19, 21]]], np.float64)
-    face = Face(Track(eyes, np.ones(1, bool), {}, {}))
-    settings = Settings(Sampling(steps=1), FaceSampling(size=32, fit=fit))
-    face_stage.repaint(anchor, anchor.face, frames, frames, picture, face, settings, silent)
+    settings = Settings(Sampling(steps=1, dtype="float32"), FaceSampling(size=32, fit=fit))
+    FaceStage(anchor, anchor.face, picture, None, settings)
     assert seen[0].shape == shape

@@ -15,6 +15,7 @@ from anchor_jax.diffusion import settings as settings_module
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation import frames as stages
 from anchor_jax.generation import networks as inference
 from anchor_jax.generation import pipeline
 from anchor_jax.generation.face import Face
@@ -179,8 +180,8 @@ def test_type_and_precision_reach_the_networks(anchor, poses, monkeypatch, given
     monkeypatch.setattr(
         settings_module, "resolve_dtype", lambda x, _: "bfloat16" if x == "auto" else x
     )
-    monkeypatch.setattr(pipeline, "sample", noted("sample", jnp.zeros((3, 1, 1, 4))))
-    monkeypatch.setattr(pipeline, "decode", noted("decode", poses))
+    monkeypatch.setattr(stages, "Sampler", noted("sample", [[jnp.zeros((3, 1, 1, 4))]]))
+    monkeypatch.setattr(inference, "decode_pixels", noted("decode", jnp.asarray(poses)))
     monkeypatch.setattr(inference, "encode_pixels", noted("encode", jnp.zeros((1, 5, 8))))
     with jax.default_matmul_precision("default"):
         generate(anchor, poses, APPEARANCE, **given)
@@ -188,7 +189,7 @@ def test_type_and_precision_reach_the_networks(anchor, poses, monkeypatch, given
     assert seen["sample"][1] == seen["decode"][1] == precision
     (denoise, params, *_), _ = seen["sample"]
     assert denoise.denoiser.dtype == params["unet"]["conv_in"]["kernel"].dtype == dtype
-    assert seen["decode"][0][2] == dtype
+    assert seen["decode"][0][3] == dtype
 
 
 def test_a_bfloat16_run_makes_no_float32_kernels(anchor, poses, monkeypatch):
@@ -205,16 +206,16 @@ def test_a_bfloat16_run_makes_no_float32_kernels(anchor, poses, monkeypatch):
     shapes = {x.shape for x in jax.tree.leaves(halves) if x.ndim > 1}
     found = []
 
-    def sample(denoise, params, latents, *_, **__):
+    def sampler(denoise, params, blocks, *_, **__):
         found.append(live_kernels())
         assert params["unet"]["conv_in"]["kernel"] is halves["unet"]["conv_in"]["kernel"]
-        return latents
+        return [[jnp.asarray(block["noise"])] for block in blocks]
 
     def live_kernels() -> int:
         return sum(x.shape in shapes and x.dtype == "float32" for x in jax.live_arrays())
 
     before = live_kernels()
-    monkeypatch.setattr(pipeline, "sample", sample)
+    monkeypatch.setattr(stages, "Sampler", sampler)
     generate(half, poses, APPEARANCE, dtype="bfloat16")
     assert found == [before]
 
@@ -222,10 +223,10 @@ def test_a_bfloat16_run_makes_no_float32_kernels(anchor, poses, monkeypatch):
 def test_a_full_device_is_bad_input(anchor, poses, monkeypatch):
     """Catches a traceback of XLA in place of the setting to change."""
 
-    def sample(*_, **__):
+    def sampler(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(pipeline, "sample", sample)
+    monkeypatch.setattr(stages, "Sampler", sampler)
     with pytest.raises(AnchorError, match="smaller window or size, or dtype bfloat16"):
         generate(anchor, poses, APPEARANCE)
 
@@ -309,11 +310,18 @@ def test_guidance_of_one_is_the_conditional_half_alone(anchor, poses):
 
 def test_a_crossfade_weighs_what_windows_share(anchor, poses, monkeypatch):
     """Catches an option without effect. Of one shared frame both windows have half, as without."""
-    monkeypatch.setattr(pipeline, "decode", lambda vae, latents, *_: np.asarray(latents))
-    run = partial(generate, anchor, poses, APPEARANCE, steps=2)
+    decoded = []
+
+    def decode_pixels(config, params, latents, *_):
+        decoded.append(np.asarray(latents))
+        return jnp.zeros((len(latents), *poses.shape[1:]), jnp.uint8)
+
+    monkeypatch.setattr(inference, "decode_pixels", decode_pixels)
     for window, overlap, same in ((2, 1, True), (3, 2, False)):
-        equal, faded = (run(window=window, overlap=overlap, crossfade=c) for c in (False, True))
-        assert np.allclose(equal, faded, atol=1e-4) == same
+        for crossfade in (False, True):
+            given = {"window": window, "overlap": overlap, "crossfade": crossfade}
+            generate(anchor, poses, APPEARANCE, steps=2, **given)
+        assert np.allclose(decoded.pop(), decoded.pop(), atol=1e-4) == same
 
 
 def test_weights_that_overflow_are_told(anchor, poses):
