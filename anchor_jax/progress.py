@@ -61,7 +61,7 @@ class Bar:
 @contextmanager
 def open_bar(
     what: str,
-    total: int,
+    total: int | None,
     unit: str,
     *,
     show: bool | None = True,
@@ -73,7 +73,7 @@ def open_bar(
 
     Args:
         what: label.
-        total: amount of work.
+        total: amount of work; None if it is unknown.
         unit: of `total` and of the counts; `BYTES` for bytes.
         show: as for `bars`.
         done: work that an earlier run did, which the rate leaves out.

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from anchor_jax.checkpoint import Anchor, Settings
     from anchor_jax.generation.face import Face
+    from anchor_jax.poses.face_inputs import FaceFiles
     from anchor_jax.poses.framing import Framing
-    from anchor_jax.shapes import Images
+    from anchor_jax.poses.source import PoseSource
 
 _COMPARED = 50  # pose images that are compared with training's
 
@@ -41,6 +42,8 @@ class Generate:
         anchor-jax render talk.npy --framing shipped --out poses.mp4
         anchor-jax generate shipped --poses poses.mp4 --out talk.mp4
 
+    A video of any length takes the same memory. If it is stopped, the same command goes on.
+
     A quick preview, small and in few steps:
 
         anchor-jax generate anchors/seth --poses poses.mp4 --appearance seth.png \\
@@ -48,7 +51,8 @@ class Generate:
 
     Attributes:
         anchor: an ANCHOR, from `convert` or `train`, or `shipped`.
-        poses: folder of pose images (.png, .jpg), in the order of their numbers, or a video.
+        poses: folder of pose images (.png, .jpg), in the order of their numbers, a video, or - for
+            a video from standard input.
         appearance: a picture of the person.
         out: the video, an .mp4 (H.264).
         frames_dir: folder for the frames as PNG files: 000001.png, ...
@@ -64,10 +68,13 @@ class Generate:
         face_detector: folder with the models that find landmarks, see docs/face.md.
         face_appearance: a picture of the face, upright and cropped.
         face_smoothing: smooth the landmarks over this many frames.
+        follow: the folder of pose images is still being filled: wait up to this many seconds for
+            each next one. A file named END in it says that it is complete.
+        restart: begin anew where the same command would go on with an unfinished video.
     """
 
     anchor: Positional[AnchorFolder]
-    poses: Annotated[Path, arg(metavar="DIR|VIDEO")]
+    poses: Annotated[Path, arg(metavar="DIR|VIDEO|-")]
     appearance: Annotated[
         Path | None,
         arg(metavar="IMAGE", help_behavior_hint="(default: the anchor's, if it has one)"),
@@ -105,21 +112,31 @@ class Generate:
     ] = None
     face_smoothing: float = 0.0
     faces: OmitArgPrefixes[FaceOptions] = field(default_factory=FaceOptions)
+    follow: Annotated[
+        float | None, arg(metavar="SECONDS", help_behavior_hint="(default: the folder is complete)")
+    ] = None
+    restart: bool = False
 
     def run(self) -> None:
-        """Check everything, load the anchor, generate, and write the video."""
+        """Check everything, load the anchor, generate, and write the video as it is made."""
         from anchor_jax.data import video
+        from anchor_jax.poses.source import open_source
 
         video.check_output(self.out, self.frames_dir)
-        rate = None if self.fps is None else parse_fps(self.fps)
-        pose_frames, own_rate = self._read_poses()
-        video.check_room(pose_frames.shape, self.out, self.frames_dir)
+        given_rate = None if self.fps is None else parse_fps(self.fps)
+        size = None if self.size is None else parse_size(self.size)
+        source = open_source(self.poses, size, self.follow)
+        if source.count is not None:
+            shape = source.count, *source.size[::-1]
+            video.check_room(shape, self.out, self.frames_dir)
         picture = None if self.appearance is None else video.read_image(self.appearance)
         noise = None if self.noise is None else _read_noise(self.noise)
 
         use_compile_cache()
         from anchor_jax import checkpoint
-        from anchor_jax.generation.pipeline import generate_video, networks_needed
+        from anchor_jax.cli.writing import Job
+        from anchor_jax.generation.networks import initial_latents
+        from anchor_jax.generation.pipeline import networks_needed
         from anchor_jax.generation.settings import check_inputs
 
         header = checkpoint.load(self.anchor, networks=())
@@ -129,28 +146,31 @@ class Generate:
                 f"{self.anchor} has no picture of its person: give one with --appearance IMAGE"
             )
         settings = self._settings(header)
-        if header.framing is not None:
-            _compare(pose_frames, header.framing)
-        face = self._read_face(header, pose_frames)
-        check_inputs(header, pose_frames.shape, settings, face)  # before the long loading
+        if header.framing is not None and source.count is not None:
+            _compare(source, source.count, header.framing)
+        files = self._face_files(header)
+        face = None if files is None else self._read_face(source, files)
+        shape = source.count or 1, *source.size[::-1], 3
+        latents = check_inputs(header, shape, settings, face)  # before the long loading
         settings = settings.resolved()
-        networks = networks_needed(face is not None)
+        networks = networks_needed(files is not None)
         loaded = checkpoint.load(self.anchor, networks, kernels=settings.sampling.dtype)
-        frames = generate_video(loaded, pose_frames, picture, settings, face, noise, progress=True)
-        rate = rate or own_rate or Fraction(30)
-        video.write_video(self.out, frames, rate, self.frames_dir)
-        num_frames, height, width = frames.shape[:3]
-        print(f"{self.out}: {num_frames} frames, {width}x{height}, {float(rate):g} fps")
-        print(settings.describe(face is not None))
-
-    def _read_poses(self) -> tuple["Images", Fraction | None]:
-        """Read the pose images at a size that the networks accept, and their rate or None."""
-        from anchor_jax.data import video
-
-        if self.size is not None:
-            return video.read_frames(self.poses, _rounded(parse_size(self.size)))
-        frames, rate = video.read_frames(self.poses)
-        return _fit(frames), rate
+        job = Job(
+            anchor=loaded,
+            folder=self.anchor,
+            source=source,
+            picture=picture,
+            settings=settings,
+            noise=initial_latents(latents, noise, settings.sampling.seed),
+            files=files,
+            face=face,
+            smoothing=self.face_smoothing,
+        )
+        rate = given_rate or source.rate or Fraction(30)
+        count = job.write(self.out, self.frames_dir, rate, self.restart)
+        width, height = source.size
+        print(f"{self.out}: {count} frames, {width}x{height}, {float(rate):g} fps")
+        print(settings.describe(files is not None))
 
     def _settings(self, anchor: "Anchor") -> "Settings":
         """Return the anchor's settings, changed by the options."""
@@ -165,22 +185,38 @@ class Generate:
         )
         return Settings(sampling, self.faces.over(recommended.face))
 
-    def _read_face(self, anchor: "Anchor", pose_frames: "Images") -> "Face | None":
-        """Read where the faces are, or return None if no face is repainted."""
-        from anchor_jax.data import video
-        from anchor_jax.generation.face import Face
-        from anchor_jax.poses.face_inputs import read_face
+    def _face_files(self, anchor: "Anchor") -> "FaceFiles | None":
+        """Choose where the faces come from, or return None if no face is repainted."""
+        from anchor_jax.poses.face_inputs import FaceFiles
 
         if not self.face or anchor.trained_face is None:
             self._refuse_face_files(anchor)
             return None
         files = self.face_landmarks, self.face_masks, self.face_detector
+        return FaceFiles.find(self.poses, *files)
+
+    def _read_face(self, source: "PoseSource", files: "FaceFiles") -> "Face":
+        """Read or detect where the faces are. If pose images are still being written, the faces
+        are detected as they come."""
+        import numpy as np
+
+        from anchor_jax.data import video
+        from anchor_jax.face.landmarks import Track
+        from anchor_jax.generation.face import Face
+        from anchor_jax.poses.face_inputs import read_track
+
+        picture = self.face_appearance
+        picture = None if picture is None else video.read_image(picture)
+        if source.count is None:
+            unknown = Track(np.full((1, 5, 2), np.nan), np.zeros(1, bool), {}, {})
+            return Face(unknown, None, picture)
+        width, height = source.size
+        shape = source.count, height, width
         smoothing = self.face_smoothing
-        track, masks = read_face(self.poses, pose_frames, *files, smoothing, progress=True)
+        track, masks = read_track(files, source.read(), shape, smoothing, progress=True)
         for line in track.notes():
             note(line)
-        picture = self.face_appearance
-        return Face(track, masks, None if picture is None else video.read_image(picture))
+        return Face(track, masks, picture)
 
     def _refuse_face_files(self, anchor: "Anchor") -> None:
         """Raise AnchorError for face files if faces are not repainted; print a note if the face
@@ -199,37 +235,17 @@ class Generate:
             note(f"faces are not repainted: {reason}")
 
 
-def _compare(pose_frames: "Images", trained: "Framing") -> None:
+def _compare(source: "PoseSource", count: int, trained: "Framing") -> None:
     """Print a note if the pose images have the person elsewhere than the training had."""
     from anchor_jax.poses.framing import compare, spread, summarise
 
-    seen = summarise(pose_frames[number] for number in spread(len(pose_frames), _COMPARED))
-    if phrases := compare(seen, trained):
+    chosen = set(spread(count, _COMPARED))
+    images = (image for number, image in enumerate(source.read()) if number in chosen)
+    if phrases := compare(summarise(images), trained):
         note(
             f"these poses are unlike training's: {', '.join(phrases)}; anchor-jax render MOTION"
             " --framing ANCHOR draws a motion as training had it"
         )
-
-
-def _rounded(size: tuple[int, int]) -> tuple[int, int]:
-    """Round a size down to what the networks accept; print a note if it changes."""
-    from anchor_jax.data.pictures import round_size
-
-    rounded = round_size(size)
-    if rounded != size:
-        note(f"{size[0]}x{size[1]} is rounded down to {rounded[0]}x{rounded[1]}, multiples of 8")
-    return rounded
-
-
-def _fit(frames: "Images") -> "Images":
-    """Resize frames to a size that the networks accept."""
-    import numpy as np
-
-    from anchor_jax.data.pictures import resize
-
-    size = frames.shape[2], frames.shape[1]
-    rounded = _rounded(size)
-    return frames if rounded == size else np.stack([resize(f, rounded) for f in frames])
 
 
 def _read_noise(path: Path) -> "np.ndarray":

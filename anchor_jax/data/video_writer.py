@@ -42,7 +42,7 @@ def write_video(
     with ExitStack() as stack:
         if folder is not None:
             frames = _save_each(stack.enter_context(placed(folder)), frames, folder)
-        _encode(stack.enter_context(placed(path)), frames, fps, path)
+        encode(stack.enter_context(placed(path)), frames, fps, path)
 
 
 def write_frames(folder: Path, frames: Iterable[np.ndarray]) -> None:
@@ -105,8 +105,8 @@ def check_room(
     check_space({target: int(pixels * x) for target, x in outputs.items() if target is not None})
 
 
-def _encode(hidden: Path, frames: Iterable[np.ndarray], fps: Fraction, path: Path) -> None:
-    """Encode frames to the file `hidden`, which becomes `path`."""
+def encode(hidden: Path, frames: Iterable[np.ndarray], fps: Fraction, path: Path) -> None:
+    """Encode frames (h, w, 3) to the mp4 file `hidden`, which becomes `path`."""
     import av
     from av.error import FFmpegError
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -137,6 +137,28 @@ def _encode(hidden: Path, frames: Iterable[np.ndarray], fps: Fraction, path: Pat
         if isinstance(error, OSError):  # a full disk
             raise
         raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
+
+
+def join(parts: list[Path], hidden: Path) -> None:
+    """Join videos of `encode`, of the same size and rate, to the mp4 file `hidden`, without
+    encoding them again. All but the last have the same length."""
+    import av
+
+    with av.open(str(hidden), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream, offset = None, 0
+        for part in parts:
+            with av.open(str(part), "r") as source:
+                own = source.streams.video[0]
+                stream = stream or container.add_stream_from_template(own)
+                length = 0
+                for packet in source.demux(own):
+                    if packet.pts is None or packet.dts is None:  # the end
+                        continue
+                    length += packet.duration or 0
+                    packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                    packet.stream = stream
+                    container.mux(packet)
+                offset += length
 
 
 def _encoder_options() -> dict[str, str]:

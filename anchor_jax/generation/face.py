@@ -145,7 +145,9 @@ class FaceStage:
         self._expected = listed("expected")  # transforms of frames that have not come yet
         self._crops = listed("crops")  # crops of their pose images
         self._frames, self._transforms = listed("frames"), listed("transforms")  # that wait
-        self._runs = listed("runs")  # run of each usable frame that is in no block yet
+        self._runs = deque(
+            map(int, state.get("runs", ()))
+        )  # run of each usable frame that is in no block yet
         self._inpainting, self._poses = listed("inpainting"), listed("poses")  # its conditions
         crops = state.get("decoded")  # that are not pasted yet
         self._decoded = [] if crops is None else [Decoding(crops, len(crops))]

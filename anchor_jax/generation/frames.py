@@ -9,7 +9,7 @@ both stages are enough to go on from there in another process.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -55,6 +55,7 @@ class Frames:
         face: where the face regions are and how the face looks, or None; `face.track` is not used.
         num_frames: length of the video, if it is known. Short videos then need less memory.
         on_windows: called when windows are complete, with their number since the last call.
+        between: called after each group of windows of the body; it may call `state`.
         state: of earlier frames of the same arguments, which these continue. `poses` then are those
             from `num_read(state)` on.
 
@@ -74,6 +75,7 @@ class Frames:
         face: Face | None = None,
         num_frames: int | None = None,
         on_windows: Advance = no_advance,
+        between: Callable[[], object] = lambda: None,
         state: State | None = None,
     ):
         state = state or {}
@@ -92,6 +94,7 @@ class Frames:
                 noise,
                 num_frames=num_frames,
                 on_windows=on_windows,
+                between=between,
                 state=state.get("body"),
             )
         batches = iter(self._body)
@@ -107,7 +110,7 @@ class Frames:
             yield frames
 
     def state(self) -> State:
-        """Return what new frames need to go on from here, after a batch."""
+        """Return what new frames need to go on from here, after a batch or in `between`."""
         state = {"body": self._body.state()}
         return state if self._face is None else state | {"face": self._face.state()}
 
@@ -139,9 +142,11 @@ class BodyStage:
         *,
         num_frames: int | None = None,
         on_windows: Advance = no_advance,
+        between: Callable[[], object] = lambda: None,
         state: State | None = None,
     ):
         state = state or {}
+        self._between = between
         tokens = encode_appearance(anchor.image_encoder, picture)
         params = denoiser_params(anchor.body, tokens, anchor.empty_text, sampling)
         denoise = body_denoiser(anchor.body, sampling.dtype)
@@ -172,7 +177,8 @@ class BodyStage:
             state=state.get("sampler"),
         )
         self._decoder = Decoder(anchor.vae, sampling.dtype)
-        self._latents = [state["latents"]] if "latents" in state else []  # too few for a batch
+        left = state.get("latents")  # too few for a batch
+        self._latents = [] if left is None else [jnp.asarray(left)]
         frames = state.get("frames")
         self._decoding = deque([] if frames is None else [Decoding(frames, len(frames))])
 
@@ -190,6 +196,7 @@ class BodyStage:
         for blocks in self._sampler:
             before = len(self._decoding)
             self._decode(blocks)
+            self._between()
             for _ in range(before):
                 yield self._decoding.popleft().wait()
         self._decode([], last=True)

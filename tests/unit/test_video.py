@@ -188,7 +188,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video_writer, "_encode", interrupt)
+    monkeypatch.setattr(video_writer, "encode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         video.write_video(tmp_path / "v.mp4", noise(2, 16), Fraction(30), tmp_path / "frames")
     assert os.listdir(tmp_path) == []
