@@ -190,7 +190,7 @@ def _kind_of(*args: Any) -> Hashable:
     number = bool, int, float, complex
     return structure, *(
         (leaf.shape, leaf.dtype)
-        if hasattr(leaf, "shape")
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
         else type(leaf)
         if isinstance(leaf, number)
         else leaf

@@ -16,6 +16,7 @@ from anchor_jax import checkpoint
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import Compilation
 from anchor_jax.data.loader import Batches
+from anchor_jax.devices import make_mesh, put_batch
 from anchor_jax.errors import AnchorError, note, shorten
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.progress import Bar, open_bar
@@ -24,13 +25,7 @@ from anchor_jax.training.checkpoints import Checkpoints
 from anchor_jax.training.optimizer import learning_rate
 from anchor_jax.training.report import write_report
 from anchor_jax.training.run import Run, Stop, stoppable
-from anchor_jax.training.sharding import (
-    any_process,
-    gather,
-    make_mesh,
-    put_batch,
-    put_whole,
-)
+from anchor_jax.training.sharding import any_process, gather, put_whole
 from anchor_jax.training.step import State
 
 from .configs import LoopConfig, settings

@@ -15,8 +15,8 @@ import jax
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import resolve_dtype
+from anchor_jax.devices import make_mesh
 from anchor_jax.planning.generation import parameter_bytes, published_sizes
-from anchor_jax.training.sharding import make_mesh
 from anchor_jax.training.step import State
 
 from . import face, finetune, pretrain

@@ -10,8 +10,9 @@ import optax
 from jax.sharding import Mesh
 
 from anchor_jax.compiling import Compilation, matmul_precision, options
+from anchor_jax.devices import batch_sharding, replicated
 from anchor_jax.shapes import Params
-from anchor_jax.training.sharding import batch_sharding, replicated, state_sharding
+from anchor_jax.training.sharding import state_sharding
 from anchor_jax.training.step import Loss, State, init_state, make_step
 
 from .configs import LoopConfig

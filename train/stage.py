@@ -19,6 +19,7 @@ from anchor_jax.compiling import matmul_precision, resolve_dtype
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data.dataset import Dataset
 from anchor_jax.data.loader import Batches, Load, check_spans, clip_spans
+from anchor_jax.devices import join_processes
 from anchor_jax.diffusion import Sampling
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import mask
@@ -84,7 +85,7 @@ def run_stage(stage: Stage, text: str, args: Sequence[str] | None) -> None:
 
 def _train(stage: Stage, job: Job) -> None:
     """Train to the last step, see `run_stage`."""
-    _join_processes(job.coordinator)
+    join_processes(job.coordinator)
     mesh = open_devices(job)
     dataset = datasets.load(job.data)
     header = checkpoint.load(job.anchor, networks=())
@@ -194,29 +195,6 @@ def _load_part(stage: Stage, path: Path) -> dict[str, Params]:
     part = anchor.part(stage.part)
     assert part is not None, "_check_data checks this"
     return {"unet": part.unet.params, "control": part.control.params}
-
-
-def _join_processes(coordinator: str | None) -> None:
-    """Connect to the other processes of a distributed run.
-
-    Args:
-        coordinator: HOST:PORT,COUNT,INDEX of the first process, the number of processes and the
-            index of this one; None trains in one process.
-
-    Raises:
-        AnchorError: the text has another form.
-    """
-    if coordinator is None:
-        return
-    try:
-        address, count, index = coordinator.split(",")
-        numbers = int(count), int(index)
-    except ValueError:
-        raise AnchorError(
-            f"--coordinator {coordinator}: expected HOST:PORT,COUNT,INDEX, such as"
-            " 10.0.0.1:9876,2,0"
-        ) from None
-    jax.distributed.initialize(address, *numbers)
 
 
 def _check_data(stage: Stage, path: Path, dataset: Dataset, anchor: Anchor) -> None:

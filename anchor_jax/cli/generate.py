@@ -61,6 +61,8 @@ class Generate:
         size: resize the poses to a square or to WxH; rounded down to multiples of 8.
         noise: initial latents, float32, (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
         seed: seed of the noise; the same seed gives the same video on the same machine.
+        coordinator: to share the work with other processes: address of the first one, which
+            writes the video, number of processes, and index of this one.
         fps: frames per second, such as 30, 29.97 or 30000/1001.
         face: repaint faces, if the anchor has a trained face part.
         face_landmarks: face landmarks: .npz, .json, or the folder that `render` wrote.
@@ -93,6 +95,10 @@ class Generate:
         Path | None, arg(metavar="NPY", help_behavior_hint="(default: from the seed)")
     ] = None
     seed: AnchorsInt = None
+    coordinator: Annotated[
+        str | None,
+        arg(metavar="HOST:PORT,COUNT,INDEX", help_behavior_hint="(default: one process)"),
+    ] = None
     fps: Annotated[
         str | None,
         arg(metavar="FPS", help_behavior_hint="(default: that of the pose video, or 30)"),
@@ -120,8 +126,10 @@ class Generate:
     def run(self) -> None:
         """Check everything, load the anchor, generate, and write the video as it is made."""
         from anchor_jax.data import video
+        from anchor_jax.devices import is_first_process, join_processes
         from anchor_jax.poses.source import open_source
 
+        join_processes(self.coordinator)
         video.check_output(self.out, self.frames_dir)
         given_rate = None if self.fps is None else parse_fps(self.fps)
         size = None if self.size is None else parse_size(self.size)
@@ -168,6 +176,8 @@ class Generate:
         )
         rate = given_rate or source.rate or Fraction(30)
         count = job.write(self.out, self.frames_dir, rate, self.restart)
+        if not is_first_process():
+            return
         width, height = source.size
         print(f"{self.out}: {count} frames, {width}x{height}, {float(rate):g} fps")
         print(settings.describe(files is not None))

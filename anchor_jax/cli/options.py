@@ -43,6 +43,7 @@ class SamplingOptions:
         no_crossfade: weight windows equally where they overlap, as published.
         dtype: type that the networks compute in; auto is bfloat16 on GPUs, float32 elsewhere.
         tf32: compute in float32, and let GPUs round the factors of products to TF32.
+        devices: number of devices that share the windows.
     """
 
     steps: AnchorsInt = None
@@ -52,6 +53,7 @@ class SamplingOptions:
     no_crossfade: Annotated[_Flag, arg(help_behavior_hint="")] = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tf32: _Flag = False
+    devices: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
 
     def over(self, recommended: "Sampling", **more: object) -> "Sampling":
         """Return the recommended settings, changed by these options and by `more`."""
@@ -62,6 +64,7 @@ class SamplingOptions:
             crossfade=_choose_flag(self, "crossfade"),
             dtype=self.dtype,
             tf32=self.tf32,
+            devices=self.devices,
             **more,
         )
 

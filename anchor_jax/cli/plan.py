@@ -49,6 +49,7 @@ class PlanGenerate:
         guidance: scale of classifier-free guidance; at 1 half of the work is left out.
         dtype: type that the networks compute in; auto is bfloat16 on GPUs, float32 elsewhere.
         tf32: compute in float32, and let GPUs round the factors of products to TF32.
+        devices: number of such devices that share the windows.
         face: repaint faces too, if the anchor has a face part.
     """
 
@@ -60,6 +61,9 @@ class PlanGenerate:
     guidance: AnchorsFloat = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tf32: bool = False
+    devices: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: all here, or one absent)")
+    ] = None
     face: bool = True
 
     def run(self) -> None:
@@ -68,6 +72,7 @@ class PlanGenerate:
         size = _checked_size(self.size, anchor)
         if self.guidance is not None:
             require(scale_condition("guidance", self.guidance))
+        from anchor_jax.devices import count_devices
         from anchor_jax.planning.generation import bytes_beside, generation_programs
         from anchor_jax.planning.targets import open_device
 
@@ -77,16 +82,20 @@ class PlanGenerate:
             guidance=self.guidance,
             dtype=self.dtype,
             tf32=self.tf32,
+            devices=self.devices,
         )
         device, options = open_device(self.device)
+        if self.device == "here":
+            sampling = sampling.updated(devices=count_devices(self.devices))
         sampling = sampling.resolved(device)
         settings = replace(anchor.settings, sampling=sampling)
         programs = generation_programs(anchor, settings, size, device, self.face)
         estimates = _compile(programs, options)
+        count = f"{sampling.devices} x " if sampling.devices != 1 else ""
         print(
             f"generation, {size[0]}x{size[1]}, window {sampling.window}, overlap"
             f" {sampling.overlap}, guidance {sampling.guidance:g}, {sampling.steps} steps,"
-            f" {sampling.dtype}, {_name(self.device)}\n"
+            f" {sampling.dtype}, {count}{_name(self.device)}\n"
         )
         kind = "tf32" if sampling.tf32 else sampling.dtype
         beside = bytes_beside(anchor, sampling, size)

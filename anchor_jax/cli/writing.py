@@ -2,7 +2,7 @@
 and go on where an earlier run was stopped."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,8 @@ import numpy as np
 from anchor_jax.assets import find_anchor
 from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.data.video_parts import VideoParts
+from anchor_jax.devices import is_first_process
+from anchor_jax.diffusion.rings import State
 from anchor_jax.errors import note
 from anchor_jax.face.landmarks import reach
 from anchor_jax.generation.face import Face
@@ -22,7 +24,7 @@ from anchor_jax.generation.pipeline import count_tasks
 from anchor_jax.generation.unfinished import Unfinished, open_unfinished
 from anchor_jax.poses.face_inputs import FaceFiles, detect_as_read
 from anchor_jax.poses.source import PoseSource
-from anchor_jax.progress import open_bar
+from anchor_jax.progress import Advance, no_advance, open_bar
 from anchor_jax.shapes import Images
 from anchor_jax.versions import versions
 
@@ -55,7 +57,8 @@ class Job:
     smoothing: float
 
     def write(self, out: Path, frames_dir: Path | None, fps: Fraction, restart: bool) -> int:
-        """Generate the video, or the rest of it.
+        """Generate the video, or the rest of it. Where several processes share the work, the first
+        one writes, and a stopped run begins anew.
 
         Args:
             out: the video, an .mp4.
@@ -69,6 +72,8 @@ class Job:
         Raises:
             AnchorError: as `Frames`, `open_unfinished` and `VideoParts`.
         """
+        if not is_first_process():
+            return sum(map(len, self._frames()))
         facts = self._facts(fps) | {"frames_dir": frames_dir is not None}
         with open_unfinished(out, facts, restart) as unfinished:
             if unfinished.count:
@@ -108,27 +113,34 @@ class Job:
 
         def save() -> None:
             whole = lambda: frames.state() | {"windows": np.array(done)}
-            if unfinished.save(whole, parts.count):
+            if jax.process_count() == 1 and unfinished.save(whole, parts.count):
                 parts.forget(parts.count)
 
         with open_bar("generating", total, "window", done=done) as bar:
-            noise = self.noise if self.source.count is not None else self.noise[0]
-            frames = Frames(
-                self.anchor,
-                self._poses(0 if state is None else num_read(state)),
-                self.picture,
-                self.settings,
-                noise,
-                face=self.face,
-                num_frames=self.source.count,
-                on_windows=advance,
-                between=save,
-                state=state,
-            )
+            frames = self._frames(on_windows=advance, between=save, state=state)
             unfinished.state = None  # the stages have it now
             for batch in frames:
                 parts.add(batch)
                 save()
+
+    def _frames(
+        self,
+        on_windows: Advance = no_advance,
+        between: Callable[[], object] = lambda: None,
+        state: State | None = None,
+    ) -> Frames:
+        return Frames(
+            self.anchor,
+            self._poses(0 if state is None else num_read(state)),
+            self.picture,
+            self.settings,
+            self.noise if self.source.count is not None else self.noise[0],
+            face=self.face,
+            num_frames=self.source.count,
+            on_windows=on_windows,
+            between=between,
+            state=state,
+        )
 
     def _poses(self, start: int) -> Iterator[Pose]:
         """Read the pose images from a number (from 0) on, and find their faces."""

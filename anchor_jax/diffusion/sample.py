@@ -1,5 +1,9 @@
 """Sample a video of any length: groups of windows, their average, and guidance.
 
+Several devices share the windows of a group. Each has the parameters, and predicts its part. Then
+one collective brings the predictions together: each process averages them and takes the solver's
+step on its first device, which alone has the rings.
+
 The networks are passed in as one callable:
 
     denoise(params, latents (f, h, w, c), condition (f, ...), timestep, num_real ())
@@ -21,9 +25,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from anchor_jax.compiling import jit, return_freed_memory
+from anchor_jax.devices import (
+    own_copy,
+    own_rows,
+    put_batch,
+    put_copies,
+    shared_mesh,
+    split_rows,
+)
 from anchor_jax.diffusion.rings import Block, Rings, Shape, Source, State
 from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
 from anchor_jax.diffusion.settings import Sampling
@@ -33,8 +46,9 @@ from anchor_jax.shapes import Array
 
 Denoise = Callable[..., Array]
 
-# Windows in one call of the compiled program, at most. The program loops over them, so their number
-# does not change the time to compile. More windows mean fewer calls.
+# Windows in one call of the compiled program, at most, or one for each device if there are more.
+# The program loops over the windows of a device, so their number does not change the time to
+# compile. More windows mean fewer calls.
 WINDOWS_PER_CALL = 4
 
 
@@ -114,8 +128,8 @@ class Sampler:
         blocks: initial noise and conditions of the next `sampling.stride` frames; fewer at the end.
             They are read as they are needed.
         schedule: noise schedule.
-        sampling: steps, guidance and windows. A video shorter than a window is one window of the
-            video's length.
+        sampling: steps, guidance, windows and devices. A video shorter than a window is one window
+            of the video's length.
         order: order of the tasks, see `tasks`.
         num_windows: the number of blocks, which the order "steps" needs.
         on_windows: called when windows are complete, with their number since the last call. The
@@ -145,7 +159,9 @@ class Sampler:
         state: State | None = None,
     ):
         state = state or {}
-        self._denoise, self._params = denoise, params
+        self._mesh = shared_mesh(sampling.devices)
+        self._denoise = denoise
+        self._params = params if self._mesh is None else put_copies(self._mesh, params)
         self._order: Order = order
         self._on_windows, self._on_group = on_windows, on_group
         self._source = source = Source(blocks, sampling.stride, state.get("source"))
@@ -153,7 +169,7 @@ class Sampler:
         self._timesteps = np.array([step.timestep for step in steps], np.int32)
         self._shape = shape = Shape.of(source, sampling)
         line = _line(sampling)._replace(reach=shape.reach)
-        if not source.has(line.group + max(shape.reach, 1) - 1):
+        if self._mesh is None and not source.has(line.group + max(shape.reach, 1) - 1):
             line = line._replace(group=1)  # the video is too short to fill others
         self._line, capacity = line, line.capacity
         if num_windows is not None:
@@ -191,10 +207,7 @@ class Sampler:
             filled = [*tasks, *[tasks[0]] * (line.group - len(tasks))]
             windows, at = np.array(filled, np.int32).T
             num_real = np.clip(source.num_frames - windows * shape.stride, 0, shape.size)
-            latents, condition = rings.cut(windows, num_real)
-            predicted = predict_windows(
-                self._denoise, self._params, latents, condition, self._timesteps[at], num_real
-            )
+            predicted = self._predict(windows, self._timesteps[at], num_real)
             if not compiled:
                 return_freed_memory()
                 compiled = True
@@ -209,14 +222,30 @@ class Sampler:
             ]
         wait(None, 0)
 
+    def _predict(self, windows: np.ndarray, timesteps: np.ndarray, num_real: np.ndarray) -> Array:
+        """Predict a group of windows of the rings, see `predict_windows`. The result is on the
+        first device of each process."""
+        if self._mesh is None:
+            cut = self._rings.cut(windows, num_real)
+            return predict_windows(self._denoise, self._params, *cut, timesteps, num_real)
+        own = own_rows(self._mesh, len(windows))
+        cut = self._rings.cut(windows[own], num_real[own])
+        batch = put_batch(self._mesh, (*cut, timesteps[own], num_real[own]))
+        return own_copy(predict_windows(self._denoise, self._params, *batch, self._mesh))
+
 
 def _line(sampling: Sampling) -> Line:
     """Return what the plan of a video depends on that is not shorter than a window."""
-    group = group_size(sampling.steps, WINDOWS_PER_CALL)
+    group = windows_each(sampling) * (sampling.devices or 1)
     return Line(sampling.steps, reach(sampling.window, sampling.stride), group)
 
 
-@partial(jit, static_argnames="denoise")
+def windows_each(sampling: Sampling) -> int:
+    """Return the number of windows of a group that each device predicts."""
+    return group_size(sampling.steps, max(WINDOWS_PER_CALL // (sampling.devices or 1), 1))
+
+
+@partial(jit, static_argnames=("denoise", "mesh"))
 def predict_windows(
     denoise: Denoise,
     params,
@@ -224,8 +253,9 @@ def predict_windows(
     condition: Any,
     timesteps: Array | np.ndarray,
     num_real: Array | np.ndarray,
+    mesh: Mesh | None = None,
 ) -> Array:
-    """Predict a group of windows, one after the other.
+    """Predict a group of windows. Each device predicts its part, one window after the other.
 
     Args:
         denoise: see the module's docstring.
@@ -234,15 +264,16 @@ def predict_windows(
         condition: their conditions (g, size, ...).
         timesteps: timestep of each window, (g,).
         num_real: number of leading frames of each window that are real, (g,).
+        mesh: the devices, which divide g; None is one device.
 
     Returns:
-        float32 (g, b, size, h, w, c).
+        float32 (g, b, size, h, w, c), on every device.
     """
 
-    def predict(_, window):
-        return None, denoise(params, *window)
+    def predict(params, *windows):
+        return lax.scan(lambda _, window: (None, denoise(params, *window)), None, windows)[1]
 
-    return lax.scan(predict, None, (latents, condition, timesteps, num_real))[1]
+    return split_rows(predict, mesh)(params, latents, condition, timesteps, num_real)
 
 
 def _wait_one_late(

@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anchor_jax.compiling import resolve_dtype
+from anchor_jax.devices import count_devices
 from anchor_jax.errors import LARGEST_SEED, require, scale_condition
 
 _DTYPES = ("auto", "float32", "bfloat16")
 
 # Settings that belong to the machine, not to the person: an ANCHOR does not store them.
-MACHINE_SETTINGS = ("dtype", "tf32")
+MACHINE_SETTINGS = ("dtype", "tf32", "devices")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Sampling:
         dtype: type that the networks compute in, "float32", "bfloat16" or "auto": bfloat16 on GPUs,
             float32 elsewhere.
         tf32: compute in float32, and let GPUs round the factors of products to TF32.
+        devices: number of devices that share the windows; None: all that JAX sees, in all
+            processes.
 
     Raises:
         AnchorError: settings are out of range; the message names all of them.
@@ -43,6 +46,7 @@ class Sampling:
     seed: int = 42
     dtype: str = "auto"
     tf32: bool = False
+    devices: int | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -57,6 +61,10 @@ class Sampling:
             (
                 0 <= self.seed <= LARGEST_SEED,
                 f"seed is {self.seed}: expected 0 to {LARGEST_SEED}",
+            ),
+            (
+                self.devices is None or self.devices >= 1,
+                f"devices is {self.devices}: expected at least 1",
             ),
             (self.dtype in _DTYPES, f"dtype is {self.dtype!r}: expected {' or '.join(_DTYPES)}"),
             (
@@ -75,6 +83,15 @@ class Sampling:
         return replace(self, **{name: x for name, x in given.items() if x is not None})
 
     def resolved(self, device: Any = None) -> "Sampling":
-        """Return a copy with the type that a device computes in, in place of "auto"; the device is
-        by default the first local one."""
-        return replace(self, dtype="float32" if self.tf32 else resolve_dtype(self.dtype, device))
+        """Return a copy with the type that a device computes in, in place of "auto", and the number
+        of devices.
+
+        Args:
+            device: one device, which may be absent; by default all that JAX sees.
+
+        Raises:
+            AnchorError: there are fewer devices.
+        """
+        dtype = "float32" if self.tf32 else resolve_dtype(self.dtype, device)
+        devices = count_devices(self.devices) if device is None else self.devices or 1
+        return replace(self, dtype=dtype, devices=devices)

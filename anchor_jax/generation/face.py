@@ -134,7 +134,7 @@ class FaceStage:
         self._vae_params = cast_kernels(anchor.vae.params, sampling.dtype)
         config = anchor.vae.config
         side, channels = settings.face.size // config.factor, config.latent_channels
-        self._decoder = Decoder(anchor.vae, sampling.dtype, rounded=True)
+        self._decoder = Decoder(anchor.vae, sampling.dtype, rounded=True, devices=sampling.devices)
         self._noise = np.asarray(initial_latents((1, side, side, channels), seed=sampling.seed))[0]
         key = jax.random.fold_in(jax.random.key(sampling.seed), 1)
         self._posterior_noise = jax.random.normal(key, (side, side, channels))

@@ -24,7 +24,6 @@ from anchor_jax.diffusion.sample import Sampler
 from anchor_jax.diffusion.windows import plan_windows
 from anchor_jax.generation.face import Face, FaceStage
 from anchor_jax.generation.networks import (
-    PICTURE_BATCH,
     Decoder,
     Decoding,
     body_denoiser,
@@ -176,7 +175,7 @@ class BodyStage:
             on_windows=on_windows,
             state=state.get("sampler"),
         )
-        self._decoder = Decoder(anchor.vae, sampling.dtype)
+        self._decoder = Decoder(anchor.vae, sampling.dtype, devices=sampling.devices)
         left = state.get("latents")  # too few for a batch
         self._latents = [] if left is None else [jnp.asarray(left)]
         frames = state.get("frames")
@@ -209,7 +208,8 @@ class BodyStage:
         if not parts:
             return
         latents = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-        whole = len(latents) if last else len(latents) // PICTURE_BATCH * PICTURE_BATCH
+        rest = 0 if last else len(latents) % self._decoder.batch
+        whole = len(latents) - rest
         self._latents = [latents[whole:]] if whole < len(latents) else []
         self._decoding.extend(self._decoder.start(latents[:whole]))
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 from anchor_jax.checkpoint import Network, Part
 from anchor_jax.checkpoint.parameters import is_kernel
 from anchor_jax.compiling import jit, matmul_precision
+from anchor_jax.devices import own_copy, own_rows, put_batch, put_copies, shared_mesh, split_rows
 from anchor_jax.diffusion import Sampling, num_halves
 from anchor_jax.diffusion.sample import frames_in_work
 from anchor_jax.errors import AnchorError
@@ -306,7 +308,9 @@ class Decoder:
         vae: the autoencoder, loaded.
         dtype: type of the computation.
         rounded: round values; as published, values of frames are truncated.
-        batch: pictures in one call of the compiled program.
+        batch: pictures in one call of the compiled program, or one more for some devices if it is
+            not a multiple of their number.
+        devices: number of devices that share the pictures, as in `Sampling`.
     """
 
     def __init__(
@@ -316,18 +320,31 @@ class Decoder:
         *,
         rounded: bool = False,
         batch: int = PICTURE_BATCH,
+        devices: int | None = 1,
     ):
         self._config, self._params = vae.config, cast_kernels(vae.params, dtype)
-        self._dtype, self._rounded, self._batch = dtype, rounded, batch
+        self._dtype, self._rounded, self.batch = dtype, rounded, batch
+        self._mesh = shared_mesh(devices)
+        if self._mesh is not None:
+            self._params = put_copies(self._mesh, self._params)
+            self.batch = -(-batch // self._mesh.size) * self._mesh.size
 
     def start(self, latents: Array) -> Iterator[Decoding]:
         """Let the device decode latents (n, h/8, w/8, 4), a batch for each item."""
-        for start in range(0, len(latents), self._batch):
-            chunk = latents[start : start + self._batch]
-            filled = fill(chunk, self._batch)
-            pixels = decode_pixels(self._config, self._params, filled, self._dtype, self._rounded)
+        for start in range(0, len(latents), self.batch):
+            chunk = latents[start : start + self.batch]
+            filled = fill(chunk, self.batch)
+            pixels = self._decode(filled)
             pixels.copy_to_host_async()
             yield Decoding(pixels, len(chunk), _all_finite(filled))
+
+    def _decode(self, latents: Array) -> Array:
+        """Decode a batch. The result is on the first device of each process."""
+        settings = self._dtype, self._rounded
+        if self._mesh is None:
+            return decode_pixels(self._config, self._params, latents, *settings)
+        rows = put_batch(self._mesh, latents[own_rows(self._mesh, len(latents))])
+        return own_copy(decode_pixels(self._config, self._params, rows, *settings, self._mesh))
 
 
 @jax.jit
@@ -350,14 +367,24 @@ def decode_batches(
         yield decoding.wait()
 
 
-@partial(jit, static_argnames=("config", "dtype", "rounded"))
+@partial(jit, static_argnames=("config", "dtype", "rounded", "mesh"))
 def decode_pixels(
-    config: VAEConfig, params: Params, latents: Array, dtype: str, rounded: bool
+    config: VAEConfig,
+    params: Params,
+    latents: Array,
+    dtype: str,
+    rounded: bool,
+    mesh: Mesh | None = None,
 ) -> Array:
     """Decode scaled latents (b, h/8, w/8, 4) to uint8 (b, h, w, 3), a quarter of the bytes of
-    `decode_images`. Values are rounded or, as published for frames, truncated."""
-    levels = _decode(config, params, latents, dtype) * 255
-    return (jnp.round(levels) if rounded else levels).astype(jnp.uint8)
+    `decode_images`. Values are rounded or, as published for frames, truncated. The devices of
+    `mesh` share the rows."""
+
+    def pixels(params: Params, latents: Array) -> Array:
+        levels = _decode(config, params, latents, dtype) * 255
+        return (jnp.round(levels) if rounded else levels).astype(jnp.uint8)
+
+    return split_rows(pixels, mesh)(params, latents)
 
 
 @partial(jit, static_argnames=("config", "dtype"))

@@ -28,6 +28,7 @@ def generate(
     seed: int | None = None,
     dtype: str | None = None,
     tf32: bool | None = None,
+    devices: int | None = None,
     face: Face | None = None,
     face_sampling: FaceSampling | None = None,
     progress: bool = False,
@@ -55,6 +56,7 @@ def generate(
         dtype: type that the networks compute in, "float32", "bfloat16" or "auto", which is bfloat16
             on GPUs and float32 elsewhere.
         tf32: compute in float32, and let GPUs round the factors of products to TF32.
+        devices: number of devices that share the windows; None takes all that JAX sees.
         face: where to repaint faces (paper, section 3.3); None repaints none.
         face_sampling: settings of repainting; None takes `anchor.settings.face`.
         progress: show a progress bar.
@@ -77,6 +79,7 @@ def generate(
         seed=seed,
         dtype=dtype,
         tf32=tf32,
+        devices=devices,
     )
     settings = Settings(sampling, face_sampling or anchor.settings.face)
     picture = picture_of(anchor, appearance)

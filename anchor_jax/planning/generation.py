@@ -11,9 +11,8 @@ from anchor_jax.checkpoint import Anchor, Network, Part, Settings
 from anchor_jax.checkpoint.parameters import with_types
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves, plan_windows
-from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, frames_in_work, predict_windows
+from anchor_jax.diffusion.sample import frames_in_work, predict_windows, windows_each
 from anchor_jax.diffusion.schedule import ScheduleConfig
-from anchor_jax.diffusion.tasks import group_size
 from anchor_jax.generation.face import face_denoiser, face_sampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
@@ -137,7 +136,7 @@ def _window_step(
     device: Any,
 ) -> Program:
     """Make one denoising step of a group of windows, as `diffusion.sample` calls it."""
-    windows = group_size(sampling.steps, WINDOWS_PER_CALL)
+    windows = windows_each(sampling)
     inputs = _window_inputs(anchor, part, sampling, size, windows)
     numbers = jax.ShapeDtypeStruct((windows,), np.int32)
 
@@ -151,8 +150,9 @@ def _window_step(
         f"{name}, {windows} windows" if windows > 1 else name,
         jax.jit(step),
         _on(device, (*inputs, numbers, numbers)),
-        # In every step, a frame of a long video is in window / stride windows.
-        calls=sampling.steps / (windows * sampling.stride),
+        # In every step, a frame of a long video is in window / stride windows. All devices call the
+        # program at once.
+        calls=sampling.steps / (windows * (sampling.devices or 1) * sampling.stride),
         flops=float(windows * _window_flops(denoise, inputs)),
     )
 
@@ -205,7 +205,7 @@ def _decoding(name: str, anchor: Anchor, sampling: Sampling, size: Size, device:
         f"{name}, {PICTURE_BATCH} frames",
         jax.jit(decode),
         _on(device, (_loaded(config, sampling.dtype), shapes)),
-        calls=1 / PICTURE_BATCH,
+        calls=1 / (PICTURE_BATCH * (sampling.devices or 1)),
     )
 
 

@@ -23,6 +23,7 @@ import filelock
 import jax
 import numpy as np
 
+from anchor_jax.devices import is_first_process
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import check_parent, leftovers, named_errors, remove, write_text
 from anchor_jax.training.events import EventWriter
@@ -56,7 +57,7 @@ class Run:
     ):
         self.folder = folder
         self._translate = translate
-        self.is_main = jax.process_index() == 0
+        self.is_main = is_first_process()
         self._events: Any = None  # opened by `begin`
         self._lock = filelock.FileLock(folder / ".lock")
         problem = None

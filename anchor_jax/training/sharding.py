@@ -1,21 +1,13 @@
-"""Distributes a batch over a mesh of devices and, with FSDP, parameters and optimizer too."""
+"""Distributes parameters and optimizer over a mesh of devices, whole or (FSDP) in parts."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_AXIS = "data"
-
-
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Make a mesh of one axis with the given devices, by default all devices of all processes."""
-    count = jax.device_count() if devices is None else len(devices)
-    return jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+from anchor_jax.devices import AXIS, replicated
 
 
 def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
@@ -30,25 +22,10 @@ def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
         spec: list[str | None] = [None] * len(leaf.shape)
         axes = [i for i, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
         if fsdp and axes:
-            spec[max(axes, key=lambda i: leaf.shape[i])] = _AXIS
+            spec[max(axes, key=lambda i: leaf.shape[i])] = AXIS
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(choose, state)
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding that gives each device the same number of rows of a batch."""
-    return NamedSharding(mesh, PartitionSpec(_AXIS))
-
-
-def put_batch(mesh: Mesh, batch: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
-    """Make arrays over the whole mesh from this process's rows of a batch. Rows that are already on
-    a device do not pass through the host."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-    }
 
 
 def put_whole(shardings: Any, tree: Any) -> Any:
@@ -74,8 +51,3 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding that puts the whole array on every device."""
-    return NamedSharding(mesh, PartitionSpec())

@@ -10,7 +10,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The rooms of the package, each with the rooms it may import. Inside a room everything goes.
 GROUND = {
-    *("compiling", "errors", "files", "memory", "processes", "progress", "shapes", "threads"),
+    *(
+        "compiling",
+        "devices",
+        "errors",
+        "files",
+        "memory",
+        "processes",
+        "progress",
+        "shapes",
+        "threads",
+    ),
     *("times", "versions"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
