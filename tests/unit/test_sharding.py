@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from anchor_jax import devices
 from anchor_jax.training import sharding
 
-mesh = sharding.make_mesh()
+mesh = devices.make_mesh()
 assert mesh.size == 8
 tree = {
     "kernel": np.arange(3 * 16 * 32.).reshape(3, 16, 32),
@@ -43,7 +44,7 @@ assert all(leaf.sharding.is_fully_replicated for leaf in whole.values())
 
 # A batch is cut into rows, in their order.
 rows = np.arange(16 * 2).reshape(16, 2)
-batch = sharding.put_batch(mesh, {"rows": rows})["rows"]
+batch = devices.put_batch(mesh, {"rows": rows})["rows"]
 assert batch.sharding.spec == P("data")
 np.testing.assert_array_equal(np.asarray(batch), rows)
 assert not batch.sharding.is_fully_replicated
