@@ -17,10 +17,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from anchor_jax.diffusion.ddim import ddim_step
+from anchor_jax.diffusion.ddim import clean_and_noise, ddim_step
 from anchor_jax.diffusion.guidance import guide, num_halves
 from anchor_jax.diffusion.schedule import Step
 from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.diffusion.solvers import Solver, multistep, solver_table
 from anchor_jax.diffusion.windows import count_windows, crossfade_weights, reach
 from anchor_jax.shapes import Array
 
@@ -120,6 +121,7 @@ class Rings:
         source: where the blocks come from.
         steps: denoising steps.
         guidance: scale of classifier-free guidance.
+        solver: see `solvers`.
         prediction_type: what the network predicts, as for `ddim_step`.
         state: of earlier rings of the same arguments, which these continue.
     """
@@ -131,6 +133,7 @@ class Rings:
         source: Source,
         steps: Sequence[Step],
         guidance: float,
+        solver: Solver,
         prediction_type: str,
         state: State | None = None,
     ):
@@ -142,23 +145,26 @@ class Rings:
             zeros = jnp.zeros(size, jnp.asarray(like).dtype)
             return jax.device_put(zeros, jax.local_devices()[0])
 
+        table = solver_table(steps, solver)
         if state is None:
             noise, condition = source.first["noise"], source.first["condition"]
             frames, latent = capacity * shape.stride, np.shape(noise)[1:]
             keep = lambda x: empty(frames, *x.shape[1:], like=x[:0])
             self._latents, self._condition = empty(frames, *latent), jax.tree.map(keep, condition)
             self._sums = empty(len(steps), num_halves(guidance), shape.size - shape.stride, *latent)
+            self._clean = empty(0 if table is None else table.shape[1] - 2, frames, *latent)
         else:
             self._entered = int(state["entered"])
             arrays = jax.device_put(state["arrays"], jax.local_devices()[0])
-            self._latents, self._condition, self._sums = (
-                arrays[name] for name in ("latents", "condition", "sums")
+            self._latents, self._condition, self._sums, self._clean = (
+                arrays[name] for name in ("latents", "condition", "sums", "clean")
             )
         self._advance = partial(
             _advance,
             counts=jnp.asarray(count_windows(shape.weights, shape.stride)),
             weights=jnp.asarray(shape.weights),
             alphas=jnp.asarray([(step.alpha, step.alpha_prev) for step in steps], jnp.float32),
+            table=None if table is None else jnp.asarray(table),
             guidance=guidance,
             prediction_type=prediction_type,
         )
@@ -166,7 +172,12 @@ class Rings:
     def state(self) -> State:
         """Return what new rings need to go on from here. The arrays are on the device, and only
         valid until the next call of another method."""
-        arrays = {"latents": self._latents, "condition": self._condition, "sums": self._sums}
+        arrays = {
+            "latents": self._latents,
+            "condition": self._condition,
+            "sums": self._sums,
+            "clean": self._clean,
+        }
         return {"entered": np.int64(self._entered), "arrays": arrays}
 
     def read(self, last: int) -> None:
@@ -196,8 +207,9 @@ class Rings:
         Returns:
             The blocks after the step, (g, stride, h, w, c).
         """
-        self._latents, self._sums, after = self._advance(
-            self._latents, self._sums, predicted, self._start(windows), windows, at, count
+        state = self._latents, self._clean, self._sums
+        (self._latents, self._clean, self._sums), after = self._advance(
+            state, predicted, self._start(windows), windows, at, count
         )
         return after
 
@@ -226,10 +238,9 @@ def _cut(rings: Any, starts: Array, num_real: Array, size: int) -> Any:
     return jax.tree.map(cut, rings)
 
 
-@partial(jax.jit, static_argnames="prediction_type", donate_argnames=("latents", "sums"))
+@partial(jax.jit, static_argnames="prediction_type", donate_argnames="state")
 def _advance(
-    latents: Array,
-    sums: Array,
+    state: tuple[Array, Array, Array],
     predicted: Array,
     starts: Array,
     windows: Array,
@@ -239,14 +250,16 @@ def _advance(
     counts: Array,
     weights: Array,
     alphas: Array,
+    table: Array | None,
     guidance: ArrayLike,
     prediction_type: str,
-) -> tuple[Array, Array, Array]:
-    """Average the windows, apply guidance and take one DDIM step, window after window.
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """Average the windows, apply guidance and take the solver's step, window after window.
 
     Args:
-        latents: the ring (frames, h, w, c).
-        sums: of each step, what the windows so far predict for frames that the next ones contain
+        state: three arrays: the ring of latents (frames, h, w, c); the ring of the predictions of
+            x_0 at the steps before, newest first, as many as the solver needs, (k, frames, h, w,
+            c); of each step, what the windows so far predict for frames that the next ones contain
             too, (steps, b, overlap, h, w, c).
         predicted: predictions of a group, (g, b, size, h, w, c).
         starts: places of the windows in the ring, (g,).
@@ -256,12 +269,14 @@ def _advance(
         counts: sums of weights, see `count_windows`.
         weights: weights of the frames of a window, (size,).
         alphas: alpha-bar at each step and after it, (steps, 2).
+        table: result of `solver_table`.
         guidance: scale of classifier-free guidance.
         prediction_type: as for `ddim_step`.
 
     Returns:
-        The ring, the sums, and the blocks after the step, (g, stride, h, w, c).
+        The state, and the blocks after the step, (g, stride, h, w, c).
     """
+    latents, clean, sums = state
     overlap, stride = sums.shape[2], counts.shape[1]
     blocks = []
     for i in range(len(predicted)):
@@ -270,11 +285,20 @@ def _advance(
         total = total.at[:, :overlap].add(sums[at[i]])
         count = counts[jnp.minimum(windows[i], len(counts) - 1)]
         mean = total[:, :stride] / count[:, None, None, None]
+        prediction = guide(mean, guidance)
         alpha, alpha_prev = alphas[at[i]]
-        block = ddim_step(before, guide(mean, guidance), alpha, alpha_prev, prediction_type)
+        if table is None:
+            block = ddim_step(before, prediction, alpha, alpha_prev, prediction_type)
+        else:
+            x0, _ = clean_and_noise(before, prediction, alpha, prediction_type)
+            earlier = lax.dynamic_slice_in_dim(clean, starts[i], stride, 1)
+            latest = jnp.concatenate([x0[None], earlier])
+            block = multistep(before, latest, table[at[i]])
+            kept = jnp.where(jnp.less(i, used), latest[:-1], earlier)
+            clean = lax.dynamic_update_slice_in_dim(clean, kept, starts[i], 1)
         block = jnp.where(jnp.less(i, used), block, before)
         latents = lax.dynamic_update_slice_in_dim(latents, block, starts[i], 0)
         rest = jnp.where(jnp.less(i, used), total[:, stride:], sums[at[i]])
         sums = sums.at[at[i]].set(rest)
         blocks.append(block)
-    return latents, sums, jnp.stack(blocks)
+    return (latents, clean, sums), jnp.stack(blocks)

@@ -38,8 +38,9 @@ from anchor_jax.devices import (
     split_rows,
 )
 from anchor_jax.diffusion.rings import Block, Rings, Shape, Source, State
-from anchor_jax.diffusion.schedule import ScheduleConfig, sampling_steps
+from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.diffusion.solvers import solver_steps
 from anchor_jax.diffusion.tasks import Line, Order, Task, group_size, plan_groups
 from anchor_jax.diffusion.windows import reach
 from anchor_jax.shapes import Array
@@ -112,12 +113,11 @@ def frames_in_work(sampling: Sampling) -> int:
 
 
 class Sampler:
-    """Denoises a video block by block: algorithm 1 of the paper, with DDIM
-    (https://arxiv.org/abs/2010.02502).
+    """Denoises a video block by block: algorithm 1 of the paper.
 
     In each step, all windows are predicted, the predictions are averaged for each frame, guidance
-    combines the averages, and the frames take one DDIM step. The memory does not depend on the
-    length of the video, unless the order is "steps".
+    combines the averages, and the frames take one step of the solver. The memory does not depend on
+    the length of the video, unless the order is "steps".
 
     Iterating yields, after each group of tasks, the list of blocks that are now clean (possibly
     none), in order: latents, float32 (k, h, w, c). The device may still be computing them.
@@ -165,7 +165,7 @@ class Sampler:
         self._order: Order = order
         self._on_windows, self._on_group = on_windows, on_group
         self._source = source = Source(blocks, sampling.stride, state.get("source"))
-        steps = sampling_steps(schedule, sampling.steps)
+        steps = solver_steps(schedule, sampling.steps, sampling.solver, sampling.spacing)
         self._timesteps = np.array([step.timestep for step in steps], np.int32)
         self._shape = shape = Shape.of(source, sampling)
         line = _line(sampling)._replace(reach=shape.reach)
@@ -182,6 +182,7 @@ class Sampler:
             source,
             steps,
             sampling.guidance,
+            sampling.solver,
             schedule.prediction_type,
             state.get("rings"),
         )

@@ -1,6 +1,7 @@
 """Check settings and inputs against an anchor before its parameters are loaded."""
 
 from anchor_jax.checkpoint import Anchor, Settings
+from anchor_jax.diffusion.solvers import most_steps
 from anchor_jax.errors import AnchorError, shorten
 from anchor_jax.generation.face import Face
 
@@ -24,7 +25,7 @@ def check_inputs(
     """
     factor = anchor.vae.config.factor
     n, height, width, _ = poses_shape
-    max_steps = anchor.schedule.num_train_timesteps
+    max_steps = most_steps(anchor.schedule, settings.sampling.solver, settings.sampling.spacing)
     problems = []
     if n == 0:
         problems.append("there are no pose images: expected at least one frame")

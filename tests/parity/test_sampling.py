@@ -19,6 +19,7 @@ from anchor_jax.diffusion import (
     sample,
     sampling_steps,
 )
+from anchor_jax.diffusion.solvers import solver_steps
 from anchor_jax.diffusion.windows import plan_windows
 from anchor_jax.generation.networks import WindowDenoiser
 from anchor_jax.models import Denoiser
@@ -67,6 +68,77 @@ def test_ddim_steps(count, prediction, to_one):
         alphas = jnp.float32(step.alpha), jnp.float32(step.alpha_prev)
         ours = ddim_step(ours, jnp.asarray(guess), *alphas, prediction)
         assert relative(ours, expected) < 1e-5
+
+
+MULTISTEP = {
+    "dpm++": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+}
+
+
+def multistep(solver: str, spacing: str, prediction: str = "epsilon"):
+    """A multistep scheduler with its own defaults (order 2, final sigma zero) and the schedule of
+    Stable Diffusion 1.5."""
+    return MULTISTEP[solver](
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
+    )
+
+
+# Schedulers turn torch's tensors into NumPy's arrays in a way that NumPy 2 warns of.
+converts = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@converts
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "unipc"])
+def test_timesteps_of_solvers(solver, spacing):
+    """Catches the parts of DDIM for a multistep solver, and trailing timesteps one off."""
+    theirs = scheduler(timestep_spacing=spacing)
+    if solver != "ddim":
+        theirs = multistep(solver, spacing)
+    for count in (1, 2, 3, 7, 10, 15, 20, 32, 100):
+        theirs.set_timesteps(count)
+        steps = solver_steps(ScheduleConfig(), count, solver, spacing)
+        assert [step.timestep for step in steps] == theirs.timesteps.tolist(), count
+
+
+def mix(params, latents, condition, timestep, num_real):
+    """A denoiser that mixes channels, frame by frame."""
+    return jnp.tanh(latents @ params + timestep / 1000)[None]
+
+
+@converts
+@pytest.mark.parametrize(
+    ("prediction", "spacing"), [("epsilon", "leading"), ("v_prediction", "trailing")]
+)
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+@pytest.mark.parametrize("solver", ["dpm++", "unipc"])
+def test_multistep_trajectories(solver, count, prediction, spacing):
+    """Whole trajectories, in windows as of a video. Catches a wrong order of the first or last
+    steps, a prediction of x_0 from another step, a corrector that is left out or of another order,
+    and a last step that leaves noise."""
+    matrix, expected = draw(4, 4, seed=3) / 2, draw(5, 2, 3, 4)
+    ours = LatentsOfSteps(expected)
+    sample(
+        mix,
+        matrix,
+        expected,
+        np.zeros((5, 1), np.float32),
+        ScheduleConfig(prediction_type=prediction),
+        Sampling(count, guidance=1.0, window=4, overlap=1, solver=solver, spacing=spacing),
+        on_group=ours.add,
+    )
+    theirs = multistep(solver, spacing, prediction)
+    theirs.set_timesteps(count)
+    for i, t in enumerate(theirs.timesteps):
+        guess = torch.from_numpy(np.tanh(expected @ matrix + np.float32(t / 1000)))
+        expected = theirs.step(guess, t, torch.from_numpy(expected)).prev_sample.numpy()
+        assert relative(ours.latents[i], expected) < 1e-5, f"step {i}"
 
 
 def test_add_noise():
