@@ -48,6 +48,7 @@ class Demo:
         finetune_steps: optimizer steps.
         data: data set to finetune on.
         frames: number of frames to generate.
+        fast: take shortcuts that hardly cost quality, see docs/shortcuts.md.
         steps: denoising steps.
         seed: seed of the noise.
         assets: folder with other assets, from `python -m benchmarks.synthetic.assets`.
@@ -66,6 +67,7 @@ class Demo:
     frames: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: as many as the test clip has)")
     ] = None
+    fast: bool = False
     steps: AnchorsInt = None
     seed: AnchorsInt = None
     assets: Annotated[
@@ -84,7 +86,7 @@ class Demo:
 
         check_place(self.out)
         shipped = open_assets(self.assets)
-        clip, variant = read_inputs(shipped, self.motion, self.steps, self.seed)
+        clip, variant = read_inputs(shipped, self.motion, self.fast, self.steps, self.seed)
         anchor, before, grids = shipped.anchor, None, None
         if self.finetune:
             before, anchor = self._finetune(shipped)

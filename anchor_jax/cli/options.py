@@ -36,7 +36,11 @@ class SamplingOptions:
     """Settings of sampling; those left out come from the anchor (`anchor-jax inspect` shows them).
 
     Attributes:
-        steps: denoising steps.
+        fast: take shortcuts that hardly cost quality (docs/shortcuts.md): UniPC, trailing timesteps
+            and a quarter of the steps. Other options change what it sets.
+        steps: denoising steps; with dpm++ or unipc fewer are enough than with ddim.
+        solver: solver of the diffusion equation; ddim is published.
+        spacing: timesteps of the steps; trailing, for few steps, starts at the last of training.
         guidance: scale of classifier-free guidance: the weight of the appearance picture.
         control_scale: weight of the poses.
         crossfade: fade from one window into the next where they overlap, against flicker.
@@ -46,7 +50,16 @@ class SamplingOptions:
         devices: number of devices that share the windows.
     """
 
+    fast: _Flag = False
     steps: AnchorsInt = None
+    solver: Annotated[
+        Literal["ddim", "dpm++", "unipc"] | None,
+        arg(metavar="{ddim,dpm++,unipc}", help_behavior_hint=_HINT),
+    ] = None
+    spacing: Annotated[
+        Literal["leading", "trailing"] | None,
+        arg(metavar="{leading,trailing}", help_behavior_hint=_HINT),
+    ] = None
     guidance: AnchorsFloat = None
     control_scale: AnchorsFloat = None
     crossfade: Annotated[_Flag, arg(help_behavior_hint=_HINT)] = False
@@ -58,7 +71,10 @@ class SamplingOptions:
     def over(self, recommended: "Sampling", **more: object) -> "Sampling":
         """Return the recommended settings, changed by these options and by `more`."""
         return recommended.updated(
+            fast=self.fast,
             steps=self.steps,
+            solver=self.solver,
+            spacing=self.spacing,
             guidance=self.guidance,
             control_scale=self.control_scale,
             crossfade=_choose_flag(self, "crossfade"),

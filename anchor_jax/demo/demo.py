@@ -66,13 +66,14 @@ def check_place(out: Path) -> None:
 
 
 def read_inputs(
-    assets: Assets, motion: Path | None, steps: int | None, seed: int | None
+    assets: Assets, motion: Path | None, fast: bool, steps: int | None, seed: int | None
 ) -> tuple[StudyClip, Variant]:
     """Read the test clip, and choose how to generate it.
 
     Args:
         assets: the shipped assets.
         motion: a motion file, which is only checked here; or None.
+        fast: take the shortcuts of `Sampling.fast`.
         steps: denoising steps; None takes the anchor's.
         seed: seed of the noise; None takes the anchor's.
 
@@ -82,7 +83,7 @@ def read_inputs(
     if motion is not None:
         formats.read_motion(motion)
     header, clip = checkpoint.load(assets.anchor, networks=()), read_clip(assets.test)
-    variant = Variant(header.settings).with_sampling(steps=steps, seed=seed)
+    variant = Variant(header.settings).with_sampling(fast=fast, steps=steps, seed=seed)
     check_clip(header, clip, variant)
     return clip, variant
 

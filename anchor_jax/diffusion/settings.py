@@ -91,9 +91,11 @@ class Sampling:
         """Frames from the start of a window to the start of the next."""
         return self.window - self.overlap
 
-    def updated(self, **given: Any) -> "Sampling":
-        """Return a copy with the `given` settings; None keeps the present value."""
-        return replace(self, **{name: x for name, x in given.items() if x is not None})
+    def updated(self, *, fast: bool = False, **given: Any) -> "Sampling":
+        """Return a copy with the `given` settings; None keeps the present value, or with `fast`
+        that of the preset `fast`."""
+        start = self.fast() if fast else self
+        return replace(start, **{name: x for name, x in given.items() if x is not None})
 
     def fast(self) -> "Sampling":
         """Return a copy that generates in a fraction of the time: UniPC with a quarter of the

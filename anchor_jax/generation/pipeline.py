@@ -3,6 +3,7 @@
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Settings
+from anchor_jax.diffusion.solvers import Solver, Spacing
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.face import Face, face_sampling
@@ -18,7 +19,10 @@ def generate(
     poses: Images,
     appearance: Images | None = None,
     *,
+    fast: bool = False,
     steps: int | None = None,
+    solver: Solver | None = None,
+    spacing: Spacing | None = None,
     guidance: float | None = None,
     control_scale: float | None = None,
     window: int | None = None,
@@ -43,7 +47,10 @@ def generate(
             factor (8).
         appearance: a picture of the person, uint8 (h', w', 3) RGB, of any size; None takes
             `anchor.appearance`.
-        steps: DDIM steps.
+        fast: take the shortcuts of `Sampling.fast`, which other settings then change.
+        steps: denoising steps.
+        solver: "ddim" (published), "dpm++" or "unipc"; the last two need fewer steps.
+        spacing: of the timesteps, "leading" (published) or "trailing", which suits few steps.
         guidance: scale of classifier-free guidance, 0 to 100; at 1 the unconditional prediction is
             not computed.
         control_scale: W_c of equation (2) of the paper, 0 to 100.
@@ -70,7 +77,10 @@ def generate(
             memory.
     """
     sampling = anchor.settings.sampling.updated(
+        fast=fast,
         steps=steps,
+        solver=solver,
+        spacing=spacing,
         guidance=guidance,
         control_scale=control_scale,
         window=window,

@@ -36,7 +36,7 @@ def stream(
             autoencoder's factor (8). An iterator may wait for the next one.
         appearance: as for `generate`.
         noise: initial latents of every frame, float32 (h/8, w/8, 4).
-        settings: fields of `diffusion.Sampling`, such as `steps=10`; those that are left out, or
+        settings: `fast`, and fields of `diffusion.Sampling` such as `steps=10`; those left out, or
             None, come from `anchor.settings`.
 
     Returns:
