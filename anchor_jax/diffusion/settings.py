@@ -91,10 +91,10 @@ class Sampling:
         """Frames from the start of a window to the start of the next."""
         return self.window - self.overlap
 
-    def updated(self, *, fast: bool = False, **given: Any) -> "Sampling":
-        """Return a copy with the `given` settings; None keeps the present value, or with `fast`
-        that of the preset `fast`."""
-        start = self.fast() if fast else self
+    def updated(self, **given: Any) -> "Sampling":
+        """Return a copy with the `given` settings; None keeps the present value. `fast=True` keeps
+        the values of the preset `fast` instead."""
+        start = self.fast() if given.pop("fast", False) else self
         return replace(start, **{name: x for name, x in given.items() if x is not None})
 
     def fast(self) -> "Sampling":
