@@ -20,7 +20,7 @@ from anchor_jax.body.view import View, make_view
 from anchor_jax.data import video
 from anchor_jax.data.preview import moments
 from anchor_jax.data.request import Request
-from anchor_jax.demo.report import Shown, write_demo
+from anchor_jax.demo.report import CEILING_FRAMES, Shown, write_demo
 from anchor_jax.errors import AnchorError, note
 from anchor_jax.files import check_parent, check_space
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
@@ -135,7 +135,7 @@ def show(
         )
     loaded = checkpoint.load(anchor, kernels=dtype)
     frames, scores["generated"] = generate_and_measure(loaded, clip, variant, progress=True)
-    scores["autoencoder"] = ceiling(loaded, clip, variant)
+    scores["autoencoder"] = ceiling(loaded, clip[:CEILING_FRAMES], variant)
     seconds = scores["generated"].pop("seconds")
     scores.get("before", {}).pop("seconds", None)
     facts = {

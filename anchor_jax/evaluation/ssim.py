@@ -22,6 +22,25 @@ def ssim(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None
     Returns:
         float64 (n,): 1 for equal images; NaN for an empty region.
     """
+    return ssim_in_region(ssim_map(images, truth), region)
+
+
+def ssim_in_region(similarity: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
+    """Average a result of `ssim_map` over a region; arguments and result as for `ssim`."""
+    inside = np.s_[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    return region_mean(similarity, None if region is None else region[inside])
+
+
+def ssim_map(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Compute the structural similarity of each window inside the images, equation 13 of the paper.
+
+    Args:
+        images: as for `ssim`.
+        truth: the same shape.
+
+    Returns:
+        float64 (n, h - 10, w - 10, c).
+    """
     check_shapes(images, truth)
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -34,5 +53,4 @@ def ssim(images: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None
     similarity = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
         (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
     )
-    inside = np.s_[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
-    return region_mean(similarity[inside], None if region is None else region[inside])
+    return similarity[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]

@@ -21,6 +21,7 @@ _TEMPLATE = np.array(
 )
 _FRACTION_BITS = 5  # OpenCV interpolates in steps of 1/32 pixel
 _COEFFICIENT_BITS = 10
+_CHANNEL_BITS = 20  # of a channel in an integer of 64 bits, see `_mix_bytes`
 
 
 def estimate_transforms(landmarks: Num[np.ndarray, "n 5 2"]) -> Float[np.ndarray, "n 2 3"]:
@@ -100,15 +101,44 @@ def _warp(image: np.ndarray, back: np.ndarray, out: np.ndarray) -> None:
     x = np.clip(x + 2, 0, image.shape[1] - 2)
     y = np.clip(y + 2, 0, image.shape[0] - 2)
     one = 1 << _FRACTION_BITS
+    weights = [
+        [weight_y * weight_x for weight_x in (one - fraction_x, fraction_x)]
+        for weight_y in (one - fraction_y, fraction_y)
+    ]
+    channels = np.prod(out.shape[2:], dtype=int)
+    if out.dtype == np.uint8 and channels * _CHANNEL_BITS <= 64:
+        _mix_bytes(image.reshape(*image.shape[:2], -1), y, x, weights, out)
+        return
     total = np.zeros(out.shape, np.int32 if out.dtype == np.uint8 else np.float32)
-    for dy, weight_y in ((0, one - fraction_y), (1, fraction_y)):
-        for dx, weight_x in ((0, one - fraction_x), (1, fraction_x)):
-            weight = (weight_x * weight_y).reshape(height, width, *[1] * (out.ndim - 2))
-            total += image[y + dy, x + dx] * weight.astype(total.dtype)
+    for dy, dx in np.ndindex(2, 2):
+        weight = weights[dy][dx].reshape(height, width, *[1] * (out.ndim - 2))
+        total += image[y + dy, x + dx] * weight.astype(total.dtype)
     if out.dtype == np.uint8:
         out[...] = (total + one * one // 2) // (one * one)
     else:
         out[...] = total / (one * one)
+
+
+def _mix_bytes(
+    image: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    weights: list[list[np.ndarray]],
+    out: np.ndarray,
+) -> None:
+    """Fill `out`, uint8, with the weighted mean of four neighbours. The sums of all channels of a
+    pixel are computed at once, as the digits of one integer of 64 bits: each is below 2^18."""
+    shifts = (np.arange(image.shape[2]) * _CHANNEL_BITS).astype(np.uint64)
+    pixels = (image.astype(np.uint64) << shifts).sum(2, dtype=np.uint64).ravel()
+    first = y * image.shape[1] + x
+    bits = 2 * _FRACTION_BITS  # the weights of a pixel add up to 2^bits
+    total = np.full(first.shape, (np.uint64(1 << bits - 1) << shifts).sum(dtype=np.uint64))
+    for dy, dx in np.ndindex(2, 2):
+        neighbours = pixels.take(first + (dy * image.shape[1] + dx))
+        total += neighbours * weights[dy][dx].astype(np.uint64)
+    levels = out.reshape(*out.shape[:2], -1)
+    for channel, shift in enumerate(shifts):
+        levels[..., channel] = (total >> (shift + np.uint64(bits))) & np.uint64(255)
 
 
 def _places(row: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

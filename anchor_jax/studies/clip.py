@@ -15,7 +15,7 @@ from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.regions import moving_below
-from anchor_jax.evaluation.ssim import ssim
+from anchor_jax.evaluation.ssim import ssim_in_region, ssim_map
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.face import align, mask
 from anchor_jax.face.landmarks import Track
@@ -213,8 +213,11 @@ def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
     scores = {
         f"{name}/{metric.__name__}": _mean(metric(frames, truth, region))
         for name, region in regions.items()
-        for metric in (psnr, ssim, l1)
+        for metric in (psnr, l1)
     }
+    similarity = ssim_map(frames, truth)  # the same for all regions
+    for name, region in regions.items():
+        scores[f"{name}/ssim"] = _mean(ssim_in_region(similarity, region))
     for metric in (flicker, temporal_error):
         scores[metric.__name__] = _mean(metric(frames, truth))
     return scores
