@@ -126,6 +126,17 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
     return _window_flops(body_denoiser(anchor.body, short.dtype), inputs) * windows / n
 
 
+def share_computed_again(num_frames: int, sampling: Sampling) -> float:
+    """Return how many times each frame is computed beside the first, in one step, on average. With
+    overlaps of at most half a window it is the share of frames that are computed twice.
+
+    >>> share_computed_again(13, Sampling(window=4, overlap=1))
+    0.3076923076923077
+    """
+    windows = plan_windows(num_frames, sampling.window, sampling.overlap)
+    return sum(map(len, windows)) / num_frames - 1
+
+
 def _window_step(
     name: str,
     anchor: Anchor,

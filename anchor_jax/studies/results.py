@@ -28,6 +28,7 @@ SCORES = {
     "seconds_per_frame": ("s/frame", 3),
     "memory_mb": ("peak MB", 0),
     "gflops_per_frame": ("GFLOPs/frame/step", 2),
+    "computed_again": ("frames computed again", 2),
 }
 
 

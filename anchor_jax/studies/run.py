@@ -12,7 +12,7 @@ from anchor_jax.data.preview import moments
 from anchor_jax.errors import AnchorError
 from anchor_jax.files import check_parent, placed
 from anchor_jax.memory import peak_memory_mb
-from anchor_jax.planning.generation import step_flops
+from anchor_jax.planning.generation import share_computed_again, step_flops
 from anchor_jax.processes import run_alone
 from anchor_jax.studies.clip import (
     StudyClip,
@@ -145,8 +145,12 @@ def _measure_row(row: Row, study: Study) -> Result:
         frames, score = generate_and_measure(anchor, clip, variant, progress=True)
         sampled_frames.append(frames[moments(len(frames))])
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
-    flops = step_flops(anchor, clip.poses.shape, row.variant.settings.sampling)
-    once = {"memory_mb": peak_memory_mb(), "gflops_per_frame": flops / 1e9}
+    sampling = row.variant.settings.sampling
+    once = {
+        "memory_mb": peak_memory_mb(),
+        "gflops_per_frame": step_flops(anchor, clip.poses.shape, sampling) / 1e9,
+        "computed_again": share_computed_again(len(clip.poses), sampling),
+    }
     return Result(scores, once, ceiling(anchor, clip, row.variant), sampled_frames[0], dtype)
 
 

@@ -10,7 +10,9 @@ from jax import lax
 
 from anchor_jax.body.view import View
 from anchor_jax.demo.demo import _frame_like
+from anchor_jax.diffusion import Sampling
 from anchor_jax.planning.flops import count_flops
+from anchor_jax.planning.generation import share_computed_again
 from anchor_jax.studies.results import Result, _interval, json_safe, markdown
 
 NONE = np.zeros((0, 1, 1, 3), np.uint8)  # frames
@@ -36,6 +38,17 @@ def test_flops_are_those_of_products_and_convolutions():
     assert count_flops(lambda x: jnp.exp(x) + x, shape(9)) == 0
     either = lambda x: lax.platform_dependent(x, cpu=loop, default=lambda x: loop(x) * 2)
     assert count_flops(either, shape(4, 3, 5)) == 360
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "pair", "expected"),
+    [(100, (16, 4), 32 / 100), (10, (16, 4), 0), (96, (16, 0), 0), (400, (16, 12), 2.94)],
+)
+def test_frames_that_are_computed_again(num_frames, pair, expected):
+    """Catches a share of windows instead of frames, a last window that counts as a whole one, and
+    overlaps of more than half that count once."""
+    sampling = Sampling(window=pair[0], overlap=pair[1])
+    assert share_computed_again(num_frames, sampling) == pytest.approx(expected)
 
 
 def test_intervals_are_students():
