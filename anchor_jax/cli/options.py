@@ -42,7 +42,13 @@ class SamplingOptions:
         solver: solver of the diffusion equation; ddim is published.
         spacing: timesteps of the steps; trailing, for few steps, starts at the last of training.
         guidance: scale of classifier-free guidance: the weight of the appearance picture.
+        guidance_interval: apply guidance only where the noise level, the timestep divided by that
+            of pure noise, is between these two numbers from 0 to 1. Elsewhere half of the work is
+            left out.
         control_scale: weight of the poses.
+        reuse: features that steps take from an earlier step instead of computing them
+            (docs/shortcuts.md); worth it with many steps.
+        reuse_every: compute these features at each so many-th step.
         crossfade: fade from one window into the next where they overlap, against flicker.
         no_crossfade: weight windows equally where they overlap, as published.
         dtype: type that the networks compute in; auto is bfloat16 on GPUs, float32 elsewhere.
@@ -61,7 +67,15 @@ class SamplingOptions:
         arg(metavar="{leading,trailing}", help_behavior_hint=_HINT),
     ] = None
     guidance: AnchorsFloat = None
+    guidance_interval: Annotated[
+        tuple[float, float] | None, arg(metavar="LOW HIGH", help_behavior_hint=_HINT)
+    ] = None
     control_scale: AnchorsFloat = None
+    reuse: Annotated[
+        Literal["none", "deep", "encoder", "attention", "control", "control+attention"] | None,
+        arg(metavar="FEATURES", help_behavior_hint=_HINT),
+    ] = None
+    reuse_every: AnchorsInt = None
     crossfade: Annotated[_Flag, arg(help_behavior_hint=_HINT)] = False
     no_crossfade: Annotated[_Flag, arg(help_behavior_hint="")] = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -76,7 +90,10 @@ class SamplingOptions:
             solver=self.solver,
             spacing=self.spacing,
             guidance=self.guidance,
+            guidance_interval=self.guidance_interval,
             control_scale=self.control_scale,
+            reuse=self.reuse,
+            reuse_every=self.reuse_every,
             crossfade=_choose_flag(self, "crossfade"),
             dtype=self.dtype,
             tf32=self.tf32,

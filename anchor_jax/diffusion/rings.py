@@ -7,7 +7,7 @@ and takes the solver's step.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from anchor_jax.diffusion.ddim import clean_and_noise, ddim_step
-from anchor_jax.diffusion.guidance import guide, num_halves
+from anchor_jax.diffusion.guidance import guide
 from anchor_jax.diffusion.schedule import Step
 from anchor_jax.diffusion.settings import Sampling
 from anchor_jax.diffusion.solvers import Solver, multistep, solver_table
@@ -121,6 +121,7 @@ class Rings:
         source: where the blocks come from.
         steps: denoising steps.
         guidance: scale of classifier-free guidance.
+        halves: predictions of a window: 2 with guidance, else 1.
         solver: see `solvers`.
         prediction_type: what the network predicts, as for `ddim_step`.
         state: of earlier rings of the same arguments, which these continue.
@@ -133,12 +134,14 @@ class Rings:
         source: Source,
         steps: Sequence[Step],
         guidance: float,
+        halves: int,
         solver: Solver,
         prediction_type: str,
         state: State | None = None,
     ):
         self._capacity, self._shape, self._source = capacity, shape, source
         self._entered = 0
+        self._kept: Any = None  # what windows keep, (capacity, ...), see `keep`
 
         def empty(*size: int, like: ArrayLike = 0.0) -> Array:
             # On the device that parameters are loaded to. JAX would compile again if it changed.
@@ -151,13 +154,13 @@ class Rings:
             frames, latent = capacity * shape.stride, np.shape(noise)[1:]
             keep = lambda x: empty(frames, *x.shape[1:], like=x[:0])
             self._latents, self._condition = empty(frames, *latent), jax.tree.map(keep, condition)
-            self._sums = empty(len(steps), num_halves(guidance), shape.size - shape.stride, *latent)
+            self._sums = empty(len(steps), halves, shape.size - shape.stride, *latent)
             self._clean = empty(0 if table is None else table.shape[1] - 2, frames, *latent)
         else:
             self._entered = int(state["entered"])
             arrays = jax.device_put(state["arrays"], jax.local_devices()[0])
-            self._latents, self._condition, self._sums, self._clean = (
-                arrays[name] for name in ("latents", "condition", "sums", "clean")
+            self._latents, self._condition, self._sums, self._clean, self._kept = (
+                arrays[name] for name in ("latents", "condition", "sums", "clean", "kept")
             )
         self._advance = partial(
             _advance,
@@ -177,6 +180,7 @@ class Rings:
             "condition": self._condition,
             "sums": self._sums,
             "clean": self._clean,
+            "kept": self._kept,
         }
         return {"entered": np.int64(self._entered), "arrays": arrays}
 
@@ -194,6 +198,21 @@ class Rings:
         """Cut out latents and conditions (g, size, ...) of windows."""
         rings = self._latents, self._condition
         return _cut(rings, self._start(windows), num_real, size=self._shape.size)
+
+    def keep(self, shapes: Callable[[], Any]) -> None:
+        """Before the first window, make room for what windows keep: `shapes()` of one window, a
+        tree of `jax.ShapeDtypeStruct`."""
+        if self._kept is None:
+            zeros = lambda x: jnp.zeros((self._capacity, *x.shape), x.dtype)
+            self._kept = jax.device_put(jax.tree.map(zeros, shapes()), jax.local_devices()[0])
+
+    def take(self, windows: np.ndarray) -> Any:
+        """Return what windows have kept, (g, ...)."""
+        return _take(self._kept, windows % self._capacity)
+
+    def put(self, windows: np.ndarray, kept: Any) -> None:
+        """Write what windows keep, (g, ...)."""
+        self._kept = _put(self._kept, windows % self._capacity, kept)
 
     def advance(self, predicted: Array, windows: np.ndarray, at: np.ndarray, count: int) -> Array:
         """Let the blocks of windows take their step.
@@ -223,6 +242,16 @@ def _enter(rings: Any, block: Any, start: ArrayLike) -> Any:
     """Write a block (k, ...) at frame `start`."""
     write = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
     return jax.tree.map(lambda ring, x: write(ring, jnp.asarray(x, ring.dtype)), rings, block)
+
+
+@jax.jit
+def _take(rings: Any, slots: Array) -> Any:
+    return jax.tree.map(lambda ring: ring[slots], rings)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(rings: Any, slots: Array, rows: Any) -> Any:
+    return jax.tree.map(lambda ring, new: ring.at[slots].set(new), rings, rows)
 
 
 @partial(jax.jit, static_argnames="size")

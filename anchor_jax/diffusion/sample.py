@@ -13,6 +13,11 @@ with b = 2 (unconditional, conditional) or, at guidance scale 1, b = 1 (conditio
 halves of guidance come from the context in `params` (see `generation.networks.denoiser_params`),
 not from `condition`, which both halves share.
 
+With shortcuts (see `shortcuts`) it also has a method
+
+    denoise.shortcut(mode, kept, params, latents, condition, timestep, num_real)
+        -> float32 (mode.halves, f, h, w, c), features (b, ...)
+
 JAX caches compiled programs with this callable as the key. It must be hashable. Two calls share a
 program only if their callables compare equal.
 """
@@ -40,6 +45,7 @@ from anchor_jax.devices import (
 from anchor_jax.diffusion.rings import Block, Rings, Shape, Source, State
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.diffusion.settings import Sampling
+from anchor_jax.diffusion.shortcuts import Switch, step_modes
 from anchor_jax.diffusion.solvers import solver_steps
 from anchor_jax.diffusion.tasks import Line, Order, Task, group_size, plan_groups
 from anchor_jax.diffusion.windows import reach
@@ -166,6 +172,8 @@ class Sampler:
         self._on_windows, self._on_group = on_windows, on_group
         self._source = source = Source(blocks, sampling.stride, state.get("source"))
         steps = solver_steps(schedule, sampling.steps, sampling.solver, sampling.spacing)
+        modes = step_modes(steps, schedule.num_train_timesteps, sampling)
+        self._switch = Switch.of(denoise, modes)
         self._timesteps = np.array([step.timestep for step in steps], np.int32)
         self._shape = shape = Shape.of(source, sampling)
         line = _line(sampling)._replace(reach=shape.reach)
@@ -182,6 +190,7 @@ class Sampler:
             source,
             steps,
             sampling.guidance,
+            max(mode.halves for mode in modes),
             sampling.solver,
             schedule.prediction_type,
             state.get("rings"),
@@ -208,7 +217,7 @@ class Sampler:
             filled = [*tasks, *[tasks[0]] * (line.group - len(tasks))]
             windows, at = np.array(filled, np.int32).T
             num_real = np.clip(source.num_frames - windows * shape.stride, 0, shape.size)
-            predicted = self._predict(windows, self._timesteps[at], num_real)
+            predicted = self._predict(windows, at, num_real)
             if not compiled:
                 return_freed_memory()
                 compiled = True
@@ -223,16 +232,25 @@ class Sampler:
             ]
         wait(None, 0)
 
-    def _predict(self, windows: np.ndarray, timesteps: np.ndarray, num_real: np.ndarray) -> Array:
+    def _predict(self, windows: np.ndarray, at: np.ndarray, num_real: np.ndarray) -> Array:
         """Predict a group of windows of the rings, see `predict_windows`. The result is on the
         first device of each process."""
-        if self._mesh is None:
-            cut = self._rings.cut(windows, num_real)
-            return predict_windows(self._denoise, self._params, *cut, timesteps, num_real)
-        own = own_rows(self._mesh, len(windows))
-        cut = self._rings.cut(windows[own], num_real[own])
-        batch = put_batch(self._mesh, (*cut, timesteps[own], num_real[own]))
-        return own_copy(predict_windows(self._denoise, self._params, *batch, self._mesh))
+        mesh, timesteps = self._mesh, self._timesteps[at]
+        own = slice(None) if mesh is None else own_rows(mesh, len(windows))
+        latents, condition = self._rings.cut(windows[own], num_real[own])
+        if self._switch is not None:
+            inputs = latents, condition, timesteps[own], num_real[own]
+            self._rings.keep(partial(self._switch.kept_shapes, self._params, *inputs))
+            condition = self._switch.condition(condition, self._rings.take(windows[own]), at[own])
+        batch: Any = latents, condition, timesteps[own], num_real[own]
+        batch = batch if mesh is None else put_batch(mesh, batch)
+        predicted = predict_windows(self._switch or self._denoise, self._params, *batch, mesh)
+        if mesh is not None:
+            predicted = jax.tree.map(own_copy, predicted)
+        if self._switch is not None:
+            predicted, kept = predicted
+            self._rings.put(windows, kept)
+        return predicted
 
 
 def _line(sampling: Sampling) -> Line:
@@ -255,7 +273,7 @@ def predict_windows(
     timesteps: Array | np.ndarray,
     num_real: Array | np.ndarray,
     mesh: Mesh | None = None,
-) -> Array:
+) -> Any:
     """Predict a group of windows. Each device predicts its part, one window after the other.
 
     Args:
@@ -268,7 +286,7 @@ def predict_windows(
         mesh: the devices, which divide g; None is one device.
 
     Returns:
-        float32 (g, b, size, h, w, c), on every device.
+        What `denoise` returns, float32 (g, b, size, h, w, c), on every device.
     """
 
     def predict(params, *windows):

@@ -5,6 +5,7 @@ from typing import Any
 
 from anchor_jax.compiling import resolve_dtype
 from anchor_jax.devices import count_devices
+from anchor_jax.diffusion.shortcuts import REUSES, Reuse
 from anchor_jax.diffusion.solvers import SOLVERS, SPACINGS, Solver, Spacing
 from anchor_jax.errors import LARGEST_SEED, require, scale_condition
 
@@ -24,11 +25,15 @@ class Sampling:
         spacing: of the timesteps, "leading" (published) or "trailing", see `solver_steps`.
         guidance: scale g of classifier-free guidance, 0 to 100; at 1 the unconditional prediction
             is not computed.
+        guidance_interval: of t / T, 0 to 1, where guidance is applied: outside it only the
+            conditional prediction is computed, see `shortcuts`.
         control_scale: W_c of equation (2) of the paper, 0 to 100.
         window: frames that are denoised together, at least 1.
         overlap: frames that neighbouring windows share, less than `window`.
         crossfade: where windows overlap, weight their predictions so that one window fades into
             the next; published: equal weights.
+        reuse: features that windows take from earlier steps, see `shortcuts`.
+        reuse_every: they are computed at each so many-th step, from the first on; at least 2.
         seed: seed of the initial noise, 0 to 2^32 - 1.
         dtype: type that the networks compute in, "float32", "bfloat16" or "auto": bfloat16 on GPUs,
             float32 elsewhere.
@@ -44,10 +49,13 @@ class Sampling:
     solver: Solver = "ddim"
     spacing: Spacing = "leading"
     guidance: float = 7.5
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     control_scale: float = 2.0
     window: int = 16
     overlap: int = 4
     crossfade: bool = False
+    reuse: Reuse = "none"
+    reuse_every: int = 2
     seed: int = 42
     dtype: str = "auto"
     tf32: bool = False
@@ -58,6 +66,14 @@ class Sampling:
             scale_condition("guidance", self.guidance),
             scale_condition("control_scale", self.control_scale),
             (self.steps >= 1, f"steps is {self.steps}: expected at least 1"),
+            (
+                0 <= self.guidance_interval[0] <= self.guidance_interval[-1] <= 1
+                and len(self.guidance_interval) == 2,
+                f"guidance_interval is {self.guidance_interval}: expected two numbers from 0 to 1,"
+                " the lower one first",
+            ),
+            (self.reuse in REUSES, f"reuse is {self.reuse!r}: expected {', '.join(REUSES)}"),
+            (self.reuse_every >= 2, f"reuse_every is {self.reuse_every}: expected at least 2"),
             (self.window >= 1, f"window is {self.window}: expected at least 1 frame"),
             (
                 self.window < 1 or 0 <= self.overlap < self.window,

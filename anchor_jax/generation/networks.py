@@ -21,8 +21,10 @@ from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.devices import own_copy, own_rows, put_batch, put_copies, shared_mesh, split_rows
 from anchor_jax.diffusion import Sampling, num_halves
 from anchor_jax.diffusion.sample import frames_in_work
+from anchor_jax.diffusion.shortcuts import Mode
 from anchor_jax.errors import AnchorError
 from anchor_jax.models import CLIPVisionConfig, Denoiser, VAEConfig, apply
+from anchor_jax.models.reuse import Reuse
 from anchor_jax.progress import Advance
 from anchor_jax.shapes import Array, Images, Params
 
@@ -66,13 +68,39 @@ class WindowDenoiser:
             timestep: timestep of the schedule.
             num_real: number of leading frames that are real; the others are padding.
         """
+        whole = Mode(len(params["context"]))
+        return self.shortcut(whole, {}, params, latents, condition, timestep, num_real)[0]
+
+    def shortcut(
+        self,
+        mode: Mode,
+        kept: Any,
+        params: Params,
+        latents: Float[Array, "f h w c"],
+        condition: dict[str, Array],
+        timestep: ArrayLike,
+        num_real: Int[Array, ""],
+    ) -> tuple[Float[Array, "b f h w c"], Any]:
+        """Predict noise or velocity for a window with the shortcuts of a step.
+
+        Args:
+            mode: what is computed.
+            kept: features that are taken.
+            params, latents, condition, timestep, num_real: as for `__call__`.
+
+        Returns:
+            The prediction, for the rows of the context that `mode.halves` computes, which are the
+            last ones; and the features for later steps.
+        """
         inpainting, embedded = condition.get("inpainting"), "embedding" in condition
-        return self.denoiser(
+        return self.denoiser.reusing(
+            Reuse(mode.reuse, mode.fresh),
+            kept,
             params,
             latents[None],
             condition["embedding" if embedded else "poses"][None],
             timestep,
-            params["context"],
+            params["context"][-mode.halves :],
             control_scale=params["control_scale"],
             num_real=num_real[None],
             inpainting=None if inpainting is None else inpainting[None],

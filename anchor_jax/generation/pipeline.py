@@ -3,6 +3,7 @@
 import numpy as np
 
 from anchor_jax.checkpoint import Anchor, Settings
+from anchor_jax.diffusion.shortcuts import Reuse
 from anchor_jax.diffusion.solvers import Solver, Spacing
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
@@ -24,10 +25,13 @@ def generate(
     solver: Solver | None = None,
     spacing: Spacing | None = None,
     guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     control_scale: float | None = None,
     window: int | None = None,
     overlap: int | None = None,
     crossfade: bool | None = None,
+    reuse: Reuse | None = None,
+    reuse_every: int | None = None,
     noise: np.ndarray | None = None,
     seed: int | None = None,
     dtype: str | None = None,
@@ -53,11 +57,14 @@ def generate(
         spacing: of the timesteps, "leading" (published) or "trailing", which suits few steps.
         guidance: scale of classifier-free guidance, 0 to 100; at 1 the unconditional prediction is
             not computed.
+        guidance_interval: of t / T, 0 to 1, where guidance is applied.
         control_scale: W_c of equation (2) of the paper, 0 to 100.
         window: frames that are denoised together.
         overlap: frames that neighbouring windows share, less than `window`.
         crossfade: where windows overlap, weight their predictions so that one window fades into
             the next; published: equal weights.
+        reuse: features that windows take from earlier steps, see `diffusion.shortcuts`.
+        reuse_every: they are computed at each so many-th step.
         noise: initial latents, float32 (h/8, w/8, 4) for all frames or (n, h/8, w/8, 4).
         seed: seed of the initial noise, if `noise` is None; all frames start from the same noise.
         dtype: type that the networks compute in, "float32", "bfloat16" or "auto", which is bfloat16
@@ -82,10 +89,13 @@ def generate(
         solver=solver,
         spacing=spacing,
         guidance=guidance,
+        guidance_interval=guidance_interval,
         control_scale=control_scale,
         window=window,
         overlap=overlap,
         crossfade=crossfade,
+        reuse=reuse,
+        reuse_every=reuse_every,
         seed=seed,
         dtype=dtype,
         tf32=tf32,

@@ -180,9 +180,13 @@ class _TransformerBlock(nn.Module):
             x = x.reshape(-1, frames.num * shape[1], shape[2])
             if frames.num_real is not None:
                 lengths = jnp.broadcast_to(frames.num_real * shape[1], (len(x),))
-        x = x + _Attention(self.num_heads, dtype=self.dtype, name="attn1")(
-            norm("norm1")(x), lengths=lengths
-        )
+
+        def attend_to_self() -> Array:
+            attention = _Attention(self.num_heads, dtype=self.dtype, name="attn1")
+            out = attention(norm("norm1")(x), lengths=lengths)
+            return out.reshape(-1, frames.num * shape[1], shape[2])
+
+        x = x + frames.reuse.of(self, "attention", attend_to_self).reshape(x.shape)
         # The tokens are the same for every frame, so all frames' pixels share one key and value.
         x = repeat_rows(x.reshape(-1, frames.num * shape[1], shape[2]), len(context))
         x = x + _Attention(self.num_heads, dtype=self.dtype, name="attn2")(

@@ -62,6 +62,7 @@ class Control(nn.Module):
         num_real: Int[Array, " r"] | None = None,
         inflation: Inflation = PUBLISHED,
         embedded: bool = False,
+        shallow: bool = False,
     ) -> list[Float[Array, "_ f _ _ _"]]:
         """Compute the residuals that a UNet takes as `control`.
 
@@ -74,6 +75,7 @@ class Control(nn.Module):
             num_real: leading frames of each window that are real; None: all.
             inflation: as for the UNet.
             embedded: `poses` are results of `PoseEmbedding`, of the latents' size.
+            shallow: compute the first residual alone.
 
         Returns:
             One residual for each skip, of the skip's shape, and one for the mid block's output.
@@ -90,13 +92,15 @@ class Control(nn.Module):
         pose = repeat_rows(pose, rows * f)
         x = latents.reshape(rows * f, *latents.shape[2:])
         x = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x) + pose
-        features = encode(c, x, time, context, frames, self.dtype, self.remat)
-        mid = MidBlock(c, self.dtype, self.remat, name="mid_block")(
-            features[-1], time, context, frames
-        )
-        names = [f"controlnet_down_blocks_{i}" for i in range(len(features))]
+        features, names = [x], ["controlnet_down_blocks_0"]
+        if not shallow:
+            features = encode(c, x, time, context, frames, self.dtype, self.remat)
+            names = [f"controlnet_down_blocks_{i}" for i in range(len(features))]
+            mid = MidBlock(c, self.dtype, self.remat, name="mid_block")
+            features.append(mid(features[-1], time, context, frames))
+            names.append("controlnet_mid_block")
         residuals = []
-        for feature, name in zip([*features, mid], [*names, "controlnet_mid_block"], strict=True):
+        for feature, name in zip(features, names, strict=True):
             zero_conv = conv1(feature.shape[-1], kernel_init=_zeros, dtype=self.dtype, name=name)
             # In float32, because bfloat16 would round the scale.
             residual = zero_conv(feature) * jnp.asarray(scale, jnp.float32)

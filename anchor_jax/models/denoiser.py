@@ -14,6 +14,7 @@ from anchor_jax.models.configs import ControlConfig, UNetConfig
 from anchor_jax.models.control import POSE_EMBEDDING, Control, pose_embedding
 from anchor_jax.models.frames import PUBLISHED, Inflation
 from anchor_jax.models.remat import Remat
+from anchor_jax.models.reuse import COLLECTION, NO_REUSE, Reuse
 from anchor_jax.models.unet import UNet
 from anchor_jax.shapes import Array, Params
 
@@ -50,9 +51,41 @@ class Denoiser:
         inpainting: Float[Array, "r f h w k"] | None = None,
         embedded: bool = False,
     ) -> Float[Array, "b f h w o"]:
-        """Predict the noise (or v) of noisy latents.
+        """Predict the noise (or v) of noisy latents, see `reusing`."""
+        return self.reusing(
+            NO_REUSE,
+            {},
+            params,
+            latents,
+            poses,
+            timesteps,
+            context,
+            control_scale=control_scale,
+            num_real=num_real,
+            inpainting=inpainting,
+            embedded=embedded,
+        )[0]
+
+    def reusing(
+        self,
+        reuse: Reuse,
+        kept: Any,
+        params: Params,
+        latents: Float[Array, "r f h w c"],
+        poses: UInt8[Array, "p f H W 3"] | Float[Array, "p f _ _ _"],
+        timesteps: ArrayLike,
+        context: Float[Array, "b s d"],
+        *,
+        control_scale: ArrayLike = 1.0,
+        num_real: Int[Array, " r"] | None = None,
+        inpainting: Float[Array, "r f h w k"] | None = None,
+        embedded: bool = False,
+    ) -> tuple[Float[Array, "b f h w o"], Any]:
+        """Predict the noise (or v) of noisy latents, and reuse features.
 
         Args:
+            reuse: features that are kept for a later call, or taken from an earlier one.
+            kept: the features that are taken.
             params: {"unet": tree, "control": tree}.
             latents: noisy; b rows, or one row for every row of the context.
             poses: pose images, uint8 or float in [0, 1]; one row serves every row of the latents.
@@ -65,33 +98,45 @@ class Denoiser:
             embedded: `poses` are results of `embed`.
 
         Returns:
-            float32, for each row of the context.
+            The prediction, float32, for each row of the context; and the features that a later call
+            may take, which are `kept` if they were taken. Their axes are those of rows, frames (or
+            tokens of all frames), and others.
         """
         dtype = jnp.dtype(self.dtype)
         latents = latents.astype(dtype)
-        residuals = Control(self.control, dtype, self.remat).apply(
-            {"params": params["control"]},
-            latents,
-            timesteps,
-            context,
-            self._images(poses),
-            control_scale,
-            num_real,
-            self.inflation,
-            embedded,
-        )
+        residuals: Any = None
+        if reuse.takes("control"):
+            residuals = kept["control"]
+        elif not reuse.takes("encoder"):
+            residuals = Control(self.control, dtype, self.remat).apply(
+                {"params": params["control"]},
+                latents,
+                timesteps,
+                context,
+                self._images(poses),
+                control_scale,
+                num_real,
+                self.inflation,
+                embedded,
+                shallow=reuse.takes("deep"),
+            )
         if inpainting is not None:
             latents = jnp.concatenate([latents, inpainting.astype(dtype)], -1)
-        out: Any = UNet(self.unet, dtype, self.remat).apply(
-            {"params": params["unet"]},
+        out, found = UNet(self.unet, dtype, self.remat).apply(
+            {"params": params["unet"], COLLECTION: kept.get("unet", {})},
             latents,
             timesteps,
             context,
             residuals,
             num_real,
             self.inflation,
+            reuse,
+            mutable=[COLLECTION],
         )
-        return out.astype(jnp.float32)
+        if reuse.fresh:
+            kept = {"unet": found.get(COLLECTION, {})}
+            kept |= {"control": residuals} if reuse.keeps("control") else {}
+        return out.astype(jnp.float32), kept
 
     def embed(
         self, params: Params, poses: UInt8[Array, "f H W 3"] | Float[Array, "f H W 3"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import flax.struct
 import jax.numpy as jnp
 
+from anchor_jax.models.reuse import NO_REUSE, Reuse
 from anchor_jax.shapes import Array
 
 
@@ -44,17 +45,23 @@ class FrameFold:
         pooled_norm: see `Inflation`.
         num_real: int (b,), the leading frames of each window that are real; the others only pad
             it. None if all are real.
+        reuse: features that are kept for the next step, or taken.
     """
 
     num: int = flax.struct.field(pytree_node=False)
     joint_attention: bool = flax.struct.field(pytree_node=False)
     pooled_norm: bool = flax.struct.field(pytree_node=False)
     num_real: Array | None = None
+    reuse: Reuse = flax.struct.field(pytree_node=False, default=NO_REUSE)
 
     @property
     def mask(self) -> Array | None:
         """(b, f), which frames are real; None if all are."""
         return None if self.num_real is None else jnp.arange(self.num) < self.num_real[:, None]
+
+    def unfold(self, x: Array) -> Array:
+        """Reshape features (b f, ...) to (b, f, ...)."""
+        return x.reshape(-1, self.num, *x.shape[1:])
 
 
 def repeat_rows(x: Array, count: int) -> Array:

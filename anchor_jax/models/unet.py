@@ -20,6 +20,7 @@ from anchor_jax.models.configs import EncoderConfig, UNetConfig
 from anchor_jax.models.frames import PUBLISHED, FrameFold, Inflation, repeat_rows
 from anchor_jax.models.group_norm import GroupNorm
 from anchor_jax.models.remat import Remat, recomputed
+from anchor_jax.models.reuse import NO_REUSE, Reuse
 from anchor_jax.shapes import Array
 
 
@@ -29,7 +30,8 @@ class _Block(nn.Module):
 
     One class serves the encoder and the decoder. In the decoder (`skips` given) each layer first
     takes one skip off the end of the list. Returns the features after the block, and the features
-    after each layer and after downsampling, which are the encoder's skips.
+    after each layer and after downsampling, which are the encoder's skips. `layers` leaves out the
+    others; a block may be called once for each part of its layers.
     """
 
     config: EncoderConfig
@@ -47,11 +49,12 @@ class _Block(nn.Module):
         context: Array,
         frames: FrameFold,
         skips: list[Array] | None = None,
+        layers: range | None = None,
     ) -> tuple[Array, list[Array]]:
         c, outputs = self.config, []
         residual = recomputed(ResidualBlock, self.remat)
         transformer = recomputed(SpatialTransformer, self.remat)
-        for i in range(self.num_layers):
+        for i in layers or range(self.num_layers):
             if skips is not None:
                 skip = repeat_rows(skips.pop(), len(x))
                 x = jnp.concatenate([x, skip], -1)
@@ -142,6 +145,7 @@ class UNet(nn.Module):
         control: Sequence[Float[Array, "_ f _ _ _"]] | None = None,
         num_real: Int[Array, " r"] | None = None,
         inflation: Inflation = PUBLISHED,
+        reuse: Reuse = NO_REUSE,
     ) -> Float[Array, "b f h w o"]:
         """Predict the noise.
 
@@ -155,37 +159,62 @@ class UNet(nn.Module):
             num_real: leading frames of each window that are real; the others only pad it, and do
                 not change the prediction of the real ones. None: all.
             inflation: which computations span the frames.
+            reuse: features that are kept in Flax's collection `reuse.COLLECTION`, or taken from it.
+                Of "deep" ones that are taken, `control` has the first residual alone.
 
         Returns:
             The predicted noise of each row of the context.
         """
         c = self.config
         rows, f = latents.shape[:2]
-        frames = FrameFold(f, inflation.joint_attention, inflation.pooled_norm, num_real)
+        frames = FrameFold(f, inflation.joint_attention, inflation.pooled_norm, num_real, reuse)
         timesteps = jnp.broadcast_to(jnp.asarray(timesteps), (rows,))
         time = TimeEmbedding(c.channels[0], self.dtype, name="time_embedding")(timesteps)
         context = context.astype(self.dtype)
         x = latents.reshape(rows * f, *latents.shape[2:])
-        x = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x)
-        skips = encode(c, x, time, context, frames, self.dtype, self.remat)
-        x = skips[-1]
-        if control is not None:
-            residuals = [r.reshape(-1, *r.shape[2:]).astype(self.dtype) for r in control]
-            skips = [skip + r for skip, r in zip(skips, residuals[:-1], strict=True)]
-            x = skips[-1] if inflation.aliased_residual else x
-        x = MidBlock(c, self.dtype, self.remat, name="mid_block")(x, time, context, frames)
-        if control is not None:
-            x = x + residuals[-1]
-        for i, level in enumerate(reversed(range(len(c.channels)))):
-            x, _ = _Block(
-                c,
-                level,
-                c.layers_per_block + 1,
-                "up" if level else None,
-                self.dtype,
-                self.remat,
-                name=f"up_blocks_{i}",
-            )(x, time, context, frames, skips)
+        residuals = [r.reshape(-1, *r.shape[2:]).astype(self.dtype) for r in control or ()]
+
+        def encoded() -> list[Array]:
+            """Compute the skips and, last, the mid block's output."""
+            first = conv3(c.channels[0], dtype=self.dtype, name="conv_in")(x)
+            if reuse.takes("deep"):
+                return [first + residuals[0] if residuals else first]
+            skips = encode(c, first, time, context, frames, self.dtype, self.remat)
+            mid = skips[-1]
+            if residuals:
+                skips = [skip + r for skip, r in zip(skips, residuals[:-1], strict=True)]
+                mid = skips[-1] if inflation.aliased_residual else mid
+            mid = MidBlock(c, self.dtype, self.remat, name="mid_block")(mid, time, context, frames)
+            return [*skips, mid + residuals[-1] if residuals else mid]
+
+        kept = reuse.of(self, "encoder", lambda: [frames.unfold(skip) for skip in encoded()])
+        skips = [skip.reshape(-1, *skip.shape[2:]) for skip in kept]
+        x = self._decode(skips, time, context, frames)
         x = nn.silu(GroupNorm(c.norm_groups, dtype=self.dtype, name="conv_norm_out")(x, frames))
         x = conv3(c.out_channels, dtype=self.dtype, name="conv_out")(x)
-        return x.reshape(-1, f, *x.shape[1:])
+        return frames.unfold(x)
+
+    def _decode(self, skips: list[Array], time: Array, context: Array, frames: FrameFold) -> Array:
+        """Run the decoder. `skips` ends with the mid block's output; of deep features that are
+        taken, the first skip is enough."""
+        c, reuse = self.config, frames.reuse
+        layers = c.layers_per_block + 1
+
+        def block(level: int) -> _Block:
+            name = f"up_blocks_{len(c.channels) - 1 - level}"
+            resample = "up" if level else None
+            return _Block(c, level, layers, resample, self.dtype, self.remat, name=name)
+
+        finest = block(0)
+
+        def deep() -> Array:
+            """Compute the input of the last layer."""
+            x = skips.pop()
+            for level in reversed(range(1, len(c.channels))):
+                x, _ = block(level)(x, time, context, frames, skips)
+            x, _ = finest(x, time, context, frames, skips, range(layers - 1))
+            return frames.unfold(x)
+
+        x = reuse.of(self, "deep", deep)
+        x = x.reshape(-1, *x.shape[2:])
+        return finest(x, time, context, frames, skips, range(layers - 1, layers))[0]

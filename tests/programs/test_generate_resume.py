@@ -177,7 +177,7 @@ def test_twenty_kills_change_nothing(generate, anchor, poses, person, tmp_path):
     many = tmp_path / "many"
     many.mkdir()
     drawn = sorted(poses.iterdir())
-    for number in range(600):
+    for number in range(300):
         Image.open(drawn[number % 5]).save(many / f"{number:03d}.png")
     assert generate(poses=many, steps=20, out=tmp_path / "whole.mp4") == 0
     words = ["generate", anchor, "--poses", many, "--appearance", person, "--steps", "20"]
