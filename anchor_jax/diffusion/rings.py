@@ -141,7 +141,8 @@ class Rings:
     ):
         self._capacity, self._shape, self._source = capacity, shape, source
         self._entered = 0
-        self._kept: Any = None  # what windows keep, (capacity, ...), see `keep`
+        self._kept: Any = None  # what windows keep, (capacity, ...)
+        self._has_room = False  # see `keep`
 
         def empty(*size: int, like: ArrayLike = 0.0) -> Array:
             # On the device that parameters are loaded to. JAX would compile again if it changed.
@@ -159,9 +160,10 @@ class Rings:
         else:
             self._entered = int(state["entered"])
             arrays = jax.device_put(state["arrays"], jax.local_devices()[0])
-            self._latents, self._condition, self._sums, self._clean, self._kept = (
-                arrays[name] for name in ("latents", "condition", "sums", "clean", "kept")
+            self._latents, self._condition, self._sums, self._clean = (
+                arrays[name] for name in ("latents", "condition", "sums", "clean")
             )
+            self._kept = arrays.get("kept")
         self._advance = partial(
             _advance,
             counts=jnp.asarray(count_windows(shape.weights, shape.stride)),
@@ -180,8 +182,10 @@ class Rings:
             "condition": self._condition,
             "sums": self._sums,
             "clean": self._clean,
-            "kept": self._kept,
         }
+        if self._kept is not None:
+            leaves = jax.tree.leaves(self._kept)
+            arrays["kept"] = {str(number): leaf for number, leaf in enumerate(leaves)}
         return {"entered": np.int64(self._entered), "arrays": arrays}
 
     def read(self, last: int) -> None:
@@ -202,9 +206,15 @@ class Rings:
     def keep(self, shapes: Callable[[], Any]) -> None:
         """Before the first window, make room for what windows keep: `shapes()` of one window, a
         tree of `jax.ShapeDtypeStruct`."""
-        if self._kept is None:
-            zeros = lambda x: jnp.zeros((self._capacity, *x.shape), x.dtype)
-            self._kept = jax.device_put(jax.tree.map(zeros, shapes()), jax.local_devices()[0])
+        if self._has_room:
+            return
+        self._has_room = True
+        zeros = lambda x: jnp.zeros((self._capacity, *x.shape), x.dtype)
+        room = jax.device_put(jax.tree.map(zeros, shapes()), jax.local_devices()[0])
+        if self._kept:  # from the state: leaves by their numbers
+            leaves = [self._kept[str(number)] for number in range(len(self._kept))]
+            room = jax.tree.unflatten(jax.tree.structure(room), leaves)
+        self._kept = room
 
     def take(self, windows: np.ndarray) -> Any:
         """Return what windows have kept, (g, ...)."""

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from anchor_jax.diffusion import Sampling, ScheduleConfig, ddim_step, plan_windows, sample
+from anchor_jax.diffusion.sample import Sampler
 from anchor_jax.diffusion.schedule import sampling_steps
 from anchor_jax.diffusion.shortcuts import Mode, step_modes
 from anchor_jax.generation.networks import WindowDenoiser
@@ -63,6 +65,29 @@ def test_a_wave_gives_the_same_frames(settings: dict):
     for num_frames, steps in ((1, 3), (5, 2), (30, 6), (47, 4)):
         video = partial(sample_noise, num_frames, steps=steps, **settings)
         np.testing.assert_array_equal(video(order="wave"), video(order="steps"), f"{num_frames}")
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_sampler_with_shortcuts_goes_on_from_any_group(settings: dict):
+    """Catches features, or predictions at earlier steps, that the state does not have."""
+    rng = np.random.default_rng(5)
+    frames = rng.normal(size=(9, 2, 3, 2, 1, 1)).astype(np.float32)
+    blocks = [{"noise": noise, "condition": condition} for noise, condition in frames]
+    sampling = Sampling(**{"steps": 4, "guidance": 2.5, "window": 4, "overlap": 1, **settings})
+
+    def start(state=None) -> Sampler:
+        read = 0 if state is None else int(state["source"]["counts"][0])
+        return Sampler(Toy(), 0.3, iter(blocks[read:]), SCHEDULE, sampling, state=state)
+
+    expected = [np.asarray(block) for finished in start() for block in finished]
+    found, state = [], None
+    while len(found) < len(expected):
+        sampler = start(state)
+        found += map(np.asarray, next(iter(sampler)))
+        # As in a file: nested dicts of arrays.
+        flat = flatten_dict(jax.tree.map(np.array, sampler.state()), sep="/")
+        state = unflatten_dict(flat, sep="/")
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_shortcuts_are_algorithm_1_with_what_is_kept():
