@@ -11,25 +11,29 @@ from anchor_jax.cli.options import AnchorFolder, Folder, SamplingOptions, need_e
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure an anchor: compare windows and overlaps by quality, time and memory.
+    """Measure an anchor: compare windows and overlaps, or ways to repaint faces, by quality, time
+    and memory.
 
         anchor-jax bench windows seth --clip test/ --out windows/
+        anchor-jax bench faces seth --clip test/ --out faces/
 
     Writes windows.json, windows.md (a table), windows.svg (a plot) and windows.png (frames of each
-    pair). Settings that you leave out come from the anchor: `anchor-jax inspect` shows them.
+    pair), or faces.json and so on. Settings that you leave out come from the anchor: `anchor-jax
+    inspect` shows them.
 
     Attributes:
-        study: what varies: "windows" (table 2 of the paper, and further pairs).
+        study: what varies: "windows" (table 2 of the paper, and further pairs), or "faces" (not
+            repainted, frame by frame, in overlapping windows).
         anchor: an ANCHOR, from `convert` or `train`, or `shipped`.
         out: folder for the results.
         clip: folder with poses/, truth/, appearance.png and, for faces, poses-conditions/.
-        pairs: windows and overlaps in frames.
+        pairs: windows and overlaps in frames, for "windows".
         seeds: seeds of the noise; confidence intervals are over these.
         frames: number of frames from the start of the clip.
         face: repaint faces, if anchor and clip have them.
     """
 
-    study: Positional[Literal["windows"]]
+    study: Positional[Literal["windows", "faces"]]
     anchor: Positional[AnchorFolder] = Path("shipped")
     out: Folder
     clip: Annotated[
@@ -47,6 +51,7 @@ class Bench:
         from anchor_jax import checkpoint
         from anchor_jax.assets import open_assets
         from anchor_jax.studies.clip import Variant
+        from anchor_jax.studies.faces import study_faces
         from anchor_jax.studies.run import Study
         from anchor_jax.studies.windows import study_windows
 
@@ -54,4 +59,8 @@ class Bench:
         settings = checkpoint.load(self.anchor, networks=()).settings
         settings = replace(settings, sampling=self.sampling.over(settings.sampling))
         study = Study(clip, self.frames, self.seeds)
-        study_windows(self.anchor, study, self.pairs, Variant(settings, faces=self.face), self.out)
+        variant = Variant(settings, faces=self.face)
+        if self.study == "faces":
+            study_faces(self.anchor, study, variant, self.out)
+        else:
+            study_windows(self.anchor, study, self.pairs, variant, self.out)

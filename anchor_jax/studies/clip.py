@@ -200,13 +200,13 @@ def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
     Returns:
         Means over the clip. "REGION/METRIC" for the regions "body" (the whole frame), "face" and
         "hands" (what moves below the head) and the metrics "psnr" (dB), "ssim" and "l1" (grey
-        levels); "flicker" and "temporal_error" (grey levels). NaN if there is no such region, and
-        an empty dict without ground truth.
+        levels); "flicker" and "temporal_error" (grey levels) of the whole frame and, with "face/",
+        of the face. NaN if there is no such region, and an empty dict without ground truth.
     """
     truth = clip.truth
     if truth is None:
         return {}
-    face = _face_region(clip)
+    face = face_region(clip)
     rows = np.flatnonzero(face.any((0, 2)))
     chin = int(rows[-1]) + 1 if len(rows) else 0
     regions = {"body": None, "face": face, "hands": moving_below(truth, chin)}
@@ -220,10 +220,11 @@ def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
         scores[f"{name}/ssim"] = _mean(ssim_in_region(similarity, region))
     for metric in (flicker, temporal_error):
         scores[metric.__name__] = _mean(metric(frames, truth))
+        scores[f"face/{metric.__name__}"] = _mean(metric(frames, truth, face))
     return scores
 
 
-def _face_region(clip: StudyClip) -> np.ndarray:
+def face_region(clip: StudyClip) -> np.ndarray:
     """Return the face region, bool (n, h, w): the rendered masks, or ovals around the landmarks."""
     shape = clip.poses.shape[:3]
     if clip.masks is not None:

@@ -25,6 +25,8 @@ SCORES = {
     "hands/l1": ("hands L1", 2),
     "flicker": ("flicker", 3),
     "temporal_error": ("temporal error", 3),
+    "face/flicker": ("face flicker", 3),
+    "face/temporal_error": ("face temporal error", 3),
     "seconds_per_frame": ("s/frame", 3),
     "memory_mb": ("peak MB", 0),
     "gflops_per_frame": ("GFLOPs/frame/step", 2),

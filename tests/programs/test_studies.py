@@ -54,6 +54,21 @@ def test_windows_are_measured_in_a_process_of_their_own(windows, tmp_path, capfd
     assert table in capfd.readouterr().out and "| 16/4 |" in table and "±" in table
 
 
+def test_faces_are_repainted_in_three_ways(drawn, test_clip, tmp_path, monkeypatch):
+    """Catches rows that are the same."""
+    seen: list[tuple[bool, bool]] = []
+
+    def measure(row: Row, study: Study) -> Result:
+        seen.append((row.variant.faces, row.variant.settings.face.windows))
+        return Result([{"face/flicker": 1.0}], {}, {}, np.zeros((8, 32, 32, 3), np.uint8))
+
+    monkeypatch.setattr(studies, "_measure_alone", measure)
+    words = ["bench", "faces", drawn, "--clip", test_clip, "--frames", 8, "--out", tmp_path]
+    assert cli.main(list(map(str, words))) == 0
+    assert seen == [(False, False), (True, False), (True, True)]
+    assert "face flicker" in (tmp_path / "faces.md").read_text()
+
+
 BAD = {
     "pair": ({"pairs": ["16"]}, "16: expected window/overlap"),
     "overlap": ({"pairs": ["4/1", "4/4"]}, "overlap is 4"),

@@ -98,6 +98,19 @@ def test_temporal_error_is_motion_that_is_not_the_truths():
     assert temporal_error(truth[::-1], truth).tolist() == [20] * 4
 
 
+def test_temporal_scores_of_a_region_are_of_pixels_that_stay_in_it():
+    """Catches a region that is left out, and one that is taken from one of two frames alone."""
+    truth = np.zeros((3, 4, 8, 3), np.uint8)
+    images = truth.copy()
+    images[1, :, 4:] = 6  # flickers on the right
+    region = np.zeros((3, 4, 8), bool)
+    region[:, :, :6] = True
+    region[0, :, :4] = False  # two columns in the first two frames, all of them on the right
+    for metric in (flicker, temporal_error):
+        assert metric(images, truth, region).tolist() == [6, 2]
+        assert metric(images, truth).tolist() == [3, 3]
+
+
 @pytest.mark.parametrize("metric", [l1, psnr, ssim, flicker, temporal_error])
 def test_other_shapes_are_refused(metric):
     """Catches a picture that is broadcast over all frames."""
