@@ -5,7 +5,8 @@
 The motion is the test clip's there and back again, so the truth of every frame is known and every
 pose returns in each cycle: a network that does not drift makes the same frame of it each time.
 
-Two methods generate it with the same networks, settings and noise. Faces are not repainted.
+Two methods generate it with the same networks, settings, noise and solver (DDIM). Faces are not
+repainted.
 
 "overlapping windows": `anchor_jax.stream`.
 
@@ -198,9 +199,7 @@ def generate_windows(
     anchor: Anchor, clip: StudyClip, poses: Iterator[Images], sampling: Sampling
 ) -> Iterator[Images]:
     """Yield the frames of overlapping windows, uint8 (h, w, 3)."""
-    yield from anchor_jax.stream(
-        anchor, poses, clip.appearance, steps=sampling.steps, devices=1, dtype=sampling.dtype
-    )
+    yield from anchor_jax.stream(anchor, poses, clip.appearance, **asdict(sampling))
 
 
 def generate_chain(
@@ -267,10 +266,11 @@ METHODS: dict[str, Callable[..., Iterator[Images]]] = {
 
 
 def measure_method(name: str, job: Job) -> None:
-    """Generate and measure with one method, and write the results after each minute."""
+    """Generate and measure with one method, and write the results after each cycle."""
     clip = read_clip(job.clip)
     loaded = checkpoint.load(job.anchor)
-    sampling = loaded.settings.sampling.updated(steps=job.steps, devices=1).resolved()
+    changes = {"steps": job.steps, "solver": "ddim", "spacing": "leading", "devices": 1}
+    sampling = loaded.settings.sampling.updated(**changes).resolved()
     meter, order = Meter(loaded, clip), PingPong(len(clip))
     count = job.frames[name]
     poses = (clip.poses[order.index(number)] for number in range(count))
