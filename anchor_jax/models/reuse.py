@@ -22,13 +22,17 @@ class Reuse:
     kind: str = "none"
     fresh: bool = True
 
+    def has(self, kind: str) -> bool:
+        """Return whether the features of a kind are kept or taken."""
+        return kind in self.kind.split("+")
+
     def takes(self, kind: str) -> bool:
         """Return whether the features of a kind are taken."""
-        return kind in self.kind.split("+") and not self.fresh
+        return self.has(kind) and not self.fresh
 
     def keeps(self, kind: str) -> bool:
         """Return whether the features of a kind are computed and kept."""
-        return kind in self.kind.split("+") and self.fresh
+        return self.has(kind) and self.fresh
 
     def of(self, module: nn.Module, kind: str, compute: Callable[[], Any]) -> Any:
         """Return a module's features of a kind, taken or computed."""

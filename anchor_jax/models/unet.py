@@ -207,14 +207,20 @@ class UNet(nn.Module):
 
         finest = block(0)
 
-        def deep() -> Array:
-            """Compute the input of the last layer."""
+        def coarse() -> Array:
+            """Compute the input of the finest level."""
             x = skips.pop()
             for level in reversed(range(1, len(c.channels))):
                 x, _ = block(level)(x, time, context, frames, skips)
-            x, _ = finest(x, time, context, frames, skips, range(layers - 1))
+            return x
+
+        def deep() -> Array:
+            """Compute the input of the last layer."""
+            x, _ = finest(coarse(), time, context, frames, skips, range(layers - 1))
             return frames.unfold(x)
 
+        if not reuse.has("deep"):
+            return finest(coarse(), time, context, frames, skips)[0]
         x = reuse.of(self, "deep", deep)
         x = x.reshape(-1, *x.shape[2:])
         return finest(x, time, context, frames, skips, range(layers - 1, layers))[0]
