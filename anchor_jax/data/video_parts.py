@@ -5,6 +5,8 @@ file of its own. At the end the encoded parts are joined
 without encoding them again. So the video has the same bytes, however often the work was stopped.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -111,8 +113,9 @@ class VideoParts:
                 encoding.result()
         with ExitStack() as stack:
             if folder is not None and self._pictures is not None:
+                # The work folder keeps them until all is done; it may be on another disk.
                 hidden = stack.enter_context(placed(folder))
-                self._pictures.rename(hidden)
+                shutil.copytree(self._pictures, hidden, copy_function=_link)
             join([self._encoded(part) for part in range(parts)], stack.enter_context(placed(path)))
 
     def _errors(self):
@@ -161,3 +164,11 @@ class VideoParts:
 
     def _encoded(self, part: int) -> Path:
         return self._folder / f"part-{part + 1:06d}.mp4"
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where that is not possible."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

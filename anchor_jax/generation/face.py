@@ -111,6 +111,9 @@ class FaceStage:
             the face.
         on_windows: called when windows are complete, with their number since the last call.
         state: of an earlier stage of the same arguments, which this one continues.
+
+    Attributes:
+        settled: whether `state` may be called while the stage waits for frames.
     """
 
     def __init__(
@@ -138,6 +141,8 @@ class FaceStage:
         self._noise = np.asarray(initial_latents((1, side, side, channels), seed=sampling.seed))[0]
         key = jax.random.fold_in(jax.random.key(sampling.seed), 1)
         self._posterior_noise = jax.random.normal(key, (side, side, channels))
+        # Whether `state` has everything: a sampler that is being made has blocks already.
+        self.settled = True
         self._restore(state or {})
 
     def _restore(self, state: State) -> None:
@@ -158,7 +163,8 @@ class FaceStage:
         self._sampler: Sampler | None = None
 
     def state(self) -> State:
-        """Return what a new stage needs to go on from here, after a batch of `repaint`."""
+        """Return what a new stage needs to go on from here, after a batch of `repaint`, or while it
+        waits for frames and is `settled`."""
         lists = {
             "expected": self._expected,
             "crops": self._crops,
@@ -200,6 +206,7 @@ class FaceStage:
                 continue
             if self._saved is None:
                 self._sampled = self._runs[0]
+            self.settled = False
             sampler = Sampler(
                 self._denoise,
                 self._params,
@@ -209,7 +216,7 @@ class FaceStage:
                 on_windows=self._on_windows,
                 state=self._saved,
             )
-            self._sampler, self._saved = sampler, None
+            self._sampler, self._saved, self.settled = sampler, None, True
             for blocks in sampler:
                 ready = self._decoded
                 self._decoded = [x for block in blocks for x in self._decoder.start(block)]

@@ -54,7 +54,7 @@ class Frames:
         face: where the face regions are and how the face looks, or None; `face.track` is not used.
         num_frames: length of the video, if it is known. Short videos then need less memory.
         on_windows: called when windows are complete, with their number since the last call.
-        between: called after each group of windows of the body; it may call `state`.
+        between: called after groups of windows of the body; it may call `state`.
         state: of earlier frames of the same arguments, which these continue. `poses` then are those
             from `num_read(state)` on.
 
@@ -79,6 +79,11 @@ class Frames:
     ):
         state = state or {}
         self._sampling = settings.sampling
+
+        def between_groups() -> None:
+            if self._face is None or self._face.settled:
+                between()
+
         self._face: FaceStage | None = None
         with self._set_up():
             if face is not None and anchor.face is not None:
@@ -93,7 +98,7 @@ class Frames:
                 noise,
                 num_frames=num_frames,
                 on_windows=on_windows,
-                between=between,
+                between=between_groups,
                 state=state.get("body"),
             )
         batches = iter(self._body)

@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert probe(tmp_path / "out.mp4")[0] == COUNT
     (tmp_path / "out.mp4").unlink()
     stops = 0
-    for saves in range(5, 60, 4):
+    for saves in range(2, 60, 3):
         with monkeypatch.context() as patch:
             stop_after(patch, saves)
             code = generate(**options, frames_dir=tmp_path / "frames")
