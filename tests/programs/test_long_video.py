@@ -3,14 +3,17 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anchor_jax import checkpoint
+from anchor_jax.generation import unfinished
 from anchor_jax.studies.clip import read_clip
-from benchmarks import long_video
-from benchmarks.long_video import Meter, PingPong
+from benchmarks.long_video import __main__ as program
+from benchmarks.long_video import methods
+from benchmarks.long_video.scores import Meter, PingPong
 
 pytestmark = pytest.mark.slow  # compiles the networks for windows of 16 frames
 
@@ -23,18 +26,18 @@ def clip(test_clip):
 def test_both_methods_are_measured_to_the_end(drawn, test_clip, tmp_path, monkeypatch):
     """Catches frames that nobody measured, minutes that are not counted, the results of one method
     that replace the other's, and a table without them."""
-    monkeypatch.setattr(long_video, "run_alone", lambda run, *args, advice: run(*args))
+    monkeypatch.setattr(program, "run_alone", lambda run, *args, advice: run(*args))
     words = ["--anchor", drawn, "--clip", test_clip, "--frames", 40, "--chained-frames", 33]
     words += ["--minute", 20, "--steps", 1, "--out", tmp_path]
-    assert long_video.main(list(map(str, words))) == 0
+    assert program.main(list(map(str, words))) == 0
     pictures = ["long_video-chained.png", "long_video-overlapping.png"]
     assert sorted(os.listdir(tmp_path)) == [*pictures, *(f"long_video.{x}" for x in ENDINGS)]
-    methods = json.loads((tmp_path / "long_video.json").read_text())["methods"]
-    assert [(name, x["frames"]) for name, x in methods.items()] == [
+    told = json.loads((tmp_path / "long_video.json").read_text())["methods"]
+    assert [(name, x["frames"]) for name, x in told.items()] == [
         ("overlapping windows", 40),
         ("chained clips", 33),
     ]
-    for result in methods.values():
+    for result in told.values():
         assert len(result["minutes"]) == 2 and len(result["cycles"]) == -(-result["frames"] // 18)
         assert all(-1 <= row["identity"] <= 1 for row in result["minutes"])
         assert all(len(row["colour"]) == 3 for row in result["minutes"])
@@ -89,12 +92,15 @@ def test_a_chain_continues_from_its_last_frame(drawn, clip, monkeypatch, count):
         pictures.append(picture)
         return np.zeros((1, 1))
 
-    monkeypatch.setattr(long_video, "_denoise_clip", denoise)
-    monkeypatch.setattr(long_video, "encode_appearance", encode)
-    monkeypatch.setattr(long_video, "denoiser_params", lambda *_: None)
-    poses = (np.full((32, 32, 3), number, np.uint8) for number in range(count))
+    monkeypatch.setattr(methods, "_denoise_clip", denoise)
+    monkeypatch.setattr(methods, "encode_appearance", encode)
+    monkeypatch.setattr(methods, "denoiser_params", lambda *_: None)
+
+    def poses(start: int):
+        return (np.full((32, 32, 3), number, np.uint8) for number in range(start, count))
+
     sampling = replace(anchor.settings.sampling, window=16, dtype="float32")
-    frames = list(long_video.generate_chain(anchor, clip, poses, sampling))
+    frames = np.concatenate(list(methods.Chain(anchor, clip, poses, sampling)))
     assert len(frames) == count
     starts = range(0, max(count - 1, 1), 15)
     assert [numbers for numbers, _ in calls] == [
@@ -104,3 +110,36 @@ def test_a_chain_continues_from_its_last_frame(drawn, clip, monkeypatch, count):
     np.testing.assert_array_equal(pictures[0], clip.appearance)
     for picture, start in zip(pictures[1:], starts[1:], strict=True):
         np.testing.assert_array_equal(picture, frames[start])
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_stopped_run_goes_on(drawn, test_clip, tmp_path, monkeypatch, name):
+    """Catches frames that are generated from another state, or measured twice, after a stop."""
+    monkeypatch.setattr(program, "run_alone", lambda run, *args, advice: run(*args))
+    monkeypatch.setattr(unfinished, "_FIRST", 0.0)
+    monkeypatch.setattr(unfinished, "_SHARE", 1e9)  # save after each batch
+    words = ["--anchor", drawn, "--clip", test_clip, "--frames", 40, "--minute", 20, "--steps", 1]
+    words += ["--methods", name]
+
+    def run(folder: Path) -> None:
+        assert program.main([*map(str, words), "--out", str(folder)]) == 0
+
+    run(tmp_path / "whole")
+    measure, calls = Meter.measure, []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr(Meter, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped")
+    run(tmp_path / "stopped")
+    whole, again = (
+        json.loads((tmp_path / folder / "long_video.json").read_text())["methods"][name]
+        for folder in ("whole", "stopped")
+    )
+    for key in ("frames", "minutes", "cycles"):
+        assert whole[key] == again[key]
