@@ -1,6 +1,8 @@
 """The programs of generation, made from sizes alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, num_halves, plan_windows
 from anchor_jax.diffusion.sample import frames_in_work, predict_windows, windows_each
 from anchor_jax.diffusion.schedule import ScheduleConfig
+from anchor_jax.diffusion.shortcuts import Mode, step_modes
+from anchor_jax.diffusion.solvers import solver_steps
 from anchor_jax.generation.face import face_denoiser, face_sampling
 from anchor_jax.generation.networks import (
     PICTURE_BATCH,
@@ -114,6 +118,21 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
         sampling: its windows, since frames in two windows are computed twice, and its guidance,
             which doubles the work.
     """
+    return _flops_of(anchor, shape, sampling, [Mode(num_halves(sampling.guidance))])
+
+
+def sampling_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> float:
+    """Count the floating-point operations of all denoising steps of the body, per video frame, with
+    the shortcuts of the settings; arguments as `step_flops`."""
+    steps = solver_steps(anchor.schedule, sampling.steps, sampling.solver, sampling.spacing)
+    modes = step_modes(steps, anchor.schedule.num_train_timesteps, sampling)
+    return _flops_of(anchor, shape, sampling, modes)
+
+
+def _flops_of(
+    anchor: Anchor, shape: tuple[int, ...], sampling: Sampling, modes: Sequence[Mode]
+) -> float:
+    """Count the operations of steps of the body with these shortcuts, per video frame."""
     n, height, width, _ = shape
     windows = len(plan_windows(n, sampling.window, sampling.overlap))
     short = replace(
@@ -123,7 +142,9 @@ def step_flops(anchor: Anchor, shape: tuple[int, ...], sampling: Sampling) -> fl
         dtype="float32",  # any type has the same operations
     )
     inputs = _window_inputs(anchor, anchor.body, short, (width, height), 1)
-    return _window_flops(body_denoiser(anchor.body, short.dtype), inputs) * windows / n
+    denoise = body_denoiser(anchor.body, short.dtype)
+    flops = {mode: _window_flops(denoise, inputs, mode) for mode in set(modes)}
+    return sum(flops[mode] for mode in modes) * windows / n
 
 
 def share_computed_again(num_frames: int, sampling: Sampling) -> float:
@@ -164,7 +185,7 @@ def _window_step(
         # In every step, a frame of a long video is in window / stride windows. All devices call the
         # program at once.
         calls=sampling.steps / (windows * (sampling.devices or 1) * sampling.stride),
-        flops=float(windows * _window_flops(denoise, inputs)),
+        flops=float(windows * _window_flops(denoise, inputs, Mode(num_halves(sampling.guidance)))),
     )
 
 
@@ -192,14 +213,19 @@ def _window_inputs(
     return params, array((*frames, *latent, vae.latent_channels), np.float32), condition
 
 
-def _window_flops(denoise: WindowDenoiser, inputs: tuple[Any, ...]) -> int:
-    """Count the operations of one window, the first of `inputs`."""
+def _window_flops(denoise: WindowDenoiser, inputs: tuple[Any, ...], mode: Mode) -> int:
+    """Count the operations of one window, the first of `inputs`, with the shortcuts of a step."""
 
-    def predict(params, latents, condition):
-        condition = jax.tree.map(lambda x: x[0], condition)
-        return denoise(params, latents[0], condition, jnp.int32(0), jnp.int32(latents.shape[1]))
+    def predict(mode, kept, params, latents, condition):
+        window = latents[0], jax.tree.map(lambda x: x[0], condition)
+        numbers = jnp.int32(0), jnp.int32(latents.shape[1])
+        return denoise.shortcut(mode, kept, params, *window, *numbers)
 
-    return count_flops(predict, *inputs)
+    kept = {}
+    if not mode.fresh:
+        fresh = partial(predict, mode._replace(fresh=True), {})
+        kept = jax.eval_shape(fresh, *inputs)[1]
+    return count_flops(partial(predict, mode), kept, *inputs)
 
 
 def _decoding(name: str, anchor: Anchor, sampling: Sampling, size: Size, device: Any) -> Program:

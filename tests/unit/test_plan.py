@@ -21,7 +21,12 @@ from anchor_jax.planning.estimate import (
     roofline_seconds,
 )
 from anchor_jax.planning.flops import count_flops
-from anchor_jax.planning.generation import generation_programs, published_sizes, step_flops
+from anchor_jax.planning.generation import (
+    generation_programs,
+    published_sizes,
+    sampling_flops,
+    step_flops,
+)
 
 MB = 10**6
 SHIPPED = Path(anchor_jax.__file__).parent / "assets" / "anchor"
@@ -71,6 +76,21 @@ def test_steps_of_longer_windows_cost_more():
     flops = lambda **changes: step_flops(anchor, (16, 32, 32, 3), replace(sampling, **changes))
     assert flops(overlap=2) == pytest.approx(2 * flops())
     assert flops(guidance=1.0) < flops() < 2.1 * flops(guidance=1.0)
+
+
+def test_shortcuts_cost_less():
+    """Catches a step that is counted whole although it takes features or leaves out a half, and
+    steps of a solver that are not counted."""
+    anchor = load(SHIPPED, networks=())
+    sampling = replace(anchor.settings.sampling, steps=4, window=4, overlap=0, guidance=2.0)
+    shape = 16, 32, 32, 3
+    flops = lambda **changes: sampling_flops(anchor, shape, replace(sampling, **changes))
+    assert flops() == pytest.approx(4 * step_flops(anchor, shape, sampling))
+    assert flops(solver="unipc", steps=2) == pytest.approx(flops() / 2)
+    # Guidance at two of four steps.
+    half = (flops() + flops(guidance=1.0)) / 2
+    assert flops(guidance_interval=(0.2, 0.6)) == pytest.approx(half)
+    assert flops(reuse="deep", reuse_every=3) < 0.7 * flops()
 
 
 def test_every_program_of_generation_is_planned():
