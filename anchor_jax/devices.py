@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -112,8 +113,7 @@ def split_rows(function: Callable, mesh: Mesh | None) -> Callable:
         return function
 
     def gathered(whole: Any, *rows: Any) -> Any:
-        gather = lambda x: lax.all_gather(x, AXIS, tiled=True)
-        return jax.tree.map(gather, function(whole, *rows))
+        return _gather(function(whole, *rows))
 
     def split(whole: Any, *rows: Any) -> Any:
         places = PartitionSpec(), *[PartitionSpec(AXIS)] * len(rows)
@@ -124,6 +124,23 @@ def split_rows(function: Callable, mesh: Mesh | None) -> Callable:
         return share(whole, *rows)
 
     return split
+
+
+def _gather(tree: Any) -> Any:
+    """Bring the rows of arrays of any types together, with one collective: as one array of bytes if
+    there are several."""
+    leaves, structure = jax.tree.flatten(tree)
+    if len(leaves) == 1:
+        return jax.tree.unflatten(structure, [lax.all_gather(leaves[0], AXIS, tiled=True)])
+    as_bytes = [lax.bitcast_convert_type(x, jnp.uint8) for x in leaves]
+    flat = [x.reshape(len(x), -1) for x in as_bytes]
+    gathered = lax.all_gather(jnp.concatenate(flat, 1), AXIS, tiled=True)
+    parts = jnp.split(gathered, np.cumsum([x.shape[1] for x in flat])[:-1], 1)
+    whole = [
+        lax.bitcast_convert_type(part.reshape(-1, *x.shape[1:]), leaf.dtype)
+        for part, x, leaf in zip(parts, as_bytes, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, whole)
 
 
 def own_copy(array: jax.Array) -> jax.Array:
