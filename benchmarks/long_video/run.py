@@ -175,7 +175,3 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     print((args.out / f"{_NAME}.md").read_text("utf-8"))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,8 +11,8 @@ import pytest
 from anchor_jax import checkpoint
 from anchor_jax.generation import unfinished
 from anchor_jax.studies.clip import read_clip
-from benchmarks.long_video import __main__ as program
 from benchmarks.long_video import methods
+from benchmarks.long_video import run as program
 from benchmarks.long_video.scores import Meter, PingPong
 
 pytestmark = pytest.mark.slow  # compiles the networks for windows of 16 frames
