@@ -93,7 +93,7 @@ def test_a_sampler_with_shortcuts_goes_on_from_any_group(settings: dict):
 def test_shortcuts_are_algorithm_1_with_what_is_kept():
     """Against plain loops. Catches features that are taken at the wrong step or of another window,
     guidance outside its interval or none inside, and the half that is left out."""
-    num_frames, num_steps, interval = 14, 5, (0.2, 0.7)  # guidance begins at the second step
+    num_frames, num_steps, interval = 14, 5, (0.3, 0.7)  # guidance at steps 1 and 2
     rng = np.random.default_rng(num_frames)
     latents = rng.normal(size=(num_frames, 2, 1, 1)).astype(np.float32)
     condition = rng.normal(size=(num_frames, 1, 1, 1)).astype(np.float32)
