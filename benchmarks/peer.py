@@ -100,7 +100,8 @@ def build_ours(case: Case):
 
     from anchor_jax.compiling import return_freed_memory
     from anchor_jax.diffusion.sample import predict_windows
-    from anchor_jax.generation.networks import WindowDenoiser, decode_images
+    from anchor_jax.generation.autoencoder import decode_images
+    from anchor_jax.generation.networks import WindowDenoiser
     from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser
     from benchmarks.random_checkpoint import SEEDS, SIZES, random_params
 

@@ -17,7 +17,7 @@ from anchor_jax.diffusion import Sampling, ddim_step, guide, num_halves, samplin
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.face import mask
-from anchor_jax.generation.networks import PICTURE_BATCH, decode_batches
+from anchor_jax.generation.autoencoder import PICTURE_BATCH, decode_batches
 from anchor_jax.models import VAEConfig
 from anchor_jax.shapes import Array, Params
 from anchor_jax.training.loss import Model, predict

@@ -2,75 +2,61 @@
 pose image (paper, section 3.3 and equation 9), and paste them back."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
-from scipy import ndimage
 
 from anchor_jax.checkpoint import Anchor, Network, Part, Settings
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling
 from anchor_jax.diffusion.rings import Block, State
 from anchor_jax.diffusion.sample import Sampler
-from anchor_jax.face import align, blend, mask
+from anchor_jax.face import align, mask
 from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
-from anchor_jax.generation.networks import (
+from anchor_jax.generation.autoencoder import (
     PICTURE_BATCH,
     Decoder,
     Decoding,
-    WindowDenoiser,
-    cast_kernels,
     decode,
     decode_batches,
+    encode_images,
+)
+from anchor_jax.generation.crops import (
+    Masks,
+    face_regions,
+    map_rows,
+    paste_faces,
+    resize_squares,
+    shrink,
+    squash,
+)
+from anchor_jax.generation.networks import (
+    WindowDenoiser,
+    cast_kernels,
     denoiser_params,
     embed_once,
     encode_appearance,
-    encode_images,
     fill,
     initial_latents,
 )
 from anchor_jax.models import PER_FRAME, Denoiser, Inflation, VAEConfig
-from anchor_jax.processes import num_cores
 from anchor_jax.progress import Advance, no_advance
 from anchor_jax.shapes import Array, Images
 
-Item = TypeVar("Item")
 Rows = TypeVar("Rows", np.ndarray, Array)
 
 # See `Inflation` in models/frames.py. Only joint attention is on: the weights were trained without
 # the other two.
 ALL_FRAMES = Inflation(joint_attention=True, pooled_norm=False, aliased_residual=False)
 
-# Threads that cut and paste crops, which takes 0.15 s of a core's time for a frame of 512x512.
-_THREADS = min(num_cores(), 8)
-
 _LONGEST_GAP = 16  # frames without a usable face inside a run of windows
-
-_LANCZOS = Image.Resampling.LANCZOS
-
-
-@runtime_checkable
-class Masks(Protocol):
-    """The face regions of frames: an array, or a folder that is read as it is needed."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number, height and width of the frames."""
-        ...
-
-    def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray:
-        """Return the regions of frames (from 0): bool (k, h, w), True on the face."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -186,9 +172,9 @@ class FaceStage:
         transforms to crops, NaN if a face is not usable."""
         usable = np.isfinite(transforms[:, 0, 0])
         self._expected.extend(transforms)
-        cut = lambda one: _resize_squares(align.crop(*one), self._settings.face.size)[0]
+        cut = lambda one: resize_squares(align.crop(*one), self._settings.face.size)[0]
         rows = zip(poses[usable, None], transforms[usable, None], strict=True)
-        self._crops.extend(_map(cut, rows))
+        self._crops.extend(map_rows(cut, rows))
 
     def repaint(self, frames: Iterator[Images]) -> Iterator[Images]:
         """Yield the frames with their faces repainted, in order, in batches of any length.
@@ -243,7 +229,7 @@ class FaceStage:
             self._runs.append(self._run)
         if len(usable):
             self._poses.extend(self._crops.popleft() for _ in usable)
-            regions = _face_regions(self._masks, self._came + usable, transforms[usable])
+            regions = face_regions(self._masks, self._came + usable, transforms[usable])
             self._inpainting.extend(self._condition(images[usable], transforms[usable], regions))
         self._frames.extend(images)
         self._transforms.extend(transforms)
@@ -257,12 +243,12 @@ class FaceStage:
 
         def cut(one: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
             image, transform, region = one
-            crops = _resize_squares(align.crop(image, transform), size)
-            keep = _shrink(mask.repaint_mask(region), size)
+            crops = resize_squares(align.crop(image, transform), size)
+            keep = shrink(mask.repaint_mask(region), size)
             return keep[0], mask.masked_images(crops, keep)[0]
 
         rows = zip(images[:, None], transforms[:, None], regions[:, None], strict=True)
-        keep, masked = map(np.stack, zip(*_map(cut, rows), strict=True))
+        keep, masked = map(np.stack, zip(*map_rows(cut, rows), strict=True))
         config, dtype = self._vae.config, self._sampling.dtype
         latents = [
             encode_images(
@@ -305,7 +291,7 @@ class FaceStage:
         inside = None
         if self._settings.face.blend == "face":
             numbers = self._came - len(self._frames) + np.array(places)
-            inside = _face_regions(self._masks, numbers, transforms)
+            inside = face_regions(self._masks, numbers, transforms)
         pasted = paste_faces(frames, crops, transforms, inside)
         for place, frame in zip(places, pasted, strict=True):
             self._frames[place] = frame
@@ -333,26 +319,6 @@ def face_sampling(settings: Settings) -> Sampling:
         control_scale=face.control_scale,
         overlap=body.overlap if face.windows else 0,
     )
-
-
-def paste_faces(
-    frames: Images, crops: Images, transforms: np.ndarray, inside: np.ndarray | None = None
-) -> Images:
-    """Paste square crops (k, size, size, 3) of any size into frames, with threads.
-
-    Args:
-        frames: uint8 (k, h, w, 3).
-        crops: repainted faces, uint8.
-        transforms: from frames to crops, (k, 2, 3).
-        inside: the region of each crop that is pasted, bool (k, 512, 512); None: the whole crop.
-    """
-
-    def one(row: tuple[np.ndarray, ...]) -> np.ndarray:
-        frame, crop, transform, *region = row
-        return blend.paste(frame, _resize_squares(crop, align.SIZE), transform, *region)[0]
-
-    columns = [frames, crops, transforms] if inside is None else [frames, crops, transforms, inside]
-    return np.stack(_map(one, zip(*(x[:, None] for x in columns), strict=True)))
 
 
 def through_autoencoder(
@@ -392,67 +358,13 @@ def _through_autoencoder(
         usable = face.track.usable
         transforms = face.track.transforms()[usable]
         crops = align.crop(frames[usable], transforms)
-        latents = encode(_resize_squares(crops, settings.face.size))
+        latents = encode(resize_squares(crops, settings.face.size))
         decoded = np.concatenate(list(decode_batches(vae, latents, dtype, rounded=True)))
         inside = None
         if settings.face.blend == "face":
-            inside = _face_regions(face.masks, np.flatnonzero(usable), transforms)
+            inside = face_regions(face.masks, np.flatnonzero(usable), transforms)
         out[usable] = paste_faces(out[usable], decoded, transforms, inside)
     return out
-
-
-def _face_regions(masks: Masks | None, numbers: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Return the face region in the crops of frames with these numbers, bool (k, 512, 512)."""
-    if masks is None:
-        return np.broadcast_to(mask.oval(), (len(numbers), align.SIZE, align.SIZE))
-    return mask.from_renders(masks[numbers], transforms)
-
-
-def _map(function: Callable[[Any], Item], rows: Iterable[Any]) -> list[Item]:
-    """Apply a function to all rows, with threads."""
-    return list(_pool().map(function, rows))
-
-
-@cache
-def _pool() -> Executor:
-    return ThreadPoolExecutor(_THREADS)
-
-
-def _resize_squares(images: Images, size: int) -> Images:
-    """Resize square images (k, h, h, 3) to `size`: Lanczos to shrink, bilinear to enlarge."""
-    side = images.shape[1]
-    if side == size:
-        return images
-    if size < side:
-        pictures = [Image.fromarray(i).resize((size, size), _LANCZOS) for i in images]
-        return np.stack([np.asarray(picture) for picture in pictures])
-    return np.stack([squash(image, size) for image in images])
-
-
-def squash(image: Images, size: int) -> Images:
-    """Resize a picture to a square without keeping its proportions.
-
-    The result equals OpenCV's bilinear interpolation: two neighbours in each direction, without
-    antialiasing, rounded once at the end. Pillow's result differs.
-
-    Args:
-        image: uint8 (h, w, 3).
-        size: side of the square in pixels.
-    """
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    factors = size / height, size / width, 1
-    values = ndimage.zoom(
-        image.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True
-    )
-    return np.floor(np.asarray(values) + 0.5).astype(np.uint8)
-
-
-def _shrink(masks: np.ndarray, size: int) -> np.ndarray:
-    """Resize square masks (k, h, h, 1) to `size` by the nearest pixel."""
-    indices = np.arange(size) * masks.shape[1] // size
-    return masks[:, indices[:, None], indices]
 
 
 def _batches(rows: Rows) -> Iterator[Rows]:

@@ -22,10 +22,9 @@ from anchor_jax.diffusion import Sampling
 from anchor_jax.diffusion.rings import Block, State
 from anchor_jax.diffusion.sample import Sampler
 from anchor_jax.diffusion.windows import plan_windows
+from anchor_jax.generation.autoencoder import Decoder, Decoding
 from anchor_jax.generation.face import Face, FaceStage
 from anchor_jax.generation.networks import (
-    Decoder,
-    Decoding,
     body_denoiser,
     denoiser_params,
     embed_once,

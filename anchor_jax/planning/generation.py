@@ -17,14 +17,9 @@ from anchor_jax.diffusion.sample import frames_in_work, predict_windows, windows
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.diffusion.shortcuts import Mode, step_modes
 from anchor_jax.diffusion.solvers import solver_steps
+from anchor_jax.generation.autoencoder import PICTURE_BATCH, decode_pixels
 from anchor_jax.generation.face import face_denoiser, face_sampling
-from anchor_jax.generation.networks import (
-    PICTURE_BATCH,
-    WindowDenoiser,
-    body_denoiser,
-    decode_pixels,
-    embedding_shape,
-)
+from anchor_jax.generation.networks import WindowDenoiser, body_denoiser, embedding_shape
 from anchor_jax.models import (
     CLIPTextConfig,
     CLIPVisionConfig,

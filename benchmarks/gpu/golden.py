@@ -15,7 +15,8 @@ import numpy as np
 from anchor_jax.checkpoint import Anchor, load
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion import Sampling, sample
-from anchor_jax.generation.networks import WindowDenoiser, decode
+from anchor_jax.generation.autoencoder import decode
+from anchor_jax.generation.networks import WindowDenoiser
 from anchor_jax.models import Denoiser
 from benchmarks.gpu.report import ROOT, Section
 

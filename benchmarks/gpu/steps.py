@@ -14,13 +14,9 @@ from anchor_jax.checkpoint import Anchor, Part
 from anchor_jax.compiling import options
 from anchor_jax.diffusion import Sampling, ScheduleConfig
 from anchor_jax.diffusion.sample import WINDOWS_PER_CALL, predict_windows
+from anchor_jax.generation.autoencoder import PICTURE_BATCH, decode_pixels
 from anchor_jax.generation.face import face_sampling
-from anchor_jax.generation.networks import (
-    PICTURE_BATCH,
-    WindowDenoiser,
-    decode_pixels,
-    denoiser_params,
-)
+from anchor_jax.generation.networks import WindowDenoiser, denoiser_params
 from anchor_jax.models import PER_FRAME, PUBLISHED, Denoiser, Inflation, Remat
 from anchor_jax.shapes import Array, Params
 from anchor_jax.training.loss import Model, losses, sample_batch

@@ -7,9 +7,9 @@ from functools import partial
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import Sampling, sample
+from anchor_jax.generation.autoencoder import decode
 from anchor_jax.generation.networks import (
     WindowDenoiser,
-    decode,
     denoiser_params,
     encode_appearance,
     initial_latents,

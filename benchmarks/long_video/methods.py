@@ -15,13 +15,12 @@ from anchor_jax.diffusion import Sampling, ddim_step, guide, sampling_steps
 from anchor_jax.diffusion.ddim import add_noise
 from anchor_jax.diffusion.rings import State
 from anchor_jax.diffusion.sample import predict_windows
+from anchor_jax.generation.autoencoder import Decoder, encode_images
 from anchor_jax.generation.frames import Frames, num_read
 from anchor_jax.generation.networks import (
-    Decoder,
     body_denoiser,
     denoiser_params,
     encode_appearance,
-    encode_images,
     initial_latents,
 )
 from anchor_jax.shapes import Array, Images

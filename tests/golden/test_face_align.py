@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anchor_jax.face import align, blend, mask
-from anchor_jax.generation.face import _resize_squares
+from anchor_jax.generation.crops import resize_squares
 from tests.torch_side import relative
 
 
@@ -54,7 +54,7 @@ def test_a_crop(golden, transforms):
 
 def test_the_repainted_crop_is_enlarged_as_published(golden):
     """Catches another filter on the way from 256 to 512 pixels."""
-    close(_resize_squares(golden["face_256_rgb_u8"][None], 512)[0], golden["face_512_rgb_u8"])
+    close(resize_squares(golden["face_256_rgb_u8"][None], 512)[0], golden["face_512_rgb_u8"])
 
 
 def test_the_weight_of_the_crop(golden, transforms):

@@ -9,8 +9,8 @@ import pytest
 from anchor_jax.diffusion import Sampling, sample
 from anchor_jax.face import mask
 from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation.autoencoder import decode_batches, encode_images
 from anchor_jax.generation.face import face_denoiser
-from anchor_jax.generation.networks import decode_batches, encode_images
 from tests.latents import LatentsOfSteps
 from tests.torch_side import relative
 

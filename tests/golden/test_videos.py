@@ -12,7 +12,8 @@ from PIL import Image
 from anchor_jax.data.video import read_frames
 from anchor_jax.diffusion import Sampling, plan_windows, sample
 from anchor_jax.diffusion.tasks import Order
-from anchor_jax.generation.networks import WindowDenoiser, decode, initial_latents
+from anchor_jax.generation.autoencoder import decode
+from anchor_jax.generation.networks import WindowDenoiser, initial_latents
 from anchor_jax.generation.pipeline import generate
 from anchor_jax.models import Denoiser
 from tests.latents import LatentsOfSteps

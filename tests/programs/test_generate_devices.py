@@ -20,7 +20,7 @@ EIGHT = """
 import importlib, re, sys
 import jax, numpy as np
 import anchor_jax
-from anchor_jax.generation import networks
+from anchor_jax.generation import autoencoder
 
 sample = importlib.import_module("anchor_jax.diffusion.sample")
 anchor, poses, out = sys.argv[1:]
@@ -33,7 +33,7 @@ def recorded(program):
     call.lower = program.lower
     return call
 sample.predict_windows = recorded(sample.predict_windows)
-networks.decode_pixels = recorded(networks.decode_pixels)
+autoencoder.decode_pixels = recorded(autoencoder.decode_pixels)
 
 anchor, poses = anchor_jax.load(anchor), np.load(poses)
 picture = poses[0]

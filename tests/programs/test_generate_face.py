@@ -180,7 +180,7 @@ def test_options_change_faces_and_nothing_else(faces, tmp_path):
 def test_the_face_compiles_once(faces, poses, tmp_path):
     """Catches a second compilation at the second step, or for a video of another length."""
     from anchor_jax.diffusion.sample import predict_windows
-    from anchor_jax.generation.networks import decode_pixels, encode_images
+    from anchor_jax.generation.autoencoder import decode_pixels, encode_images
 
     compiled = predict_windows, encode_images, decode_pixels
     programs = [f.cache_size for f in compiled]  # pyright: ignore

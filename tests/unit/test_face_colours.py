@@ -11,8 +11,8 @@ from anchor_jax.diffusion import Sampling
 from anchor_jax.face import align
 from anchor_jax.face.landmarks import follow
 from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation import autoencoder
 from anchor_jax.generation import face as repaint
-from anchor_jax.generation import networks
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 from anchor_jax.poses.face_crops import FaceCrops
 from anchor_jax.poses.pose_images import read_conditions
@@ -68,7 +68,7 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
         assert rounded
         return jnp.broadcast_to(jnp.array(PAINT, jnp.uint8), (len(latents), 32, 32, 3))
 
-    monkeypatch.setattr(networks, "decode_pixels", decode)
+    monkeypatch.setattr(autoencoder, "decode_pixels", decode)
     fakes = {"encode_images": encode, "Sampler": sampler}
     fakes |= {"denoiser_params": lambda *_: {}, "encode_appearance": lambda *_: None}
     fakes |= {"embed_once": lambda *_: lambda condition: condition}

@@ -8,7 +8,8 @@ from anchor_jax.checkpoint import Settings
 from anchor_jax.diffusion import Sampling
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation import face as face_stage
-from anchor_jax.generation.face import FaceStage, squash
+from anchor_jax.generation.crops import squash
+from anchor_jax.generation.face import FaceStage
 from anchor_jax.models import ControlConfig, UNetConfig, VAEConfig
 from tests.anchors import make_anchor
 

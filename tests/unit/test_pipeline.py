@@ -15,9 +15,9 @@ from anchor_jax.diffusion import settings as settings_module
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
+from anchor_jax.generation import autoencoder, pipeline
 from anchor_jax.generation import frames as stages
 from anchor_jax.generation import networks as inference
-from anchor_jax.generation import pipeline
 from anchor_jax.generation.face import Face
 from anchor_jax.generation.networks import clip_pixels, initial_latents
 from anchor_jax.generation.pipeline import generate
@@ -181,7 +181,7 @@ def test_type_and_precision_reach_the_networks(anchor, poses, monkeypatch, given
         settings_module, "resolve_dtype", lambda x, _: "bfloat16" if x == "auto" else x
     )
     monkeypatch.setattr(stages, "Sampler", noted("sample", [[jnp.zeros((3, 1, 1, 4))]]))
-    monkeypatch.setattr(inference, "decode_pixels", noted("decode", jnp.asarray(poses)))
+    monkeypatch.setattr(autoencoder, "decode_pixels", noted("decode", jnp.asarray(poses)))
     monkeypatch.setattr(inference, "encode_pixels", noted("encode", jnp.zeros((1, 5, 8))))
     with jax.default_matmul_precision("default"):
         generate(anchor, poses, APPEARANCE, **given)
@@ -265,10 +265,10 @@ def test_frames_are_truncated_not_rounded(anchor, monkeypatch):
     """Catches rounding: saved video frames of the published system are truncated, and the crops
     that it pastes are rounded."""
     levels = jnp.asarray([-9.0, 127.5, 254.9, 300.0]).reshape(1, 2, 2, 1).repeat(3, 3)
-    monkeypatch.setattr(inference, "apply", lambda *_, **__: levels / 127.5 - 1)
+    monkeypatch.setattr(autoencoder, "apply", lambda *_, **__: levels / 127.5 - 1)
     with jax.disable_jit():
-        frames = inference.decode(anchor.vae, jnp.zeros((1, 1, 1, 4)))
-        (crops,) = inference.decode_batches(
+        frames = autoencoder.decode(anchor.vae, jnp.zeros((1, 1, 1, 4)))
+        (crops,) = autoencoder.decode_batches(
             anchor.vae, jnp.zeros((1, 1, 1, 4)), "float32", rounded=True, batch=1
         )
     assert frames[0, :, :, 0].tolist() == [[0, 127], [254, 255]]
@@ -279,20 +279,20 @@ def test_batches_are_decoded_one_ahead(anchor, monkeypatch):
     """Catches a device that waits while the host uses a batch, float images that leave the device,
     frames of the padding, and batches in another order."""
     dispatched = []
-    real = inference.decode_pixels
+    real = autoencoder.decode_pixels
 
     def decode_pixels(*args):
         dispatched.append(args[2].shape)
         return real(*args)
 
-    monkeypatch.setattr(inference, "decode_pixels", decode_pixels)
+    monkeypatch.setattr(autoencoder, "decode_pixels", decode_pixels)
     latents = jnp.asarray(np.random.default_rng(4).normal(size=(5, 4, 6, 4)), jnp.float32)
     ahead, frames = [], []
-    for images in inference.decode_batches(anchor.vae, latents, "float32", batch=2):
+    for images in autoencoder.decode_batches(anchor.vae, latents, "float32", batch=2):
         ahead.append(len(dispatched))
         frames.append(images)
     assert ahead == [2, 3, 3] and set(dispatched) == {(2, 4, 6, 4)}
-    images = inference.decode_images(anchor.vae.config, anchor.vae.params, latents, "float32")
+    images = autoencoder.decode_images(anchor.vae.config, anchor.vae.params, latents, "float32")
     expected = (np.asarray(images) * 255).astype(np.uint8)
     assert np.concatenate(frames).dtype == np.uint8
     assert abs(np.concatenate(frames).astype(int) - expected).max() <= 1
@@ -316,7 +316,7 @@ def test_a_crossfade_weighs_what_windows_share(anchor, poses, monkeypatch):
         decoded.append(np.asarray(latents))
         return jnp.zeros((len(latents), *poses.shape[1:]), jnp.uint8)
 
-    monkeypatch.setattr(inference, "decode_pixels", decode_pixels)
+    monkeypatch.setattr(autoencoder, "decode_pixels", decode_pixels)
     for window, overlap, same in ((2, 1, True), (3, 2, False)):
         for crossfade in (False, True):
             given = {"window": window, "overlap": overlap, "crossfade": crossfade}

@@ -11,7 +11,8 @@ from jax.extend import core
 
 from anchor_jax.diffusion.rings import _advance
 from anchor_jax.diffusion.windows import count_windows
-from anchor_jax.generation.networks import WindowDenoiser, cast_kernels, decode_pixels
+from anchor_jax.generation.autoencoder import decode_pixels
+from anchor_jax.generation.networks import WindowDenoiser, cast_kernels
 from anchor_jax.models import Denoiser, VAEConfig, abstract_params
 from anchor_jax.models.blocks import TimeEmbedding, sinusoid
 from anchor_jax.planning.flops import _inner
