@@ -69,8 +69,8 @@ def test_softmax_norms_and_timesteps_are_float32_in_bfloat16():
 
 
 def test_solver_guidance_and_pixels_are_float32_in_bfloat16():
-    """Catches guidance or a step of DDIM that rounds to bfloat16 twenty times, and grey levels of
-    which bfloat16 has only every second above 128 and every fourth above 256."""
+    """Catches guidance or a step of a solver that rounds to bfloat16 at each step, and grey levels
+    of which bfloat16 has only every second above 128 and every fourth above 256."""
     array = jax.ShapeDtypeStruct
     latents, sums = array((6, 2, 2, 4), "float32"), array((5, 2, 1, 2, 2, 4), "float32")
     predicted, numbers = array((1, 2, 4, 2, 2, 4), "float32"), array((1,), "int32")
@@ -79,10 +79,13 @@ def test_solver_guidance_and_pixels_are_float32_in_bfloat16():
         counts=jnp.asarray(count_windows(np.ones(4, np.float32), 3)),
         weights=jnp.ones(4),
         alphas=jnp.ones((5, 2)),
+        table=jnp.ones((5, 4)),
         guidance=7.5,
         prediction_type="epsilon",
     )
-    found = operations(step, latents, sums, predicted, numbers, numbers, numbers, 1)
+    clean = array((2, 6, 2, 2, 4), "float32")  # of a multistep solver
+    state = latents, clean, sums
+    found = operations(step, state, predicted, numbers, numbers, numbers, 1)
     assert not any("bfloat16" in types for types in found.values())
     vae = NETWORKS["vae"]
     assert isinstance(vae, VAEConfig)
