@@ -122,7 +122,8 @@ def _write(
     methods: dict[str, Any] = {}
     if path.is_file():
         record = json.loads(path.read_text("utf-8"))
-        if all(record.get(key) == value for key, value in facts.items()):
+        same = json.loads(json.dumps(json_safe(facts)))  # tuples are lists there
+        if all(record.get(key) == value for key, value in same.items()):
             methods = record["methods"]
     methods[name] = results.summary(order.period, job.minute)
     methods = {each: methods[each] for each in METHODS if each in methods}
