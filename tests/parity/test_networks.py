@@ -213,7 +213,7 @@ def test_bfloat16_stays_near_float32(control_and_unet):
     assert 1e-4 < relative(half.astype(jnp.float32), full) < 5e-2
 
 
-@pytest.mark.parametrize("kind", [UNetConfig, ControlConfig])
+@pytest.mark.parametrize("kind", [UNetConfig, pytest.param(ControlConfig, marks=pytest.mark.slow)])
 def test_checkpointed_gradients_are_the_same(kind):
     """Catches a recomputed block that gets other arguments, checkpointing that is ignored, and
     attention that is computed again although its results are kept."""

@@ -229,7 +229,16 @@ def params(anchor: Path) -> dict[str, Any]:
     return {name: flatten(network.params) for name, network in loaded.items()}
 
 
-@pytest.mark.parametrize("which", ["anchor", "published", "fresh", "finetuned", "shipped"])
+@pytest.mark.parametrize(
+    "which",
+    [
+        "anchor",
+        "published",
+        pytest.param("fresh", marks=pytest.mark.slow),  # less than the finetuned one
+        "finetuned",
+        "shipped",
+    ],
+)
 def test_convert_takes_back_any_anchor_that_export_wrote(which, request, tmp_path):
     """Catches an anchor refused for channels that Stable Diffusion does not have, or for the scale
     of its latents, and settings, training history, an untrained part or the empty text lost."""

@@ -120,7 +120,7 @@ def test_places_that_cannot_be_written(fresh, train_data, tmp_path, refuse, caps
     assert mine.read_text() == "mine"
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_nan_names_step_and_frame(half, finetuned, fresh, train_data, tmp_path, capsys, step):
     """Catches weights that are spoilt by a damaged frame, one that is not found among the parts
     that a batch is computed in, and a run that cannot go on once it is repaired. Step 4 saves: also
