@@ -156,7 +156,7 @@ class Generate:
         settings = self._settings(header)
         if header.framing is not None and source.count is not None:
             _compare(source, source.count, header.framing)
-        files = self._face_files(header)
+        files = self._face_files(header, source)
         face = None if files is None else self._read_face(source, files)
         shape = source.count or 1, *source.size[::-1], 3
         latents = check_inputs(header, shape, settings, face)  # before the long loading
@@ -195,13 +195,21 @@ class Generate:
         )
         return Settings(sampling, self.faces.over(recommended.face))
 
-    def _face_files(self, anchor: "Anchor") -> "FaceFiles | None":
+    def _face_files(self, anchor: "Anchor", source: "PoseSource") -> "FaceFiles | None":
         """Choose where the faces come from, or return None if no face is repainted."""
         from anchor_jax.poses.face_inputs import FaceFiles
 
         if not self.face or anchor.trained_face is None:
             self._refuse_face_files(anchor)
             return None
+        if source.count is None:
+            for name in ("landmarks", "masks"):
+                if (path := getattr(self, f"face_{name}")) is not None:
+                    raise AnchorError(
+                        f"--face-{name} {path}: expected pose images that are all there; faces in"
+                        f" {self.poses} are detected as they come"
+                    )
+            return FaceFiles.of_growing(self.poses, self.face_detector)
         files = self.face_landmarks, self.face_masks, self.face_detector
         return FaceFiles.find(self.poses, *files)
 

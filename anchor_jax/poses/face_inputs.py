@@ -106,6 +106,21 @@ class FaceFiles:
             )
         return cls(poses, None, masks, models)
 
+    @classmethod
+    def of_growing(cls, poses: Path, detector: Path | None = None) -> "FaceFiles":
+        """Choose the detector, which alone finds faces in pose images that are still being written.
+
+        Raises:
+            AnchorError: there is none.
+        """
+        models = detect.find_models(detector)
+        if models is None:
+            raise AnchorError(
+                f"faces in {poses} must be detected, since its pose images are still being written:"
+                f" switch faces off (--no-face), or get the detector: {detect.how_to_get()}"
+            )
+        return cls(poses, None, None, models)
+
 
 def read_track(
     files: FaceFiles,

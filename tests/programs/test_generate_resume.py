@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from anchor_jax.data import video, video_parts
+from anchor_jax.face import detect
 from anchor_jax.generation import unfinished
 from anchor_jax.generation.unfinished import Unfinished
 
@@ -139,6 +140,36 @@ def test_a_folder_that_is_being_filled(generate, many, tmp_path, capsys):
     assert "has no image number 7" in one_error(capsys)
     assert generate(poses=many / "000.png", follow=1) == 2
     assert "--follow" in one_error(capsys)
+
+
+def test_faces_of_poses_that_still_come_are_detected(
+    published, generate, many, tmp_path, capsys, monkeypatch
+):
+    """Catches a file of landmarks that ends in a traceback, or is taken for frames that it does not
+    have, a detector that is not asked, and faces that are not repainted."""
+    (many / "END").touch()
+    options = SAME | {"anchor": published, "poses": many, "follow": 5}
+    file = landmarks(tmp_path / "points.json", [SMALL] * COUNT)
+    assert generate(**options, face_landmarks=file) == 2
+    assert "--face-landmarks" in (told := one_error(capsys)) and "are detected as they come" in told
+    assert generate(**options) == 2
+    assert "--no-face" in one_error(capsys)
+    assert generate("--no-face", **options, frames_dir=tmp_path / "plain") == 0
+
+    class Detector:
+        def __init__(self, folder: Path):
+            self.find = lambda image: SMALL
+
+    monkeypatch.setattr(detect, "find_models", lambda folder: tmp_path)
+    monkeypatch.setattr(detect, "Detector", Detector)
+    assert generate(**options, frames_dir=tmp_path / "detected") == 0
+    (many / "END").unlink()
+    known = options | {"face_landmarks": file}
+    del known["follow"]
+    assert generate(**known, frames_dir=tmp_path / "known") == 0
+    made = {x: video.read_frames(tmp_path / x)[0] for x in ("plain", "detected", "known")}
+    assert (made["detected"] == made["known"]).all()
+    assert (made["detected"] != made["plain"]).any()
 
 
 def test_poses_from_standard_input(generate, anchor, many, person, tmp_path):
