@@ -159,7 +159,7 @@ class Generate:
         files = self._face_files(header, source)
         face = None if files is None else self._read_face(source, files)
         shape = source.count or 1, *source.size[::-1], 3
-        latents = check_inputs(header, shape, settings, face)  # before the long loading
+        latent_shape = check_inputs(header, shape, settings, face)  # before the long loading
         settings = settings.resolved()
         networks = networks_needed(files is not None)
         loaded = checkpoint.load(self.anchor, networks, kernels=settings.sampling.dtype)
@@ -169,7 +169,7 @@ class Generate:
             source=source,
             picture=picture,
             settings=settings,
-            noise=initial_latents(latents, noise, settings.sampling.seed),
+            noise=initial_latents(latent_shape, noise, settings.sampling.seed),
             files=files,
             face=face,
             smoothing=self.face_smoothing,
@@ -257,8 +257,7 @@ def _compare(source: "PoseSource", count: int, trained: "Framing") -> None:
     """Print a note if the pose images have the person elsewhere than the training had."""
     from anchor_jax.poses.framing import compare, spread, summarise
 
-    chosen = set(spread(count, _COMPARED))
-    images = (image for number, image in enumerate(source.read()) if number in chosen)
+    images = source.pick(spread(count, _COMPARED))
     if phrases := compare(summarise(images), trained):
         note(
             f"these poses are unlike training's: {', '.join(phrases)}; anchor-jax render MOTION"

@@ -167,6 +167,8 @@ class Job:
                 "masks": str(self.files.masks),
                 "smoothing": self.smoothing,
             }
+        # Noise that all frames share is a view of one.
+        noise = self.noise[:1] if self.noise.strides[0] == 0 else self.noise
         stated = source.path.stat() if source.path.is_file() else None
         return {
             "anchor": [str(folder.resolve()), hashlib.sha256(repr(files).encode()).hexdigest()],
@@ -177,7 +179,7 @@ class Job:
             ],
             "size": source.size,
             "appearance": _digest(self.picture),
-            "noise": _digest(self.noise[:1] if source.count is None else self.noise),
+            "noise": _digest(noise),
             "settings": asdict(self.settings),
             "face": face,
             "fps": str(fps),

@@ -124,11 +124,12 @@ class Frames:
             yield
 
     def _expected(self, poses: Iterator[Pose]) -> Iterator[Images]:
-        """Yield the pose images, and tell the face stage about them."""
-        for image, transform in poses:
-            if self._face is not None and transform is not None:
-                self._face.expect(image[None], transform[None])
-            yield image
+        """Yield the pose images, and tell the face stage about them, a block at a time."""
+        while block := list(islice(poses, self._sampling.stride)):
+            images, transforms = zip(*block, strict=True)
+            if self._face is not None:
+                self._face.expect(np.stack(images), np.stack(transforms))
+            yield from images
 
 
 class BodyStage:

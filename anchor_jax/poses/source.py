@@ -4,7 +4,7 @@ another program is still filling."""
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, count, islice
@@ -40,6 +40,7 @@ class PoseSource:
         rate: frames per second of a video; None if unknown.
         count: number of pose images; None for a source that is still being written.
         open: reads them from a number (from 0) on, uint8 (h, w, 3), at their own size.
+        in_any_order: whether `open` reads none of those before the number.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class PoseSource:
     rate: Fraction | None
     count: int | None
     open: Callable[[int], Iterator[Images]] = field(repr=False)
+    in_any_order: bool = False
 
     def read(self, start: int = 0) -> Iterator[Images]:
         """Read pose images from a number (from 0) on, uint8 (h, w, 3).
@@ -55,13 +57,27 @@ class PoseSource:
         Raises:
             AnchorError: one cannot be read, or has another size than the first.
         """
-        for number, image in enumerate(self.open(start), start + 1):
-            if image.shape[1::-1] != self.own_size:
-                raise AnchorError(
-                    f"pose image {number} of {self.path} is {show_size(image.shape[1::-1])}:"
-                    f" expected {show_size(self.own_size)}, as the first"
-                )
-            yield resize(image, self.size)
+        for number, image in enumerate(self.open(start), start):
+            yield self._used(number, image)
+
+    def pick(self, numbers: Sequence[int]) -> Iterator[Images]:
+        """Read the pose images of some numbers, from 0 and ascending; errors as for `read`."""
+        if self.in_any_order:
+            found = ((number, next(self.open(number))) for number in numbers)
+        else:
+            chosen = set(numbers)
+            whole = enumerate(islice(self.open(0), numbers[-1] + 1))
+            found = ((number, image) for number, image in whole if number in chosen)
+        yield from (self._used(number, image) for number, image in found)
+
+    def _used(self, number: int, image: Images) -> Images:
+        """Resize a pose image to the size at which it is used."""
+        if image.shape[1::-1] != self.own_size:
+            raise AnchorError(
+                f"pose image {number + 1} of {self.path} is {show_size(image.shape[1::-1])}:"
+                f" expected {show_size(self.own_size)}, as the first"
+            )
+        return resize(image, self.size)
 
 
 def open_source(path: Path, size: Size | None = None, follow: float | None = None) -> PoseSource:
@@ -103,7 +119,8 @@ def _open_images(path: Path, paths: list[Path], size: Size | None) -> PoseSource
                 f" {other.name} is {show_size(found)}; expected one size"
             )
     frames = lambda start: (read_images([path], None)[0] for path in paths[start:])
-    return PoseSource(path, _used(own_size, size), own_size, None, len(paths), frames)
+    used = _used(own_size, size)
+    return PoseSource(path, used, own_size, None, len(paths), frames, in_any_order=True)
 
 
 def _open_input(size: Size | None) -> PoseSource:

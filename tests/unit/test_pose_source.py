@@ -1,5 +1,7 @@
 """Pose images, and their faces, that are read as they are needed."""
 
+from dataclasses import replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anchor_jax.data import video
 from anchor_jax.data.pictures import read_size
 from anchor_jax.errors import AnchorError
 from anchor_jax.face import detect
@@ -83,3 +86,21 @@ def test_a_folder_is_read_from_any_image_on(tmp_path):
     Image.new("RGB", (20, 31)).save(tmp_path / "12.png")
     with pytest.raises(AnchorError, match=r"1.png is 20x30 and 12.png is 20x31"):
         open_source(tmp_path)
+
+
+def test_some_pose_images_are_read_without_the_others(tmp_path):
+    """Catches other images than those asked for, and a folder that is read whole for a few."""
+    frames = np.stack([np.full((16, 16, 3), 20 * number, np.uint8) for number in range(10)])
+    video.write_frames(tmp_path / "folder", frames)
+    video.write_video(tmp_path / "video.mp4", frames, Fraction(30))
+    opened = []
+    for path in (tmp_path / "folder", tmp_path / "video.mp4"):
+        source = open_source(path)
+
+        def noted(start: int, open=source.open):
+            opened.append(start)
+            return open(start)
+
+        picked = list(replace(source, open=noted).pick([2, 3, 7]))
+        assert [round(float(image.mean()) / 20) for image in picked] == [2, 3, 7]
+    assert opened == [2, 3, 7, 0]
