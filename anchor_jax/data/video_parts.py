@@ -1,8 +1,8 @@
 """Write a video while its frames come, so that another process can go on after any stop.
 
 Frames are kept in parts of `PART_FRAMES`, uncompressed. A part that is complete is encoded to a
-file of its own. At the end the encoded parts are joined
-without encoding them again. So the video has the same bytes, however often the work was stopped.
+file of its own. At the end the encoded parts are joined without encoding them again. So the video
+has the same bytes, however often the work was stopped.
 """
 
 import os
@@ -16,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 
-from anchor_jax.data.video_writer import encode, join
+from anchor_jax.data.video_writer import encode, join, save_frame
 from anchor_jax.files import named_errors, placed, remove
 
 PART_FRAMES = 250  # x264 begins anew after as many frames anyway
@@ -81,7 +81,8 @@ class VideoParts:
             for frame in frames:
                 self._raw.write(np.ascontiguousarray(frame).tobytes())
                 self.count += 1
-                self._save_picture(frame)
+                if self._pictures is not None:
+                    save_frame(self._pictures, self.count, frame)
                 if self.count % PART_FRAMES == 0:
                     self._raw.close()
                     self._encode(self.count // PART_FRAMES - 1)
@@ -151,13 +152,6 @@ class VideoParts:
         with path.open("rb") as file:
             while data := file.read(self._frame_bytes):
                 yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-    def _save_picture(self, frame: np.ndarray) -> None:
-        from PIL import Image
-
-        if self._pictures is not None:
-            path = self._pictures / f"{self.count:06d}.png"
-            Image.fromarray(frame).save(path, compress_level=1)
 
     def _uncompressed(self, part: int) -> Path:
         return self._folder / f"part-{part + 1:06d}.rgb"

@@ -176,10 +176,15 @@ def _encoder_options() -> dict[str, str]:
 
 def _save_each(partial: Path, frames: Iterable[np.ndarray], folder: Path) -> Iterator[np.ndarray]:
     """Pass the frames on, and write each into the new folder `partial`, which becomes `folder`."""
-    from PIL import Image
-
     partial.mkdir()
     for number, pixels in enumerate(frames, 1):
         with named_errors(folder):
-            Image.fromarray(pixels).save(partial / f"{number:06d}.png", compress_level=1)
+            save_frame(partial, number, pixels)
         yield pixels
+
+
+def save_frame(folder: Path, number: int, pixels: np.ndarray) -> None:
+    """Write a frame, uint8 (h, w, 3), as `000001.png`, ..., by its number from 1."""
+    from PIL import Image
+
+    Image.fromarray(pixels).save(folder / f"{number:06d}.png", compress_level=1)

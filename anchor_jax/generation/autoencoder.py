@@ -16,7 +16,6 @@ from anchor_jax.devices import own_copy, own_rows, put_batch, put_copies, shared
 from anchor_jax.errors import AnchorError
 from anchor_jax.generation.networks import cast_kernels, fill
 from anchor_jax.models import VAEConfig, apply
-from anchor_jax.progress import Advance
 from anchor_jax.shapes import Array, Images, Params
 
 Item = TypeVar("Item")
@@ -44,28 +43,33 @@ def encode_images(
     return config.scaling_factor * (mean + jnp.exp(0.5 * log_variance) * noise)
 
 
-def decode(
-    vae: Network[VAEConfig],
-    latents: Array,
-    dtype: str = "float32",
-    advance: Advance = lambda count: None,
-) -> Images:
+def encode_batches(
+    config: VAEConfig, params: Params, images: np.ndarray, noise: Array, dtype: str
+) -> np.ndarray:
+    """Sample the posterior of any number of images, uint8 or -1 to 1, a batch at a time; other
+    arguments and result as for `encode_images`. The device encodes all of them before the first
+    latents are fetched."""
+    latents = []
+    for start in range(0, len(images), PICTURE_BATCH):
+        chunk = images[start : start + PICTURE_BATCH]
+        pixels = chunk / np.float32(127.5) - 1 if chunk.dtype == np.uint8 else chunk
+        latents.append(encode_images(config, params, fill(pixels, PICTURE_BATCH), noise, dtype))
+    return np.concatenate([np.asarray(x) for x in latents])[: len(images)]
+
+
+def decode(vae: Network[VAEConfig], latents: Array, dtype: str = "float32") -> Images:
     """Decode scaled latents, a few frames at a time.
 
     Args:
         vae: the autoencoder, loaded.
         latents: (n, h/8, w/8, 4).
         dtype: type of the computation.
-        advance: called with the number of frames as they are decoded.
 
     Returns:
         uint8 (n, h, w, 3). As published, values are truncated, not rounded.
     """
-    frames = []
-    for images in decode_batches(vae, latents, dtype, batch=min(PICTURE_BATCH, len(latents))):
-        frames.append(images)
-        advance(len(images))
-    return np.concatenate(frames)
+    batch = min(PICTURE_BATCH, len(latents))
+    return np.concatenate(list(decode_batches(vae, latents, dtype, batch=batch)))
 
 
 class Decoding(NamedTuple):
@@ -193,9 +197,9 @@ def _decode(config: VAEConfig, params: Params, latents: Array, dtype: str) -> Ar
     return jnp.clip(images / 2 + 0.5, 0, 1)
 
 
-def made_ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
-    """Yield each item after the next `count` were made. If making an item starts work in the
-    background, that of the next ones runs while the caller uses an item.
+def made_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield each item after the next one was made. If making an item starts work in the background,
+    that of the next one runs while the caller uses an item.
 
     >>> list(made_ahead(range(3)))
     [0, 1, 2]
@@ -203,6 +207,6 @@ def made_ahead(items: Iterable[Item], count: int = 1) -> Iterator[Item]:
     waiting: deque[Item] = deque()
     for item in items:
         waiting.append(item)
-        if len(waiting) > count:
+        if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting

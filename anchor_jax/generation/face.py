@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +20,11 @@ from anchor_jax.face import align, mask
 from anchor_jax.face.landmarks import Track
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.autoencoder import (
-    PICTURE_BATCH,
     Decoder,
     Decoding,
     decode,
     decode_batches,
-    encode_images,
+    encode_batches,
 )
 from anchor_jax.generation.crops import (
     Masks,
@@ -43,14 +41,11 @@ from anchor_jax.generation.networks import (
     denoiser_params,
     embed_once,
     encode_appearance,
-    fill,
     initial_latents,
 )
 from anchor_jax.models import PER_FRAME, Denoiser, Inflation, VAEConfig
 from anchor_jax.progress import Advance, no_advance
 from anchor_jax.shapes import Array, Images
-
-Rows = TypeVar("Rows", np.ndarray, Array)
 
 # See `Inflation` in models/frames.py. Only joint attention is on: the weights were trained without
 # the other two.
@@ -136,9 +131,8 @@ class FaceStage:
         self._expected = listed("expected")  # transforms of frames that have not come yet
         self._crops = listed("crops")  # crops of their pose images
         self._frames, self._transforms = listed("frames"), listed("transforms")  # that wait
-        self._runs = deque(
-            map(int, state.get("runs", ()))
-        )  # run of each usable frame that is in no block yet
+        # The run of each usable frame that is in no block yet.
+        self._runs = deque(map(int, state.get("runs", ())))
         self._inpainting, self._poses = listed("inpainting"), listed("poses")  # its conditions
         crops = state.get("decoded")  # that are not pasted yet
         self._decoded = [] if crops is None else [Decoding(crops, len(crops))]
@@ -250,14 +244,9 @@ class FaceStage:
         rows = zip(images[:, None], transforms[:, None], regions[:, None], strict=True)
         keep, masked = map(np.stack, zip(*map_rows(cut, rows), strict=True))
         config, dtype = self._vae.config, self._sampling.dtype
-        latents = [
-            encode_images(
-                config, self._vae_params, fill(x, PICTURE_BATCH), self._posterior_noise, dtype
-            )
-            for x in _batches(masked)
-        ]
-        encoded = np.concatenate([np.asarray(x) for x in latents])[: len(keep)]
-        return np.concatenate([mask.to_latents(keep, config.factor), encoded], -1)
+        noise = self._posterior_noise
+        latents = encode_batches(config, self._vae_params, masked, noise, dtype)
+        return np.concatenate([mask.to_latents(keep, config.factor), latents], -1)
 
     def _blocks(self) -> Iterator[Block]:
         """Yield the blocks of the run that is sampled."""
@@ -288,10 +277,8 @@ class FaceStage:
         places = [i for i, x in enumerate(self._transforms) if np.isfinite(x[0, 0])][: len(crops)]
         transforms = np.stack([self._transforms[i] for i in places])
         frames = np.stack([self._frames[i] for i in places])
-        inside = None
-        if self._settings.face.blend == "face":
-            numbers = self._came - len(self._frames) + np.array(places)
-            inside = face_regions(self._masks, numbers, transforms)
+        numbers = self._came - len(self._frames) + np.array(places)
+        inside = _pasted_regions(self._settings, self._masks, numbers, transforms)
         pasted = paste_faces(frames, crops, transforms, inside)
         for place, frame in zip(places, pasted, strict=True):
             self._frames[place] = frame
@@ -349,9 +336,7 @@ def _through_autoencoder(
     params = cast_kernels(vae.params, dtype)
 
     def encode(images: Images) -> Array:
-        pixels = [fill(x / np.float32(127.5) - 1, PICTURE_BATCH) for x in _batches(images)]
-        latents = [encode_images(vae.config, params, x, mean, dtype) for x in pixels]
-        return jnp.concatenate(latents)[: len(images)]
+        return jnp.asarray(encode_batches(vae.config, params, images, mean, dtype))
 
     out = decode(vae, encode(frames), dtype)
     if face is not None and face.track.usable.any():
@@ -360,14 +345,15 @@ def _through_autoencoder(
         crops = align.crop(frames[usable], transforms)
         latents = encode(resize_squares(crops, settings.face.size))
         decoded = np.concatenate(list(decode_batches(vae, latents, dtype, rounded=True)))
-        inside = None
-        if settings.face.blend == "face":
-            inside = face_regions(face.masks, np.flatnonzero(usable), transforms)
+        inside = _pasted_regions(settings, face.masks, np.flatnonzero(usable), transforms)
         out[usable] = paste_faces(out[usable], decoded, transforms, inside)
     return out
 
 
-def _batches(rows: Rows) -> Iterator[Rows]:
-    """Split an array into batches of `PICTURE_BATCH` rows."""
-    for start in range(0, len(rows), PICTURE_BATCH):
-        yield rows[start : start + PICTURE_BATCH]
+def _pasted_regions(
+    settings: Settings, masks: Masks | None, numbers: np.ndarray, transforms: np.ndarray
+) -> np.ndarray | None:
+    """Return the regions of crops that are pasted; None: whole crops."""
+    if settings.face.blend == "square":
+        return None
+    return face_regions(masks, numbers, transforms)

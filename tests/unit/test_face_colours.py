@@ -69,8 +69,9 @@ def test_repainting_keeps_the_order_of_colours(monkeypatch):
         return jnp.broadcast_to(jnp.array(PAINT, jnp.uint8), (len(latents), 32, 32, 3))
 
     monkeypatch.setattr(autoencoder, "decode_pixels", decode)
-    fakes = {"encode_images": encode, "Sampler": sampler}
-    fakes |= {"denoiser_params": lambda *_: {}, "encode_appearance": lambda *_: None}
+    monkeypatch.setattr(autoencoder, "encode_images", encode)
+    fakes = {"Sampler": sampler, "denoiser_params": lambda *_: {}}
+    fakes |= {"encode_appearance": lambda *_: None}
     fakes |= {"embed_once": lambda *_: lambda condition: condition}
     for name, fake in fakes.items():
         monkeypatch.setattr(repaint, name, fake)
