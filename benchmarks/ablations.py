@@ -10,16 +10,16 @@ many steps as the two stages of the full method together. The perturbed anchor i
 with noise. Writes `ablations.json`, `.md`, `.svg` and `.png`.
 """
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import SHIPPED_NAME, open_assets
+from anchor_jax.assets import open_assets
 from anchor_jax.errors import AnchorError
 from anchor_jax.studies.clip import Variant
 from anchor_jax.studies.run import Row, Study, run_study
+from benchmarks.arguments import clip_parser
 
 
 def make_rows(anchor: Path, others: dict[str, Path | None], full: Variant) -> dict[str, Row]:
@@ -36,18 +36,10 @@ def make_rows(anchor: Path, others: dict[str, Path | None], full: Variant) -> di
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ablations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--anchor", type=Path, default=Path(SHIPPED_NAME), help="the full method's ANCHOR (shipped)"
-    )
+    parser = clip_parser("ablations", __doc__, "the full method's ANCHOR")
     parser.add_argument("--setting-one", type=Path, help="ANCHOR trained on the target alone")
     parser.add_argument("--setting-two", type=Path, help="ANCHOR trained on all persons at once")
     parser.add_argument("--perturbed", type=Path, help="ANCHOR trained on perturbed poses")
-    parser.add_argument("--clip", type=Path, help="folder of the test clip (the shipped one)")
     parser.add_argument("--frames", type=int, help="use only the clip's first frames (all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps (20)")

@@ -6,7 +6,6 @@ Generates the test clip in both types, with the same noise, the anchor's setting
 faces. Prints the PSNR between the two for each frame, and the PSNR of each to the ground truth.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,12 +14,13 @@ import jax
 import numpy as np
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import SHIPPED_NAME, open_assets
+from anchor_jax.assets import open_assets
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
-from anchor_jax.files import placed
+from anchor_jax.files import write_text
 from anchor_jax.studies.clip import Variant, generate_clip, read_clip
 from anchor_jax.versions import versions
+from benchmarks.arguments import clip_parser
 
 _TYPES = ("float32", "bfloat16")
 
@@ -61,15 +61,7 @@ def compare(anchor: Path, clip_folder: Path, frames: int | None, steps: int | No
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.precision",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--anchor", type=Path, default=Path(SHIPPED_NAME), help="the ANCHOR (shipped)"
-    )
-    parser.add_argument("--clip", type=Path, help="folder of the clip (the shipped test clip)")
+    parser = clip_parser("precision", __doc__)
     parser.add_argument("--frames", type=int, help="use only the clip's first frames (all)")
     parser.add_argument("--steps", type=int, help="denoising steps (the anchor's)")
     parser.add_argument("--out", type=Path, help="file for the numbers, JSON")
@@ -78,8 +70,7 @@ def main(words: list[str] | None = None) -> int:
         args.clip = args.clip or open_assets().test
         record = compare(args.anchor, args.clip, args.frames, args.steps)
         if args.out is not None:
-            with placed(args.out) as path:
-                path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+            write_text(args.out, json.dumps(record, indent=1) + "\n")
     except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

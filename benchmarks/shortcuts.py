@@ -10,7 +10,6 @@ for networks of the published sizes with the published settings. Writes `shortcu
 `shortcuts.md`.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -20,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import SHIPPED_NAME, open_assets
+from anchor_jax.assets import open_assets
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import Sampling
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
-from anchor_jax.files import check_parent, placed
+from anchor_jax.files import check_parent, write_text
 from anchor_jax.planning.generation import published_sizes, sampling_flops
 from anchor_jax.shapes import Images
 from anchor_jax.studies.clip import StudyClip, Variant, generate_clip, measure, read_clip
 from anchor_jax.versions import versions
+from benchmarks.arguments import clip_parser
 
 _TIMED = 36  # frames
 _PUBLISHED_SHAPE = (100, 512, 512, 3)  # pose images
@@ -134,15 +134,7 @@ def markdown(rows: dict[str, dict[str, float]]) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.shortcuts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--anchor", type=Path, default=Path(SHIPPED_NAME), help="the ANCHOR (shipped)"
-    )
-    parser.add_argument("--clip", type=Path, help="folder of the clip (the shipped test clip)")
+    parser = clip_parser("shortcuts", __doc__)
     parser.add_argument("--frames", type=int, help="use only the clip's first frames (all)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     args = parser.parse_args(words)
@@ -163,8 +155,7 @@ def main(words: list[str] | None = None) -> int:
             print(markdown({title: row}).splitlines()[-1], flush=True)
             record = json.dumps(facts | {"rows": rows}, indent=1) + "\n"
             for suffix, text in {"json": record, "md": markdown(rows)}.items():
-                with placed(args.out / f"shortcuts.{suffix}") as path:
-                    path.write_text(text, "utf-8")
+                write_text(args.out / f"shortcuts.{suffix}", text)
     except (AnchorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

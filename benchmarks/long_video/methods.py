@@ -23,6 +23,7 @@ from anchor_jax.generation.networks import (
     encode_appearance,
     initial_latents,
 )
+from anchor_jax.generation.settings import check_inputs
 from anchor_jax.shapes import Array, Images
 from anchor_jax.studies.clip import StudyClip
 
@@ -50,7 +51,7 @@ class Windows:
     ):
         start = 0 if state is None else num_read(state)
         settings = Settings(sampling, anchor.settings.face)
-        noise = initial_latents(_latent_shape(anchor, clip, 1), seed=sampling.seed)[0]
+        noise = _initial_latents(anchor, clip, 1, sampling)[0]
         both = ((pose, None) for pose in poses(start))
         self._frames = Frames(anchor, both, clip.appearance, settings, noise, state=state)
 
@@ -81,8 +82,7 @@ class Chain:
         state: State | None = None,
     ):
         self._anchor, self._sampling = anchor, sampling
-        shape = _latent_shape(anchor, clip, sampling.window)
-        self._noise = jnp.asarray(initial_latents(shape, seed=sampling.seed))
+        self._noise = jnp.asarray(_initial_latents(anchor, clip, sampling.window, sampling))
         self._picture, self._before, self._count = clip.appearance, None, 0
         if state is not None:
             self._picture, self._before = state["picture"], state["before"]
@@ -120,11 +120,11 @@ class Chain:
             yield decoded[len(first) :]
 
 
-def _latent_shape(anchor: Anchor, clip: StudyClip, count: int) -> tuple[int, int, int, int]:
-    """Return the shape of so many latents."""
-    config = anchor.vae.config
-    height, width = (side // config.factor for side in clip.poses.shape[1:3])
-    return count, height, width, config.latent_channels
+def _initial_latents(anchor: Anchor, clip: StudyClip, count: int, sampling: Sampling) -> np.ndarray:
+    """Make the initial latents of so many frames, which are the same for all."""
+    settings = Settings(sampling, anchor.settings.face)
+    shape = check_inputs(anchor, (count, *clip.poses.shape[1:]), settings)
+    return initial_latents(shape, seed=sampling.seed)
 
 
 def _denoise_clip(

@@ -22,7 +22,6 @@ its own. What grows with the length are the scores of frames alone. A run that w
 where it was if the command is repeated.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -33,10 +32,10 @@ from typing import Any
 import numpy as np
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import SHIPPED_NAME, open_assets
+from anchor_jax.assets import open_assets
 from anchor_jax.data.dataset import encode
 from anchor_jax.errors import AnchorError, require
-from anchor_jax.files import placed
+from anchor_jax.files import placed, write_text
 from anchor_jax.generation.unfinished import open_unfinished
 from anchor_jax.processes import run_alone
 from anchor_jax.progress import open_bar
@@ -44,6 +43,7 @@ from anchor_jax.studies.clip import StudyClip, read_clip
 from anchor_jax.studies.results import json_safe
 from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions
+from benchmarks.arguments import clip_parser
 from benchmarks.long_video.methods import METHODS
 from benchmarks.long_video.report import plot, table
 from benchmarks.long_video.scores import Meter, PingPong, Results
@@ -128,30 +128,18 @@ def _write(
     methods[name] = results.summary(order.period, job.minute)
     methods = {each: methods[each] for each in METHODS if each in methods}
     record = json_safe(facts | {"versions": versions(), "methods": methods})
-    _place(path, f"{json.dumps(record, indent=1)}\n".encode())
-    _place(path.with_suffix(".md"), f"{table(methods)}\n".encode())
-    _place(path.with_suffix(".svg"), plot(methods, job.minute).encode())
+    write_text(path, f"{json.dumps(record, indent=1)}\n")
+    write_text(path.with_suffix(".md"), f"{table(methods)}\n")
+    write_text(path.with_suffix(".svg"), plot(methods, job.minute))
     shown = np.stack(results.shown)
     assert clip.truth is not None
     rows = [("truth", np.repeat(clip.truth[:1], len(shown), 0)), (name, shown)]
-    _place(job.out / f"{_NAME}-{name.split()[0]}.png", encode(sheet(rows), 9))
-
-
-def _place(path: Path, content: bytes) -> None:
-    with placed(path) as new:
-        new.write_bytes(content)
+    with placed(job.out / f"{_NAME}-{name.split()[0]}.png") as picture:
+        picture.write_bytes(encode(sheet(rows), 9))
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.long_video",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--anchor", type=Path, default=Path(SHIPPED_NAME), help="the ANCHOR (shipped)"
-    )
-    parser.add_argument("--clip", type=Path, help="folder of the test clip (the shipped one)")
+    parser = clip_parser("long_video", __doc__)
     parser.add_argument("--frames", type=int, default=9000, help="frames to generate (9000)")
     parser.add_argument("--chained-frames", type=int, help="of chained clips (as many)")
     parser.add_argument("--minute", type=int, default=1800, help="frames of a minute (1800)")
