@@ -38,33 +38,9 @@ class Denoiser:
     inflation: Inflation = PUBLISHED
     remat: Remat = "none"
 
-    def __call__(
-        self,
-        params: Params,
-        latents: Float[Array, "r f h w c"],
-        poses: UInt8[Array, "p f H W 3"] | Float[Array, "p f _ _ _"],
-        timesteps: ArrayLike,
-        context: Float[Array, "b s d"],
-        *,
-        control_scale: ArrayLike = 1.0,
-        num_real: Int[Array, " r"] | None = None,
-        inpainting: Float[Array, "r f h w k"] | None = None,
-        embedded: bool = False,
-    ) -> Float[Array, "b f h w o"]:
-        """Predict the noise (or v) of noisy latents, see `reusing`."""
-        return self.reusing(
-            NO_REUSE,
-            {},
-            params,
-            latents,
-            poses,
-            timesteps,
-            context,
-            control_scale=control_scale,
-            num_real=num_real,
-            inpainting=inpainting,
-            embedded=embedded,
-        )[0]
+    def __call__(self, params: Params, *inputs: Any, **options: Any) -> Float[Array, "b f h w o"]:
+        """Predict the noise (or v) of noisy latents; arguments as for `reusing`, from `params`."""
+        return self.reusing(NO_REUSE, {}, params, *inputs, **options)[0]
 
     def reusing(
         self,
