@@ -26,6 +26,15 @@ def plan_windows(num_frames: int, size: int, overlap: int) -> list[range]:
     return [range(start, min(start + size, num_frames)) for start in starts]
 
 
+def num_windows(num_frames: int, stride: int) -> int:
+    """Count the windows of `plan_windows`; the stride is `size - overlap`.
+
+    >>> num_windows(11, 3)
+    4
+    """
+    return -(-num_frames // stride)
+
+
 def crossfade_weights(size: int, overlap: int) -> np.ndarray:
     """Compute the weight of each frame of a window, float32 (size,), so that one window passes
     gradually into the next: weights rise over the first `overlap` frames and fall over the last.

@@ -21,7 +21,7 @@ from anchor_jax.compiling import explained_memory, matmul_precision
 from anchor_jax.diffusion import Sampling
 from anchor_jax.diffusion.rings import Block, State
 from anchor_jax.diffusion.sample import Sampler
-from anchor_jax.diffusion.windows import plan_windows
+from anchor_jax.diffusion.windows import num_windows
 from anchor_jax.generation.autoencoder import Decoder, Decoding
 from anchor_jax.generation.face import Face, FaceStage
 from anchor_jax.generation.networks import (
@@ -167,9 +167,7 @@ class BodyStage:
                 condition = embed({"poses": images})
                 yield {"noise": np.broadcast_to(noises, shape), "condition": condition}
 
-        windows = None
-        if num_frames is not None:
-            windows = len(plan_windows(num_frames, sampling.window, sampling.overlap))
+        windows = None if num_frames is None else num_windows(num_frames, sampling.stride)
         self._sampler = Sampler(
             denoise,
             params,

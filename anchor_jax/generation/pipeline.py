@@ -5,6 +5,7 @@ import numpy as np
 from anchor_jax.checkpoint import Anchor, Settings
 from anchor_jax.diffusion.shortcuts import Reuse
 from anchor_jax.diffusion.solvers import Solver, Spacing
+from anchor_jax.diffusion.windows import num_windows
 from anchor_jax.errors import AnchorError
 from anchor_jax.face.settings import FaceSampling
 from anchor_jax.generation.face import Face, face_sampling
@@ -162,7 +163,7 @@ def count_tasks(settings: Settings, num_frames: int, face: Face | None) -> int:
     body, of_face = settings.sampling, face_sampling(settings)
     usable = 0 if face is None else int(face.track.usable.sum())
     stages = (body, num_frames), (of_face, usable)
-    return sum(each.steps * -(-count // each.stride) for each, count in stages)
+    return sum(each.steps * num_windows(count, each.stride) for each, count in stages)
 
 
 def picture_of(anchor: Anchor, appearance: Images | None) -> Images:

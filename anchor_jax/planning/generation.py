@@ -17,6 +17,7 @@ from anchor_jax.diffusion.sample import frames_in_work, predict_windows, windows
 from anchor_jax.diffusion.schedule import ScheduleConfig
 from anchor_jax.diffusion.shortcuts import Mode, step_modes
 from anchor_jax.diffusion.solvers import solver_steps
+from anchor_jax.diffusion.windows import num_windows
 from anchor_jax.generation.autoencoder import PICTURE_BATCH, decode_pixels
 from anchor_jax.generation.face import face_denoiser, face_sampling
 from anchor_jax.generation.networks import WindowDenoiser, body_denoiser, embedding_shape
@@ -129,7 +130,7 @@ def _flops_of(
 ) -> float:
     """Count the operations of steps of the body with these shortcuts, per video frame."""
     n, height, width, _ = shape
-    windows = len(plan_windows(n, sampling.window, sampling.overlap))
+    windows = num_windows(n, sampling.stride)
     short = replace(
         sampling,
         window=min(sampling.window, n),
