@@ -4,7 +4,6 @@ A command is a dataclass. Tyro makes its fields the options, and its method `run
 Heavy imports are inside `run`, so that `--help` answers at once.
 """
 
-import gc
 import os
 import select
 import signal
@@ -126,30 +125,40 @@ def _interruptible() -> Iterator[None]:
     Only the first SIGTERM counts, because `timeout` sends two: the second must not end the removal
     of partial files.
 
-    JAX registers callbacks of the garbage collector, and Python ignores exceptions there. A signal
-    that arrives in such a callback, or while a worker process is started, is raised a little later.
+    Python ignores exceptions in what the garbage collector calls: finalizers, callbacks of weak
+    references, and those that JAX registers. An interrupt that is lost there, or that arrives while
+    a worker process is started, is raised a little later.
     """
+
+    def later() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-        later = {getattr(callback, "__code__", None) for callback in gc.callbacks} | STARTS_WORKERS
         while frame is not None:
-            if frame.f_code in later:
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
-                return
+            if frame.f_code in STARTS_WORKERS:
+                return later()
             frame = frame.f_back
         raise KeyboardInterrupt
+
+    def ignored(error: Any) -> None:
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            later()
+        else:
+            hook(error)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = signal.SIGINT, signal.SIGTERM, signal.SIGALRM
     before = {number: signal.signal(number, interrupt) for number in numbers}
+    hook, sys.unraisablehook = sys.unraisablehook, ignored
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)  # without a handler SIGALRM ends the process
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import Future
 from dataclasses import replace
 from fractions import Fraction
@@ -335,8 +336,21 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(anchor, poses, person, tmp_path
     assert os.listdir(tmp_path) == ["log"]
 
 
-def test_ctrl_c_inside_the_garbage_collector_counts():
-    """Catches an interrupt that Python drops: jax calls back from the collector."""
+class _Finalized:
+    """Raises SIGINT at its end."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+class _Plain:
+    pass
+
+
+@pytest.mark.parametrize("where", ["callback", "finalizer", "weak reference"])
+def test_ctrl_c_inside_the_garbage_collector_counts(where):
+    """Catches an interrupt that Python drops: jax calls back from the collector, and its caches
+    hold weak references."""
 
     signals = [signal.SIGINT]
 
@@ -346,15 +360,26 @@ def test_ctrl_c_inside_the_garbage_collector_counts():
 
     def collect_and_wait():
         with entry._interruptible():
-            gc.collect()
+            if where == "callback":
+                gc.callbacks.append(interrupt_once)
+                gc.collect()
+            elif where == "finalizer":
+                _Finalized()
+            else:
+                plain = _Plain()
+                reference = weakref.ref(plain, interrupt_once)
+                del plain
+                assert reference() is None
             time.sleep(5)
 
-    gc.callbacks.append(interrupt_once)
+    hook = sys.unraisablehook
     try:
         with pytest.raises(KeyboardInterrupt):
             collect_and_wait()
     finally:
-        gc.callbacks.remove(interrupt_once)
+        if interrupt_once in gc.callbacks:
+            gc.callbacks.remove(interrupt_once)
+    assert sys.unraisablehook is hook
 
 
 def test_an_interrupt_waits_until_a_worker_has_started(monkeypatch):
