@@ -6,8 +6,13 @@ time: its entries are keyed by program, compiler and machine.
 Most of a test run is compiling tiny networks, half of it LLVM's optimisation, which is left out.
 Tests of exact numbers, marked `exact`, run with it, as users' programs do: `make test` runs them by
 themselves, with an empty XLA_FLAGS.
+
+A worker holds millions of objects, most of them of traced programs, and each full garbage
+collection looks at all. JAX, before it adds a program to the cache, reads the age of each one
+there. Both were a large part of the time.
 """
 
+import gc
 import importlib.util
 import os
 import subprocess
@@ -31,6 +36,11 @@ for _name, _value in {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+from jax._src.lru_cache import LRUCache  # noqa: E402
+
+LRUCache._evict_if_needed = lambda *_, **__: None
+gc.set_threshold(100_000, 20, 10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

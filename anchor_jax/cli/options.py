@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
@@ -229,6 +229,7 @@ def use_compile_cache() -> None:
     try:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
+            _remove_incomplete(Path(folder))
         usable = bool(folder) and os.access(folder, os.W_OK)
     except OSError:
         usable = False
@@ -236,6 +237,17 @@ def use_compile_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # With a limit JAX also locks the folder.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
+
+
+def _remove_incomplete(folder: Path) -> None:
+    """Remove what killed processes left: a program without the time of its last use, which is
+    written after it. While there is one, JAX warns at each new program and keeps none of them."""
+    from filelock import FileLock, Timeout
+
+    with suppress(Timeout), FileLock(folder / ".lockfile", timeout=10):  # jax's own lock
+        for program in folder.glob("*-cache"):
+            if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
+                program.unlink()
 
 
 @contextmanager

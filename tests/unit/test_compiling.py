@@ -1,6 +1,9 @@
 """The type and the precision that a machine computes in, and what happens if its memory is full."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,6 +17,7 @@ from anchor_jax.compiling import explained_memory, matmul_precision, resolve_dty
 from anchor_jax.diffusion import Sampling
 from anchor_jax.errors import AnchorError
 
+ROOT = Path(__file__).resolve().parents[2]
 OUT_OF_MEMORY = jax.errors.JaxRuntimeError(
     "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\n\tbuffers: ..."
 )
@@ -100,3 +104,19 @@ def test_commands_use_most_of_a_gpu_unless_told(monkeypatch, capsys, name):
     assert entry.main(["--version"]) == 0
     assert [os.environ.get(variable) for variable in both].count("0.3") == 1
     assert "0.92" not in map(os.environ.get, both)
+
+
+def test_a_killed_process_does_not_spoil_the_cache(tmp_path):
+    """Catches a cache that keeps no program any more, and a warning at each, because a process was
+    killed between the two files of a program."""
+    whole, half = ("whole-cache", "whole-atime"), "half-cache"
+    for name in (*whole, half):
+        (tmp_path / name).write_bytes(bytes(8))
+    code = "import jax; from anchor_jax.cli.options import use_compile_cache as use"
+    code = f"{code}; use(); jax.jit(lambda x: x + 1)(1.0)"
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", code]
+    assert subprocess.run(command, env=environment, cwd=ROOT).returncode == 0
+    found = set(os.listdir(tmp_path)) - {".lockfile", *whole}
+    assert {name.rpartition("-")[2] for name in found} == {"cache", "atime"}
+    assert half not in found
