@@ -1,4 +1,4 @@
-"""Work in a thread, so that the main thread handles signals meanwhile.
+"""Threads: for rows of work that release Python's lock, and for long work beside the main thread.
 
 Python handles signals between two lines of the main thread, and XLA compiles for minutes in one.
 """
@@ -7,15 +7,36 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
 
 from anchor_jax.errors import EXIT_INTERRUPTED
+from anchor_jax.processes import num_cores
 from anchor_jax.progress import open_clock
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+_MOST = 8  # threads that work on rows
 
 _exit_code: int | None = None  # the process's, once its command has ended
 _started: list[threading.Thread] = []
+
+
+def map_rows(function: Callable[[Row], Item], rows: Iterable[Row]) -> list[Item]:
+    """Apply a function to all rows, with threads.
+
+    >>> map_rows(abs, [-1, 2])
+    [1, 2]
+    """
+    return list(_pool().map(function, rows))
+
+
+@cache
+def _pool() -> Executor:
+    return ThreadPoolExecutor(min(num_cores(), _MOST))
 
 
 class Work:
@@ -56,20 +77,23 @@ class Work:
 
 
 def leave_with(code: int) -> None:
-    """Set the exit code of this process for the case that threads still work when it ends."""
+    """Set the exit code of this process, which then ends without waiting: neither for threads that
+    still work, nor until the interpreter has freed a million objects (0.9 seconds after a short
+    video)."""
     global _exit_code
     _exit_code = code
 
 
 @atexit.register
 def _leave() -> None:
-    """End the process at once if a thread still works and the exit code is known; else wait. XLA
-    aborts if the interpreter ends while it compiles."""
+    """End the process at once if the exit code is known; else wait for threads that still work. XLA
+    aborts if the interpreter ends while it compiles. What was registered after this, such as the
+    end of JAX's connections to other processes, was done before."""
     working = [thread for thread in _started if thread.is_alive()]
     code = _exit_code
-    if issubclass(getattr(sys, "last_type", None) or int, KeyboardInterrupt):
+    if working and issubclass(getattr(sys, "last_type", None) or int, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
-    if working and code is not None:
+    if code is not None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -65,18 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Tracing makes a million objects that stay, and at each collection all are looked at again:
         # with the default of 700 this took 1.5 seconds of `demo --fast`.
         gc.set_threshold(100_000, 20, 10)
+    code = _run_to_pipe(argv)
+    if argv is None:  # else the process goes on
+        leave_with(code)
+    return code
+
+
+def _run_to_pipe(argv: Sequence[str] | None) -> int:
+    """Run a command line whose output is perhaps no longer read; return the exit code."""
     try:
         try:
-            code = _run(argv)
-            if argv is None:  # else the process goes on
-                leave_with(code)
-            return code
+            return _run(argv)
         finally:
             sys.stdout.flush()  # raises here, not when the interpreter ends
     except BrokenPipeError as error:
         if not _stdout_is_closed():
             return _fail(error.strerror or str(error), _EXIT_BAD_INPUT)
-        # The interpreter flushes standard output again at its end, which must not fail.
+        # Standard output is flushed again at the end of the process, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
 

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from anchor_jax.evaluation.regions import check_shapes, region_mean
+from anchor_jax.threads import map_rows
 
 _SIGMA, _RADIUS = 1.5, 5  # the paper's Gaussian window of 11x11 pixels
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -42,15 +43,20 @@ def ssim_map(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
         float64 (n, h - 10, w - 10, c).
     """
     check_shapes(images, truth)
+    return np.stack(map_rows(_similarity, zip(images, truth, strict=True)))
+
+
+def _similarity(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Compute the row of `ssim_map` for an image and its truth."""
 
     def mean(x: np.ndarray) -> np.ndarray:
-        return gaussian_filter(x, _SIGMA, radius=_RADIUS, axes=(1, 2))
+        return gaussian_filter(x, _SIGMA, radius=_RADIUS, axes=(0, 1))
 
-    x, y = images.astype(np.float64), truth.astype(np.float64)
+    x, y = (image.astype(np.float64) for image in pair)
     mean_x, mean_y = mean(x), mean(y)
     var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
     similarity = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
         (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
     )
-    return similarity[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    return similarity[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]

@@ -1,22 +1,14 @@
 """Cut faces out of frames and paste them back, with threads; see `face.align` and `face.blend`."""
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from anchor_jax.face import align, blend, mask
-from anchor_jax.processes import num_cores
 from anchor_jax.shapes import Images
-
-Item = TypeVar("Item")
-
-# Threads that cut and paste crops, which takes 0.1 s of a core's time for a frame of 512x512.
-_THREADS = min(num_cores(), 8)
+from anchor_jax.threads import map_rows
 
 _LANCZOS = Image.Resampling.LANCZOS
 
@@ -60,16 +52,6 @@ def face_regions(masks: Masks | None, numbers: np.ndarray, transforms: np.ndarra
     if masks is None:
         return np.broadcast_to(mask.oval(), (len(numbers), align.SIZE, align.SIZE))
     return mask.from_renders(masks[numbers], transforms)
-
-
-def map_rows(function: Callable[[Any], Item], rows: Iterable[Any]) -> list[Item]:
-    """Apply a function to all rows, with threads."""
-    return list(_pool().map(function, rows))
-
-
-@cache
-def _pool() -> Executor:
-    return ThreadPoolExecutor(_THREADS)
 
 
 def resize_squares(images: Images, size: int) -> Images:

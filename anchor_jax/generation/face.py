@@ -29,7 +29,6 @@ from anchor_jax.generation.autoencoder import (
 from anchor_jax.generation.crops import (
     Masks,
     face_regions,
-    map_rows,
     paste_faces,
     resize_squares,
     shrink,
@@ -46,6 +45,7 @@ from anchor_jax.generation.networks import (
 from anchor_jax.models import PER_FRAME, Denoiser, Inflation, VAEConfig
 from anchor_jax.progress import Advance, no_advance
 from anchor_jax.shapes import Array, Images
+from anchor_jax.threads import map_rows
 
 # See `Inflation` in models/frames.py. Only joint attention is on: the weights were trained without
 # the other two.

@@ -92,11 +92,11 @@ def init_params(config: NetworkConfig, key: jax.Array) -> Params:
 
 def abstract_params(config: NetworkConfig) -> Params:
     """Return the tree of `init_params` with `jax.ShapeDtypeStruct` leaves. Computes nothing."""
-    return jax.eval_shape(partial(_init, config), jax.random.key(0))
+    return jax.eval_shape(partial(_init, config, {}))
 
 
-def _init(config: NetworkConfig, key: jax.Array) -> Params:
-    return dict(build(config).init(key, *_smallest_input(config))["params"])
+def _init(config: NetworkConfig, keys: Any) -> Params:
+    return dict(build(config).init(keys, *_smallest_input(config))["params"])
 
 
 def _smallest_input(config: NetworkConfig) -> tuple[jax.Array, ...]:

@@ -9,23 +9,24 @@ from jax.typing import DTypeLike
 from anchor_jax.models.attention import attention
 from anchor_jax.models.frames import FrameFold, repeat_rows
 from anchor_jax.models.group_norm import GroupNorm
+from anchor_jax.models.layers import Conv, Dense, LayerNorm
 from anchor_jax.models.products import convolution, product
 from anchor_jax.shapes import Array
 
 
 def linear(features: int, **kwargs) -> nn.Dense:
     """Build a linear layer for tokens (b, s, c)."""
-    return nn.Dense(features, dot_general=product, **kwargs)
+    return Dense(features, dot_general=product, **kwargs)
 
 
 def conv1(features: int, **kwargs) -> nn.Conv:
     """Build a 1x1 convolution."""
-    return nn.Conv(features, (1, 1), conv_general_dilated=convolution, **kwargs)
+    return Conv(features, (1, 1), conv_general_dilated=convolution, **kwargs)
 
 
 def conv3(features: int, stride: int = 1, **kwargs) -> nn.Conv:
     """Build a 3x3 convolution with a padding of one pixel."""
-    return nn.Conv(
+    return Conv(
         features,
         (3, 3),
         (stride, stride),
@@ -44,8 +45,8 @@ class TimeEmbedding(nn.Module):
     @nn.compact
     def __call__(self, timesteps: Array) -> Array:
         x = sinusoid(timesteps, self.width).astype(self.dtype)
-        x = nn.Dense(4 * self.width, dtype=self.dtype, name="linear_1")(x)
-        return nn.Dense(4 * self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
+        x = Dense(4 * self.width, dtype=self.dtype, name="linear_1")(x)
+        return Dense(4 * self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
 
 def sinusoid(timesteps: Array, width: int) -> Array:
@@ -78,7 +79,7 @@ class ResidualBlock(nn.Module):
         h = nn.silu(GroupNorm(self.groups, self.epsilon, self.dtype, name="norm1")(x, frames))
         h = conv3(self.channels, dtype=self.dtype, name="conv1")(h)
         if time is not None:
-            shift = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+            shift = Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
             h = (h.reshape(len(time), -1, *h.shape[1:]) + shift[:, None, None, None]).reshape(
                 h.shape
             )
@@ -172,7 +173,7 @@ class _TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, context: Array, frames: FrameFold) -> Array:
         def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
+            return LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
         shape = x.shape
         lengths = None
@@ -224,7 +225,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.Conv(
+        return Conv(
             x.shape[-1], (3, 3), (2, 2), (self.padding, self.padding), dtype=self.dtype, name="conv"
         )(x)
 

@@ -10,13 +10,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from anchor_jax.models.configs import CLIPTextConfig, CLIPVisionConfig
+from anchor_jax.models.layers import Conv, Dense, Embed, LayerNorm, Shaped
 from anchor_jax.shapes import Array
 
 _EPSILON = 1e-5
 
 
 def _layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=_EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+    return LayerNorm(epsilon=_EPSILON, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class _SelfAttention(nn.Module):
@@ -31,13 +32,13 @@ class _SelfAttention(nn.Module):
         width = x.shape[-1]
 
         def project(name: str) -> Array:
-            out = nn.Dense(width, dtype=self.dtype, name=name)(x)
+            out = Dense(width, dtype=self.dtype, name=name)(x)
             return out.reshape(*x.shape[:2], self.num_heads, width // self.num_heads)
 
         out = jax.nn.dot_product_attention(
             project("q_proj"), project("k_proj"), project("v_proj"), is_causal=self.causal
         )
-        return nn.Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
+        return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
 
 
 class _MLP(nn.Module):
@@ -48,8 +49,8 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        h = nn.Dense(self.width, dtype=self.dtype, name="fc1")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h * nn.sigmoid(1.702 * h))
+        h = Dense(self.width, dtype=self.dtype, name="fc1")(x)
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h * nn.sigmoid(1.702 * h))
 
 
 class _Layer(nn.Module):
@@ -81,7 +82,7 @@ class _Layers(nn.Module):
         return x
 
 
-class _VisionEmbeddings(nn.Module):
+class _VisionEmbeddings(Shaped, nn.Module):
     """A class token and an image's patches, with their positions: (b, h, w, 3) -> (b, s, c)."""
 
     config: CLIPVisionConfig
@@ -91,13 +92,13 @@ class _VisionEmbeddings(nn.Module):
     def __call__(self, pixels: Array) -> Array:
         c = self.config
         patch = (c.patch_size, c.patch_size)
-        patches = nn.Conv(
+        patches = Conv(
             c.width, patch, patch, "VALID", use_bias=False, dtype=self.dtype, name="patch_embedding"
         )(pixels)
         token = self.param("class_embedding", nn.initializers.normal(), (c.width,))
         token = jnp.broadcast_to(token.astype(self.dtype), (len(pixels), 1, c.width))
         x = jnp.concatenate([token, patches.reshape(len(pixels), -1, c.width)], 1)
-        positions = nn.Embed(c.num_tokens, c.width, dtype=self.dtype, name="position_embedding")
+        positions = Embed(c.num_tokens, c.width, dtype=self.dtype, name="position_embedding")
         return x + positions(jnp.arange(c.num_tokens))
 
 
@@ -143,8 +144,8 @@ class _TextEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, ids: Array) -> Array:
         c = self.config
-        tokens = nn.Embed(c.vocab_size, c.width, dtype=self.dtype, name="token_embedding")
-        positions = nn.Embed(c.max_length, c.width, dtype=self.dtype, name="position_embedding")
+        tokens = Embed(c.vocab_size, c.width, dtype=self.dtype, name="token_embedding")
+        positions = Embed(c.max_length, c.width, dtype=self.dtype, name="position_embedding")
         return tokens(ids) + positions(jnp.arange(ids.shape[1]))
 
 

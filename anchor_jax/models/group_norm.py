@@ -10,10 +10,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float
 
 from anchor_jax.models.frames import FrameFold
+from anchor_jax.models.layers import Shaped
 from anchor_jax.shapes import Array
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Shaped, nn.Module):
     """Group normalisation of (b f, h, w, c), per frame, or pooled over the frames of a window.
 
     Statistics are float32. The variance is computed from the centred values. Padding frames do not

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from anchor_jax.shapes import Images
 
@@ -82,7 +82,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return mean, math.nan
     deviation = float(np.std(values, ddof=1))
-    t = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1))
+    t = float(special.stdtrit(count - 1, (1 + _CONFIDENCE) / 2))
     return mean, t * deviation / math.sqrt(count)
 
 

@@ -4,14 +4,18 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchor_jax import models
 from anchor_jax.models import (
     PER_FRAME,
     PUBLISHED,
+    CLIPTextConfig,
+    CLIPVisionConfig,
     ControlConfig,
     Inflation,
     UNetConfig,
@@ -21,6 +25,7 @@ from anchor_jax.models import (
     init_params,
 )
 from anchor_jax.models.blocks import Upsample, conv3
+from anchor_jax.models.layers import Dense
 
 SIZES = {
     "channels": (8, 16),
@@ -33,6 +38,7 @@ SIZES = {
 UNET = UNetConfig(**SIZES)
 CONTROL = ControlConfig(**SIZES, pose_embedding_channels=(4, 8))
 VAE = VAEConfig(channels=(8, 16), layers_per_block=1, norm_groups=4)
+ENCODERS = {"width": 8, "mlp_width": 16, "num_layers": 1, "num_heads": 2}
 
 
 def apply(module, variables, *args, **kwargs) -> Any:
@@ -175,3 +181,31 @@ def test_fresh_control_branch_adds_nothing():
         (2, 3, 16),
     ]
     assert not any(np.any(r) for r in residuals)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [UNET, CONTROL, VAE, CLIPVisionConfig(**ENCODERS), CLIPTextConfig(**ENCODERS)],
+    ids=lambda config: type(config).__name__,
+)
+def test_shapes_alone_are_those_of_fresh_parameters(config):
+    """Catches an anchor that cannot be loaded, because a layer makes other parameters if there is
+    no random key."""
+    fresh = jax.eval_shape(partial(models._init, config), jax.random.key(0))
+    assert abstract_params(config) == fresh
+
+
+def test_given_parameters_are_not_initialised_again():
+    """Catches layers that trace their initialisers again, which doubles the time of tracing, and
+    the check that was made so: a parameter of another shape."""
+
+    def init(*_):
+        pytest.fail("initialised")
+
+    layer, x = Dense(3, kernel_init=init), jnp.ones((1, 2))
+    given = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    np.testing.assert_array_equal(layer.apply({"params": given}, x), [[3, 3, 3]])
+    with pytest.raises(flax.errors.ScopeParamShapeError, match=r"kernel.*\(2, 3\).*\(3, 2\)"):
+        layer.apply({"params": given | {"kernel": jnp.ones((3, 2))}}, x)
+    with pytest.raises(flax.errors.ScopeParamNotFoundError):
+        Dense(3).apply({"params": {"bias": jnp.ones(3)}}, x)
