@@ -20,9 +20,9 @@ from scipy.spatial.transform import Rotation
 
 from anchor_jax.body.arrays import Archive, read_npy
 from anchor_jax.body.motion import FACIAL_ACTIONS, MAX_BETAS, NUM_JOINTS, Camera, Motion
-from anchor_jax.body.unpickle import MAX_BYTES, read_pickle
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.files import placed
+from anchor_jax.unpickle import MAX_BYTES, read_pickle
 
 _OWN_FORMAT = "anchor-jax motion 1"
 _NO_BETAS = np.zeros(10, np.float32)

@@ -21,7 +21,7 @@ GROUND = {
         "shapes",
         "threads",
     ),
-    *("times", "versions"),
+    *("times", "unpickle", "versions"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in GROUND},

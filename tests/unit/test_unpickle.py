@@ -14,8 +14,8 @@ import torch
 
 from anchor_jax.body.arrays import Archive, read_npy
 from anchor_jax.body.formats import read_motion
-from anchor_jax.body.unpickle import read_pickle
 from anchor_jax.errors import AnchorError
+from anchor_jax.unpickle import read_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

@@ -10,6 +10,8 @@ import pickle
 import pickletools
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +97,55 @@ def read_pickle(path: Path) -> dict[str, Any]:
         AnchorError: the file is too large, damaged, not such a dict, or refers to anything but
             numpy arrays and torch tensors.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise AnchorError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected a motion file")
-    try:
-        content = _load(io.BytesIO(path.read_bytes()))
+    with _read(path, "a motion file") as content:
         if isinstance(content, list | tuple) and len(content) == 1:
             content = content[0]
         if isinstance(content, dict):
             entries = {k: _resolve(v) for k, v in content.items() if isinstance(k, str)}
             return {key: value for key, value in entries.items() if value is not _OTHER}
+    raise AnchorError(f"{path}: holds a {type(content).__name__}, expected a dict of arrays")
+
+
+def read_tree(path: Path, expected: str) -> dict[tuple[str, ...], np.ndarray]:
+    """Read pickled dicts of dicts of arrays.
+
+    Args:
+        path: the file.
+        expected: what it should be, for errors.
+
+    Returns:
+        Path of names to array. Other values are left out.
+
+    Raises:
+        AnchorError: as `read_pickle`.
+    """
+    leaves = {}
+
+    def walk(node: dict[Any, Any], names: tuple[str, ...]) -> None:
+        for name, value in node.items():
+            if isinstance(value, dict):
+                walk(value, (*names, str(name)))
+            elif isinstance(array := _resolve(value), np.ndarray):
+                leaves[*names, str(name)] = array
+
+    with _read(path, expected) as content:
+        if isinstance(content, dict):
+            walk(content, ())
+            return leaves
+    raise AnchorError(f"{path}: holds a {type(content).__name__}, expected {expected}")
+
+
+@contextmanager
+def _read(path: Path, expected: str) -> Iterator[Any]:
+    """Read a pickle; errors of the body too become an AnchorError."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise AnchorError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected {expected}")
+        yield _load(io.BytesIO(path.read_bytes()))
+    except AnchorError:
+        raise
+    except OSError as error:
+        raise AnchorError(f"{path}: cannot be read: {first_line(error)}") from None
     except _Refused as error:
         raise AnchorError(
             f"{path}: refused, the pickle refers to {str(error)[:80]!r} and could run"
@@ -111,7 +153,6 @@ def read_pickle(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # damaged bytes can raise any exception
         raise AnchorError(f"{path}: not a complete pickle: {first_line(error)}") from None
-    raise AnchorError(f"{path}: holds a {type(content).__name__}, expected a dict of arrays")
 
 
 def _load(file: io.BytesIO) -> Any:

@@ -1,0 +1,115 @@
+"""Fréchet video distance (FVD, Unterthiner et al. 2018, https://arxiv.org/abs/1812.01717): between
+the logits that I3D has for clips of two sets of videos."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchor_jax.errors import AnchorError, require
+from anchor_jax.evaluation.frechet import Gaussian
+from anchor_jax.evaluation.i3d import NUM_CLASSES, SHORTEST, SIDE, video_logits
+from anchor_jax.shapes import Array, Images, Params
+
+Resize = Literal["published", "antialiased"]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """How videos become clips of 224x224 pixels. FVDs of different clips are not comparable.
+
+    Attributes:
+        length: frames of a clip; 16 as usual.
+        stride: frames from the start of a clip to that of the next one.
+        resize: "published": bilinear without antialiasing, as TensorFlow's `resize_bilinear` in
+            Google's code, where pixel i of the result is at i h / 224. "antialiased": bilinear
+            with a filter that is wider where the frame gets smaller, as Pillow's.
+
+    Raises:
+        AnchorError: a number is out of range.
+    """
+
+    length: int = 16
+    stride: int = 16
+    resize: Resize = "published"
+
+    def __post_init__(self):
+        require(
+            (
+                self.length >= SHORTEST,
+                f"clips of {self.length} frames: expected {SHORTEST} or more",
+            ),
+            (self.stride >= 1, f"stride is {self.stride}: expected at least 1"),
+        )
+
+    def cut(self, frames: Iterable[Images]) -> Iterator[np.ndarray]:
+        """Cut a video, with one clip in memory.
+
+        Args:
+            frames: its frames, uint8 (h, w, 3).
+
+        Yields:
+            float32 (length, 224, 224, 3), -1 to 1. Frames after the last whole clip are left out.
+
+        Raises:
+            AnchorError: the video is shorter than a clip.
+        """
+        number, clip = 0, []
+        for number, frame in enumerate(frames, 1):
+            begun = number - 1 - (number - 1) % self.stride  # where the last clip began
+            if self.stride > self.length and number - 1 - begun >= self.length:
+                continue  # between two clips
+            clip.append(np.asarray(_resize(frame, self.resize)))
+            if len(clip) == self.length:
+                yield np.stack(clip)
+                clip = clip[self.stride :]
+        if number < self.length:
+            raise AnchorError(f"{number} frames: FVD needs at least one clip of {self.length}")
+
+
+def video_features(variables: Params, videos: Iterable[Iterable[Images]], clips: Clips) -> Gaussian:
+    """Compute mean and covariance of the logits of all clips of videos.
+
+    Args:
+        variables: from `load_i3d`.
+        videos: their frames, uint8 (h, w, 3).
+        clips: how they are cut.
+
+    Returns:
+        Two of these give the FVD: `frechet_distance`.
+
+    Raises:
+        AnchorError: a video is shorter than a clip.
+    """
+    gaussian = Gaussian(NUM_CLASSES)
+    for video in videos:
+        for clip in clips.cut(video):
+            gaussian.add(np.asarray(video_logits(variables, clip[None])))
+    return gaussian
+
+
+def _resize(frame: Images, how: Resize) -> Array:
+    """Resize a frame to 224x224, float32, -1 to 1."""
+    return _published(frame) if how == "published" else _antialiased(frame)
+
+
+@jax.jit
+def _published(frame: Array) -> Array:
+    x = frame.astype(jnp.float32)
+    for axis in (0, 1):
+        size = x.shape[axis]
+        place = jnp.arange(SIDE, dtype=jnp.float32) * (size / SIDE)
+        low = place.astype(jnp.int32)
+        share = jnp.expand_dims(place - low, (1, 2) if axis == 0 else (0, 2))
+        first, second = (jnp.take(x, jnp.minimum(low + i, size - 1), axis) for i in (0, 1))
+        x = first + (second - first) * share
+    return x / 127.5 - 1
+
+
+@jax.jit
+def _antialiased(frame: Array) -> Array:
+    small = jax.image.resize(frame.astype(jnp.float32), (SIDE, SIDE, 3), "linear")
+    return small / 127.5 - 1
