@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anchor_jax.generation.pipeline import generate
     from anchor_jax.generation.stream import stream
     from anchor_jax.poses.face_inputs import read_face
+    from anchor_jax.studies.evaluate import evaluate
 
     __version__: str
 
@@ -25,6 +26,7 @@ __all__ = [
     "AnchorError",
     "Face",
     "__version__",
+    "evaluate",
     "generate",
     "load",
     "read_face",
@@ -35,6 +37,7 @@ _MODULES = {
     "Anchor": "anchor_jax.checkpoint",
     "AnchorError": "anchor_jax.errors",
     "Face": "anchor_jax.generation.face",
+    "evaluate": "anchor_jax.studies.evaluate",
     "generate": "anchor_jax.generation.pipeline",
     "load": "anchor_jax.checkpoint",
     "read_face": "anchor_jax.poses.face_inputs",

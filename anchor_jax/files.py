@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -127,6 +127,23 @@ def parent_made(path: Path) -> Iterator[None]:
             for parent in missing:
                 parent.rmdir()
         raise
+
+
+def check_results(path: Path, names: Collection[str]) -> None:
+    """Check that the folder `path` can be made, or replaced: then it holds only files of `names`.
+
+    Raises:
+        AnchorError: it cannot, or it has other files.
+    """
+    check_parent(path)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise AnchorError(f"cannot write {path}: it is not a folder")
+    if others := sorted(set(os.listdir(path)) - set(names)):
+        raise AnchorError(
+            f"cannot write {path}: it holds other files, such as {others[0]}; choose another --out"
+        )
 
 
 @contextmanager

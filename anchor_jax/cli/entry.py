@@ -21,6 +21,7 @@ import anchor_jax
 from anchor_jax.cli.bench import Bench
 from anchor_jax.cli.convert import Convert
 from anchor_jax.cli.demo import Demo
+from anchor_jax.cli.evaluate import Evaluate
 from anchor_jax.cli.export import Export
 from anchor_jax.cli.generate import Generate
 from anchor_jax.cli.inspect import Inspect
@@ -46,6 +47,7 @@ _COMMANDS: dict[str, Any] = {
     "prepare": Prepare,
     "train": Train,
     "generate": Generate,
+    "evaluate": Evaluate,
     "bench": Bench,
     "plan": Plan,
 }

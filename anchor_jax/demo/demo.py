@@ -1,7 +1,6 @@
 """Run the whole system on the shipped assets: generate a video, measure it, and write a report."""
 
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from anchor_jax.data.preview import moments
 from anchor_jax.data.request import Request
 from anchor_jax.demo.report import CEILING_FRAMES, Shown, write_demo
 from anchor_jax.errors import AnchorError, note
-from anchor_jax.files import check_parent, check_space
+from anchor_jax.files import check_results, check_space
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
 from anchor_jax.processes import num_cores
 from anchor_jax.progress import Progress
@@ -53,15 +52,7 @@ def check_place(out: Path) -> None:
     Raises:
         AnchorError: it cannot be written, it has other files, or the disk is full.
     """
-    check_parent(out)
-    if out.exists():
-        if not out.is_dir():
-            raise AnchorError(f"cannot write {out}: it is not a folder")
-        if others := sorted(set(os.listdir(out)) - _FILES):
-            raise AnchorError(
-                f"cannot write {out}: it holds other files, such as {others[0]}; choose another"
-                " --out"
-            )
+    check_results(out, _FILES)
     check_space({out: _SPACE})
 
 

@@ -1,6 +1,5 @@
 """Write the demo's folder: a video, a contact sheet, scores, and a page that shows all of them."""
 
-import base64
 import html
 import json
 import math
@@ -16,6 +15,7 @@ from anchor_jax.data.dataset import encode
 from anchor_jax.data.video import write_video
 from anchor_jax.files import placed
 from anchor_jax.shapes import Images
+from anchor_jax.studies.pages import data_url, page
 from anchor_jax.studies.results import SCORES, json_safe
 from anchor_jax.studies.sheet import sheet_of
 
@@ -24,11 +24,6 @@ CEILING_FRAMES = 25
 
 _HEIGHT = 256  # pixels; smaller frames are enlarged to at least this
 _MAX_GRIDS = 6
-_STYLE = (
-    "body{font-family:sans-serif;margin:2em;max-width:70em}video,img{max-width:100%}"
-    "td,th{padding:0 1em 0 0;text-align:right}td:first-child{text-align:left}"
-    "figure{display:inline-block;margin:0 1em 1em 0}pre{white-space:pre-wrap}"
-)
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def _report(shown: Shown, folder: Path) -> str:
     parts = [
         "<h1>A person who does not exist</h1>",
         f"<p>Each frame: {names}. Nothing of this motion was seen in training.</p>",
-        f'<video controls loop autoplay muted src="{_data("video/mp4", read("video.mp4"))}">'
+        f'<video controls loop autoplay muted src="{data_url("video/mp4", read("video.mp4"))}">'
         "</video>",
     ]
     if rows := _table(shown.scores):
@@ -116,29 +111,23 @@ def _report(shown: Shown, folder: Path) -> str:
         ]
     parts += [
         "<h2>Frames of the whole video, and consecutive frames</h2>",
-        f'<img src="{_data("image/png", read("sheet.png"))}">',
+        f'<img src="{data_url("image/png", read("sheet.png"))}">',
     ]
     if shown.grids is not None:
         parts.append("<h2>During training: pose, generated, truth</h2>")
         for path in _choose(sorted(shown.grids.glob("*.png"))):
-            source = _data("image/png", path.read_bytes())
+            source = data_url("image/png", path.read_bytes())
             label = f"<figcaption>step {int(path.stem):,}</figcaption>"
             parts.append(f'<figure>{label}<img src="{source}"></figure>')
     facts = html.escape(json.dumps(json_safe(dict(shown.facts)), indent=1))
     parts.append(f"<h2>How it was made</h2><pre>{facts}</pre>")
-    head = f'<!doctype html><meta charset="utf-8"><title>anchor-jax demo</title><style>{_STYLE}'
-    return f"{head}</style>{''.join(parts)}\n"
+    return page("anchor-jax demo", parts)
 
 
 def _choose(paths: list[Path]) -> list[Path]:
     """Choose a few of the paths: the first, the last and some between."""
     count = min(_MAX_GRIDS, len(paths))
     return [paths[round(i * (len(paths) - 1) / max(1, count - 1))] for i in range(count)]
-
-
-def _data(kind: str, content: bytes) -> str:
-    """Make a data URL of a MIME type."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _number(value: float, decimals: int) -> str:

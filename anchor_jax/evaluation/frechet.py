@@ -9,15 +9,21 @@ from anchor_jax.errors import AnchorError
 class Gaussian:
     """Mean and covariance of feature vectors that come in batches, in a fixed amount of memory.
 
+    Args:
+        size: d.
+        features: the first batch (k, d).
+
     Attributes:
         count: number of vectors so far.
         mean: float64 (d,).
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, features: np.ndarray | None = None):
         self.count = 0
         self.mean = np.zeros(size)
         self._scatter = np.zeros((size, size))  # sum of (x - mean) (x - mean)^T
+        if features is not None:
+            self.add(features)
 
     def add(self, features: np.ndarray) -> None:
         """Take vectors (k, d). Sums around the present mean lose no digits (Chan et al. 1983,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anchor_jax.errors import AnchorError, require
-from anchor_jax.evaluation.frechet import Gaussian
+from anchor_jax.evaluation.frechet import Gaussian, frechet_distance
 from anchor_jax.evaluation.i3d import NUM_CLASSES, SHORTEST, SIDE, video_logits
 from anchor_jax.shapes import Array, Images, Params
 
@@ -70,25 +70,33 @@ class Clips:
             raise AnchorError(f"{number} frames: FVD needs at least one clip of {self.length}")
 
 
-def video_features(variables: Params, videos: Iterable[Iterable[Images]], clips: Clips) -> Gaussian:
-    """Compute mean and covariance of the logits of all clips of videos.
+def clip_features(variables: Params, frames: Iterable[Images], clips: Clips) -> np.ndarray:
+    """Compute the logits of all clips of a video.
 
     Args:
         variables: from `load_i3d`.
-        videos: their frames, uint8 (h, w, 3).
-        clips: how they are cut.
+        frames: its frames, uint8 (h, w, 3).
+        clips: how it is cut.
 
     Returns:
-        Two of these give the FVD: `frechet_distance`.
+        float32 (k, 400), 1.6 kB a clip. Those of two sets of videos give the FVD, see `fvd`.
 
     Raises:
-        AnchorError: a video is shorter than a clip.
+        AnchorError: the video is shorter than a clip.
     """
-    gaussian = Gaussian(NUM_CLASSES)
-    for video in videos:
-        for clip in clips.cut(video):
-            gaussian.add(np.asarray(video_logits(variables, clip[None])))
-    return gaussian
+    logits = [video_logits(variables, clip[None]) for clip in clips.cut(frames)]
+    return np.concatenate([np.asarray(x) for x in logits])
+
+
+def fvd(generated: np.ndarray, truth: np.ndarray) -> float:
+    """Compute the Fréchet distance between the features (k, 400) of two sets of clips.
+
+    It falls with the number of clips, so only FVDs of equally many are comparable.
+
+    Raises:
+        AnchorError: a set has fewer than two clips.
+    """
+    return frechet_distance(Gaussian(NUM_CLASSES, generated), Gaussian(NUM_CLASSES, truth))
 
 
 def _resize(frame: Images, how: Resize) -> Array:

@@ -33,6 +33,16 @@ def region_mean(values: np.ndarray, region: np.ndarray | None = None) -> np.ndar
         return total / region.sum((1, 2))
 
 
+def known_mean(values: np.ndarray) -> float:
+    """Average the values that are not NaN; NaN if there are none.
+
+    >>> known_mean(np.array([1.0, np.nan, 2.0]))
+    1.5
+    """
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def moving_below(truth: np.ndarray, top: int = 0) -> np.ndarray:
     """Find the moving pixels: max_c |y_t - median_t y| > 30 grey levels, from row `top` down.
 

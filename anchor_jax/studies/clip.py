@@ -14,7 +14,7 @@ from anchor_jax.data import video
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
-from anchor_jax.evaluation.regions import moving_below
+from anchor_jax.evaluation.regions import known_mean, moving_below
 from anchor_jax.evaluation.ssim import ssim_in_region, ssim_map
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.face import align, mask
@@ -211,16 +211,16 @@ def measure(frames: Images, clip: StudyClip) -> dict[str, float]:
     chin = int(rows[-1]) + 1 if len(rows) else 0
     regions = {"body": None, "face": face, "hands": moving_below(truth, chin)}
     scores = {
-        f"{name}/{metric.__name__}": _mean(metric(frames, truth, region))
+        f"{name}/{metric.__name__}": known_mean(metric(frames, truth, region))
         for name, region in regions.items()
         for metric in (psnr, l1)
     }
     similarity = ssim_map(frames, truth)  # the same for all regions
     for name, region in regions.items():
-        scores[f"{name}/ssim"] = _mean(ssim_in_region(similarity, region))
+        scores[f"{name}/ssim"] = known_mean(ssim_in_region(similarity, region))
     for metric in (flicker, temporal_error):
-        scores[metric.__name__] = _mean(metric(frames, truth))
-        scores[f"face/{metric.__name__}"] = _mean(metric(frames, truth, face))
+        scores[metric.__name__] = known_mean(metric(frames, truth))
+        scores[f"face/{metric.__name__}"] = known_mean(metric(frames, truth, face))
     return scores
 
 
@@ -261,12 +261,6 @@ def _folder_or_video(folder: Path, name: str) -> Path:
     """Return the video `NAME.mp4` if it exists, else the folder `NAME`."""
     path = folder / f"{name}.mp4"
     return path if path.is_file() else folder / name
-
-
-def _mean(values: np.ndarray) -> float:
-    """Average over the frames that have the region, which are not NaN."""
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if len(valid) else float("nan")
 
 
 def _size(images: Images) -> str:

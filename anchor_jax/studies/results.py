@@ -1,6 +1,5 @@
 """Write the results of a study as a table, a plot and JSON."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from anchor_jax.shapes import Images
+from anchor_jax.studies.pages import svg
 
 _CONFIDENCE = 0.95
 # Columns of the table: score, heading and number of decimals. Every score needs an entry.
@@ -132,9 +132,7 @@ def plot(results: Mapping[str, Result]) -> str:
         axes.tick_params(labelsize=8)
     key = "bars: 95 % intervals over the seeds; line: the autoencoder alone"
     figure.supxlabel(key, fontsize=9)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return svg(figure)
 
 
 def json_safe(value: Any) -> Any:

@@ -1,10 +1,10 @@
 """Write the scores of a long video as a table and a plot."""
 
-import io
 from typing import Any
 
 import numpy as np
 
+from anchor_jax.studies.pages import svg
 from benchmarks.long_video.scores import SCORES
 
 
@@ -42,6 +42,4 @@ def plot(methods: dict[str, Any], minute: int) -> str:
         axes.tick_params(labelsize=8)
     figure.axes[0].legend(fontsize=8)
     figure.supxlabel("minutes; means of cycles; colours: red -, green --, blue :", fontsize=9)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return svg(figure)

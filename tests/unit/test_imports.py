@@ -25,7 +25,7 @@ GROUND = {
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in GROUND},
-    "__init__": {"checkpoint", "generation", "poses"},
+    "__init__": {"checkpoint", "generation", "poses", "studies"},
     "assets": set(),
     "models": set(),
     "diffusion": set(),

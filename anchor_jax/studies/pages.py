@@ -1,0 +1,33 @@
+"""HTML pages that contain all that they show, and plots for them."""
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = (
+    "body{font-family:sans-serif;margin:2em;max-width:70em}video,img{max-width:100%}"
+    "td,th{padding:0 1em 0 0;text-align:right}td:first-child{text-align:left}"
+    "figure{display:inline-block;margin:0 1em 1em 0}pre{white-space:pre-wrap}"
+)
+
+
+def page(title: str, parts: list[str]) -> str:
+    """Make a page of HTML parts."""
+    head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return f"{head}<style>{_STYLE}</style>{''.join(parts)}\n"
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Make a data URL of a MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def svg(figure: "Figure") -> str:
+    """Return a figure of matplotlib as SVG text, the same at each run."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,204 @@
+"""Whole videos held against their truth, by the command and from Python."""
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import anchor_jax
+from anchor_jax import cli
+from anchor_jax.data.video import read_frames, write_frames, write_video
+from anchor_jax.errors import AnchorError
+from anchor_jax.evaluation.l1 import l1
+from anchor_jax.evaluation.psnr import psnr
+from anchor_jax.evaluation.ssim import ssim
+from anchor_jax.evaluation.temporal import flicker, temporal_error
+from anchor_jax.studies import evaluate as module
+
+PLAIN = ("psnr", "ssim", "l1", "flicker", "temporal_error")
+
+
+def moving(count: int, seed: int = 0, size: tuple[int, int] = (32, 40)) -> np.ndarray:
+    """A smooth pattern that moves to the left, with still columns at the right."""
+    height, width = size
+    x = np.arange(width + count) / 3
+    stripes = np.stack([np.broadcast_to(x[i : i + width], size) for i in range(count)])
+    phases = np.random.default_rng(seed).uniform(0, 6, 3)
+    stripes[:, :, -8:] = 1
+    return (127 + 100 * np.sin(stripes[..., None] + phases)).astype(np.uint8)
+
+
+def noisy(frames: np.ndarray, sigma: float) -> np.ndarray:
+    noise = np.random.default_rng(1).normal(0, sigma, frames.shape)
+    return (frames + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Two true videos of 40 and 21 frames as folders, and a noisy copy of each."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name, count, sigma in (("a", 40, 8), ("b", 21, 3)):
+        truth = moving(count, seed=count)
+        write_frames(folder / "real" / name, truth)
+        write_frames(folder / "made" / name, noisy(truth, sigma))
+    return folder
+
+
+def pair(videos: Path, *names: str) -> tuple[list[Path], list[Path]]:
+    return [videos / "made" / x for x in names], [videos / "real" / x for x in names]
+
+
+def test_scores_are_those_of_the_metrics(videos):
+    """Catches blocks that lose the change between them, a mean over videos instead of frames, and
+    a clip that begins elsewhere."""
+    result = anchor_jax.evaluate(*pair(videos, "a", "b"), PLAIN, clip=25)
+    both = [[read_frames(x / n)[0] for x in (videos / "made", videos / "real")] for n in "ab"]
+    for metric in (psnr, ssim, l1, flicker, temporal_error):
+        expected = [metric(*frames) for frames in both]
+        name = metric.__name__
+        for found, values in zip(result.values, expected, strict=True):
+            np.testing.assert_allclose(found[name], values, rtol=1e-12)
+        assert result.scores[name] == pytest.approx(np.concatenate(expected).mean())
+        low, high = result.intervals[name]
+        rows = [row[name] for *_, row in result.clips()]
+        assert min(rows) - 1e-9 <= low < high <= max(rows) + 1e-9, name
+    assert [(x, start) for x, start, _ in result.clips()] == [(0, 0), (0, 25), (1, 0)]
+    assert result.clips()[1][2]["l1"] == pytest.approx(l1(*both[0])[25:].mean())
+
+
+def test_the_worst_frames_are_found(videos, tmp_path):
+    """Catches the best frames, and frames beside another truth."""
+    frames = moving(40)
+    spoilt = frames.copy()
+    for place, number in enumerate((7, 33, 18)):
+        spoilt[number] = 255 - (3 - place) * 20
+    write_frames(tmp_path / "spoilt", spoilt)
+    write_frames(tmp_path / "real", frames)
+    worst = anchor_jax.evaluate([tmp_path / "spoilt"], [tmp_path / "real"], ["l1"]).worst
+    assert {x.number for x in worst[:3]} == {7, 18, 33}
+    errors = [x.error for x in worst]
+    assert errors == sorted(errors, reverse=True)
+    for frame in worst:
+        np.testing.assert_array_equal(frame.truth, frames[frame.number])
+        np.testing.assert_array_equal(frame.generated, spoilt[frame.number])
+
+
+def test_equal_videos_are_ideal_and_noise_is_not(videos, tmp_path):
+    """Catches a metric with the sign of another."""
+    truth = videos / "real" / "a"
+    same = anchor_jax.evaluate([truth], [truth], PLAIN).scores
+    ideal = {"psnr": np.inf, "ssim": 1, "l1": 0, "temporal_error": 0}
+    assert {name: same[name] for name in ideal} == pytest.approx(ideal)
+    scores = []
+    for sigma in (2, 6, 18):
+        write_frames(tmp_path / str(sigma), noisy(moving(40, seed=40), sigma))
+        scores.append(anchor_jax.evaluate([tmp_path / str(sigma)], [truth], PLAIN).scores)
+    for name, sign in (("psnr", -1), ("ssim", -1), ("l1", 1), ("temporal_error", 1)):
+        assert np.all(np.diff([sign * x[name] for x in scores]) > 0), name
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"count": 39}, "39 and 40 frames"),
+        ({"size": (48, 40)}, "is 40x48, the truth 40x32.*--resize"),
+        ({"fps": 25}, "25 and 30 frames a second"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_videos_that_do_not_fit_are_refused(tmp_path, made, message):
+    """Catches a score of frames that do not belong together."""
+    fps = Fraction(made.pop("fps", 30))
+    write_video(tmp_path / "made.mp4", moving(**{"count": 40, **made}), fps)
+    write_video(tmp_path / "real.mp4", moving(40), Fraction(30))
+    with pytest.raises(AnchorError, match=message):
+        anchor_jax.evaluate([tmp_path / "made.mp4"], [tmp_path / "real.mp4"], PLAIN)
+
+
+def test_other_sizes_are_resized_if_that_is_said(tmp_path):
+    """Catches a resize that is not told."""
+    write_frames(tmp_path / "made", moving(12, size=(64, 80)))
+    write_frames(tmp_path / "real", moving(12))
+    given = [tmp_path / "made"], [tmp_path / "real"], ["psnr"]
+    result = anchor_jax.evaluate(*given, resized=True)
+    (facts,) = result.facts["videos"]
+    assert facts["resized from"] == [80, 64] and facts["size"] == [40, 32]
+    assert np.isfinite(result.scores["psnr"])
+
+
+def test_images_of_several_sizes_are_one_line(tmp_path):
+    """Catches numpy's traceback."""
+    write_frames(tmp_path / "real", moving(4))
+    write_frames(tmp_path / "made", moving(3))
+    write_frames(tmp_path / "other", moving(4, size=(48, 48)))
+    os.rename(tmp_path / "other" / "000004.png", tmp_path / "made" / "000004.png")
+    message = r"000004\.png is 48x48, the first image of the folder 40x32"
+    with pytest.raises(AnchorError, match=message):
+        anchor_jax.evaluate([tmp_path / "made"], [tmp_path / "real"], ["l1"])
+
+
+def test_fvd_is_of_all_clips_of_both_sides(videos, monkeypatch):
+    """Catches clips across two videos, the truth in the place of the generated side, and a video
+    that is shorter than a clip. The network is replaced by the mean colour of each frame."""
+    seen = []
+
+    def features(variables, frames, clips):
+        cut = np.stack(list(clips.cut(frames)))
+        seen.append(len(cut))
+        return np.pad(cut.mean((2, 3)).reshape(len(cut), -1), ((0, 0), (0, 400 - 27)))
+
+    monkeypatch.setattr(module, "load_i3d", lambda path: ({}, "digest"))
+    monkeypatch.setattr(module, "clip_features", features)
+    clips = module.Clips(9, 4)
+    same = [videos / "real" / x for x in "ab"]
+    result = anchor_jax.evaluate(same, same, ["fvd"], clips=clips)
+    assert seen == [8, 4, 8, 4]
+    assert result.scores["fvd"] == pytest.approx(0, abs=1e-6)
+    found = anchor_jax.evaluate(*pair(videos, "a", "b"), ["fvd"], clips=clips)
+    low, high = found.intervals["fvd"]
+    assert found.scores["fvd"] > 0 and low < found.scores["fvd"] < high
+    assert found.facts["fvd"] == {"length": 9, "stride": 4, "resize": "published", "i3d": "digest"}
+    with pytest.raises(AnchorError, match="21 frames, but FVD needs clips of 30"):
+        anchor_jax.evaluate(*pair(videos, "a", "b"), ["fvd"], clips=module.Clips(30))
+
+
+def test_the_command_writes_numbers_a_table_and_a_page(videos, tmp_path, capsys):
+    """Catches a file that is missing, a page with links to others, and a folder of the user's that
+    is replaced."""
+    made, real = pair(videos, "a", "b")
+    words = ["evaluate", "--generated", *made, "--truth", *real, "--metrics", *PLAIN]
+    words = [*map(str, words), "--clip", "25", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "| video 2, frames 1 to 21 |" in printed and "| video 1, frames 26 to 40 |" in printed
+    assert (tmp_path / "out" / "evaluation.md").read_text() == printed
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [len(x["psnr"]) for x in content["frames"]] == [40, 21]
+    assert content["videos"][1]["truth"] == str(real[1])
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.count("data:image/png") == 4 and report.count("data:image/svg+xml") == 1
+    assert 'src="/' not in report and "http" not in report.replace("http://www.w3.org", "")
+    assert cli.main(words) == 0  # it replaces its own results
+    (tmp_path / "out" / "mine.txt").touch()
+    assert cli.main(words) == 2
+    assert "holds other files, such as mine.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--truth", "real/a", "real/b"], "1 generated videos and 2 true ones"),
+        (["--truth", "none"], "none does not exist"),
+        (["--truth", "real/a", "--i3d", "none", "--metrics", "fvd"], "none: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, words, message):
+    """Catches a traceback, and a folder that is written all the same."""
+    monkeypatch.chdir(videos)
+    out = tmp_path / "out"
+    assert cli.main(["evaluate", "--generated", "made/a", *words, "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert message in told[-1] and not out.exists()
