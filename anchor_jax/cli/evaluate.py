@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
 from anchor_jax.cli.options import Folder, need_extra, use_compile_cache
 
-_Metric = Literal["psnr", "ssim", "l1", "flicker", "temporal_error", "fvd"]
+_Metric = Literal["psnr", "ssim", "l1", "sharpness", "colour", "flicker", "temporal_error", "fvd"]
 _Videos = Annotated[tuple[Path, ...], arg(metavar="DIR|VIDEO")]
 
 
@@ -40,7 +40,7 @@ class Evaluate:
     generated: _Videos
     truth: _Videos
     out: Folder
-    metrics: tuple[_Metric, ...] = ("psnr", "ssim", "l1", "flicker", "temporal_error", "fvd")
+    metrics: tuple[_Metric, ...] = get_args(_Metric)
     clip: int = 300
     fvd_length: int = 16
     fvd_stride: int = 16

@@ -12,21 +12,25 @@ import numpy as np
 from anchor_jax.data.pictures import list_images, read_images, read_size, resize
 from anchor_jax.data.video import iter_sizes, iter_video, read_rate
 from anchor_jax.errors import AnchorError, require
+from anchor_jax.evaluation.colour import colour
 from anchor_jax.evaluation.fvd import Clips, clip_features, fvd
 from anchor_jax.evaluation.i3d import load_i3d
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.regions import known_mean
+from anchor_jax.evaluation.sharpness import sharpness
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.progress import Advance, Progress, silent
 from anchor_jax.shapes import Images, Size, show_size
 
-_OF_FRAMES = {"psnr": psnr, "ssim": ssim, "l1": l1}
+_OF_FRAMES = {"psnr": psnr, "ssim": ssim, "l1": l1, "sharpness": sharpness, "colour": colour}
 _OF_CHANGES = {"flicker": flicker, "temporal_error": temporal_error}
 METRICS = (*_OF_FRAMES, *_OF_CHANGES, "fvd")
 CLIP = 300  # frames; the paper evaluates clips of 300 (section 4.2)
 
+_DRIFT_SECONDS = 10
+_FPS = 30  # of folders, whose rate is unknown
 _BLOCK = 16  # frames that are measured together
 _WORST = 4  # frames that the report shows
 _RESAMPLES = 2000
@@ -86,6 +90,24 @@ class Evaluation:
             for pair, values in enumerate(self.values)
             for start in range(0, len(next(iter(values.values()))), self.clip)
         ]
+
+    def drift(self) -> list[dict[str, float]]:
+        """Return for each pair how far each metric moves, from its mean over the first ten seconds
+        to that over the last ten; NaN for videos that are too short for both. Folders count as 30
+        frames a second."""
+        found = []
+        for values, facts in zip(self.values, self.facts["videos"], strict=True):
+            rate = Fraction(facts["frames per second"] or _FPS)
+            length = round(_DRIFT_SECONDS * rate)
+            found.append(
+                {
+                    name: known_mean(x[-length:]) - known_mean(x[:length])
+                    if len(x) >= 2 * length
+                    else float("nan")
+                    for name, x in values.items()
+                }
+            )
+        return found
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ _METRICS = {
     "psnr": ("PSNR, dB", 2),
     "ssim": ("SSIM", 3),
     "l1": ("L1, grey levels", 2),
+    "sharpness": ("sharpness / truth", 3),
+    "colour": ("colour error, grey levels", 2),
     "flicker": ("flicker, grey levels", 3),
     "temporal_error": ("temporal error, grey levels", 3),
     "fvd": ("FVD", 1),
@@ -44,6 +47,7 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
         "clips": [
             {"pair": pair, "first frame": start, **row} for pair, start, row in result.clips()
         ],
+        "drift": result.drift(),
         "frames": [{name: x.tolist() for name, x in pair.items()} for pair in result.values],
         "worst": [{"pair": x.video, "frame": x.number, "l1": x.error} for x in result.worst],
         **result.facts,
@@ -64,9 +68,15 @@ def table(result: Evaluation) -> str:
     lines.append(["all", *(_cell(result, name) for name in names)])
     for pair, start, row in result.clips():
         title = f"video {pair + 1}, frames {start + 1} to {_last(result, pair, start)}"
-        cells = [_number(row.get(name, math.nan), _METRICS[name][1]) for name in names]
-        lines.append([title, *cells])
+        lines.append([title, *_cells(row, names)])
+    for pair, row in enumerate(result.drift(), 1):
+        if any(map(math.isfinite, row.values())):
+            lines.append([f"video {pair}, last 10 s minus first 10 s", *_cells(row, names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    return [_number(row.get(name, math.nan), _METRICS[name][1]) for name in names]
 
 
 def _last(result: Evaluation, pair: int, start: int) -> int:

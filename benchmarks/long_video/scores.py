@@ -9,6 +9,7 @@ from anchor_jax.checkpoint import Anchor
 from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion.rings import State
 from anchor_jax.evaluation.psnr import psnr
+from anchor_jax.evaluation.sharpness import laplacian_variance
 from anchor_jax.generation.networks import clip_pixels, encode_pixels
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.shapes import Images
@@ -75,10 +76,9 @@ class Meter:
             with matmul_precision("float32"):
                 encoded = encode_pixels(self._encoder.config, self._encoder.params, batch)
             tokens.append(np.asarray(encoded)[: len(pixels)])
-        grey = frames.mean(-1)
         return {
             "tokens": np.concatenate(tokens),
-            "sharpness": np.array([ndimage.laplace(image).var() for image in grey]),
+            "sharpness": laplacian_variance(frames),
             "colour": frames.mean((1, 2)),
             "spread": frames.std((1, 2)),
         }

@@ -12,13 +12,15 @@ import anchor_jax
 from anchor_jax import cli
 from anchor_jax.data.video import read_frames, write_frames, write_video
 from anchor_jax.errors import AnchorError
+from anchor_jax.evaluation.colour import colour
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
+from anchor_jax.evaluation.sharpness import sharpness
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.studies import evaluate as module
 
-PLAIN = ("psnr", "ssim", "l1", "flicker", "temporal_error")
+PLAIN = tuple(name for name in module.METRICS if name != "fvd")
 
 
 def moving(count: int, seed: int = 0, size: tuple[int, int] = (32, 40)) -> np.ndarray:
@@ -56,7 +58,7 @@ def test_scores_are_those_of_the_metrics(videos):
     a clip that begins elsewhere."""
     result = anchor_jax.evaluate(*pair(videos, "a", "b"), PLAIN, clip=25)
     both = [[read_frames(x / n)[0] for x in (videos / "made", videos / "real")] for n in "ab"]
-    for metric in (psnr, ssim, l1, flicker, temporal_error):
+    for metric in (psnr, ssim, l1, sharpness, colour, flicker, temporal_error):
         expected = [metric(*frames) for frames in both]
         name = metric.__name__
         for found, values in zip(result.values, expected, strict=True):
@@ -67,6 +69,15 @@ def test_scores_are_those_of_the_metrics(videos):
         assert min(rows) - 1e-9 <= low < high <= max(rows) + 1e-9, name
     assert [(x, start) for x, start, _ in result.clips()] == [(0, 0), (0, 25), (1, 0)]
     assert result.clips()[1][2]["l1"] == pytest.approx(l1(*both[0])[25:].mean())
+
+
+def test_drift_is_from_the_first_ten_seconds_to_the_last():
+    """Catches frames counted as seconds, the sign, and a drift of a short video."""
+    levels = np.repeat([0, 2, 20, 5, 5], 10)  # by the ten seconds, at one frame a second
+    facts = {"videos": [{"frames per second": "1"}, {"frames per second": None}]}
+    values = [{"l1": levels.astype(float)}] * 2
+    first, second = module.Evaluation(values, 300, {}, {}, [], facts).drift()
+    assert first == {"l1": 5} and np.isnan(second["l1"])
 
 
 def test_the_worst_frames_are_found(videos, tmp_path):
@@ -90,7 +101,7 @@ def test_equal_videos_are_ideal_and_noise_is_not(videos, tmp_path):
     """Catches a metric with the sign of another."""
     truth = videos / "real" / "a"
     same = anchor_jax.evaluate([truth], [truth], PLAIN).scores
-    ideal = {"psnr": np.inf, "ssim": 1, "l1": 0, "temporal_error": 0}
+    ideal = {"psnr": np.inf, "ssim": 1, "l1": 0, "sharpness": 1, "colour": 0, "temporal_error": 0}
     assert {name: same[name] for name in ideal} == pytest.approx(ideal)
     scores = []
     for sigma in (2, 6, 18):

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
+from anchor_jax.evaluation.colour import colour
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.regions import moving_below
+from anchor_jax.evaluation.sharpness import sharpness
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 
@@ -54,6 +57,26 @@ def test_a_region_is_weighted_by_its_pixels():
     assert l1(images, FLAT, left_half(images)).tolist() == [10, 10, 10]
     assert l1(images, FLAT).tolist() == [5, 5, 5]
     assert psnr(images, FLAT, left_half(images))[0] == pytest.approx(20 * np.log10(25.5))
+
+
+def test_sharpness_sees_blur_and_noise():
+    """Catches the ratio upside down, and colours that count as sharpness."""
+    rng = np.random.default_rng(0)
+    truth = gaussian_filter(rng.integers(0, 256, (2, 32, 32, 3)), (0, 1, 1, 0)).astype(np.uint8)
+    blurred = gaussian_filter(truth, (0, 1, 1, 0))
+    noisy = (truth + rng.normal(0, 5, truth.shape)).clip(0, 255).astype(np.uint8)
+    assert (sharpness(blurred, truth) < 0.5).all() and (sharpness(noisy, truth) > 1.2).all()
+    np.testing.assert_allclose(sharpness(truth // 2, truth), 0.25, rtol=0.2)
+    assert np.isnan(sharpness(truth, np.broadcast_to(truth[:1, :1, :1], truth.shape))).all()
+
+
+def test_a_colour_cast_is_the_colour_error():
+    """Catches errors of pixels that count as a cast, and channels that cancel each other."""
+    checks = np.indices((24, 24)).sum(0) % 2 * 8
+    images = FLAT + checks[..., None].astype(np.uint8) - 4
+    np.testing.assert_allclose(colour(images, FLAT), 0, atol=1e-12)
+    cast = FLAT + np.array([6, 0, 0], np.uint8) - np.array([0, 0, 6], np.uint8)
+    np.testing.assert_allclose(colour(cast, FLAT), 4)
 
 
 def test_structural_similarity_of_flat_pictures():
