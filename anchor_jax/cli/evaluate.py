@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
-from anchor_jax.cli.options import Folder, need_extra, use_compile_cache
+from anchor_jax.cli.options import AnchorFolder, Folder, need_extra, use_compile_cache
 
-_Metric = Literal["psnr", "ssim", "l1", "sharpness", "colour", "flicker", "temporal_error", "fvd"]
+_OfFrames = Literal["psnr", "ssim", "l1", "sharpness", "colour", "flicker", "temporal_error"]
+_OfSets = Literal["fvd", "clip_frechet", "clip_kernel"]
 _Videos = Annotated[tuple[Path, ...], arg(metavar="DIR|VIDEO")]
 
 
@@ -29,6 +30,8 @@ class Evaluate:
         truth: as many, in the same order; equal number of frames, rate and size.
         out: folder for evaluation.json, evaluation.md and report.html.
         metrics: what is computed.
+        anchor: an ANCHOR, or `shipped`, whose image encoder clip_frechet and clip_kernel use. These
+            are no FID, and only comparable with the same encoder.
         clip: frames of a row of the table, and of what the bootstrap draws; the paper has 300.
         fvd_length: frames of a clip of FVD.
         fvd_stride: frames from one clip of FVD to the next one.
@@ -40,7 +43,13 @@ class Evaluate:
     generated: _Videos
     truth: _Videos
     out: Folder
-    metrics: tuple[_Metric, ...] = get_args(_Metric)
+    metrics: Annotated[
+        tuple[_OfFrames | _OfSets, ...] | None,
+        arg(help_behavior_hint="(default: all; those of CLIP with --anchor)"),
+    ] = None
+    anchor: Annotated[
+        AnchorFolder | None, arg(metavar="ANCHOR", help_behavior_hint="(default: none)")
+    ] = None
     clip: int = 300
     fvd_length: int = 16
     fvd_stride: int = 16
@@ -54,6 +63,7 @@ class Evaluate:
         """Evaluate, and write the folder."""
         need_extra("evaluate", "matplotlib")
         use_compile_cache()
+        from anchor_jax.checkpoint import load
         from anchor_jax.evaluation.fvd import Clips
         from anchor_jax.files import check_results
         from anchor_jax.progress import bars
@@ -61,10 +71,12 @@ class Evaluate:
         from anchor_jax.studies.evaluation_report import FILES, table, write_evaluation
 
         check_results(self.out, FILES)
+        encoder = None if self.anchor is None else load(self.anchor, ["image_encoder"])
         result = evaluate(
             self.generated,
             self.truth,
             self.metrics,
+            anchor=encoder,
             clips=Clips(self.fvd_length, self.fvd_stride, self.fvd_resize),
             clip=self.clip,
             resized=self.resize,

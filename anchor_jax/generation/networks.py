@@ -1,7 +1,7 @@
 """Run the networks for generation: initial noise, appearance tokens, latents and pictures."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -245,6 +245,21 @@ def encode_appearance(encoder: Network[CLIPVisionConfig], image: Images) -> Arra
     pixels = clip_pixels(image, encoder.config.image_size)
     with matmul_precision("float32"):
         return encode_pixels(encoder.config, encoder.params, pixels)[0]
+
+
+def encode_pictures(
+    encoder: Network[CLIPVisionConfig], images: Sequence[Images] | Images, batch: int
+) -> np.ndarray:
+    """Compute the appearance tokens of pictures of any size, `batch` in one call of the program:
+    float32 (k, tokens, width). Otherwise as `encode_appearance`."""
+    found = []
+    for start in range(0, len(images), batch):
+        pixels = [clip_pixels(x, encoder.config.image_size) for x in images[start : start + batch]]
+        filled = fill(np.concatenate(pixels), batch)
+        with matmul_precision("float32"):
+            tokens = encode_pixels(encoder.config, encoder.params, filled)
+        found.append(np.asarray(tokens)[: len(pixels)])
+    return np.concatenate(found)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 
+from anchor_jax.checkpoint import Anchor
 from anchor_jax.data.pictures import list_images, read_images, read_size, resize
 from anchor_jax.data.video import iter_sizes, iter_video, read_rate
 from anchor_jax.errors import AnchorError, require
 from anchor_jax.evaluation.colour import colour
+from anchor_jax.evaluation.frechet import Gaussian, frechet_distance
 from anchor_jax.evaluation.fvd import Clips, clip_features, fvd
 from anchor_jax.evaluation.i3d import load_i3d
+from anchor_jax.evaluation.kernel import KernelDistance
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.evaluation.sharpness import sharpness
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
+from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.progress import Advance, Progress, silent
 from anchor_jax.shapes import Images, Size, show_size
 
 _OF_FRAMES = {"psnr": psnr, "ssim": ssim, "l1": l1, "sharpness": sharpness, "colour": colour}
 _OF_CHANGES = {"flicker": flicker, "temporal_error": temporal_error}
-METRICS = (*_OF_FRAMES, *_OF_CHANGES, "fvd")
+_OF_FEATURES = "clip_frechet", "clip_kernel"
+METRICS = (*_OF_FRAMES, *_OF_CHANGES, "fvd", *_OF_FEATURES)
 CLIP = 300  # frames; the paper evaluates clips of 300 (section 4.2)
 
 _DRIFT_SECONDS = 10
@@ -62,7 +67,8 @@ class Evaluation:
     """Scores of generated videos.
 
     Attributes:
-        values: for each pair and metric of frames, float64 (n,); of changes, (n - 1,).
+        values: for each pair and metric of frames, float64 (n,); of changes, (n - 1,). Empty if
+            there are neither.
         clip: frames of a clip of the table.
         scores: for each metric the mean over all frames; and "fvd".
         intervals: for each metric the 95 % interval of its score by bootstrap over clips; NaN where
@@ -96,7 +102,7 @@ class Evaluation:
         to that over the last ten; NaN for videos that are too short for both. Folders count as 30
         frames a second."""
         found = []
-        for values, facts in zip(self.values, self.facts["videos"], strict=True):
+        for values, facts in zip(self.values, self.facts["videos"], strict=False):
             rate = Fraction(facts["frames per second"] or _FPS)
             length = round(_DRIFT_SECONDS * rate)
             found.append(
@@ -113,8 +119,9 @@ class Evaluation:
 def evaluate(
     generated: Sequence[str | Path],
     truth: Sequence[str | Path],
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     *,
+    anchor: Anchor | None = None,
     clips: Clips | None = None,
     clip: int = CLIP,
     resized: bool = False,
@@ -126,7 +133,10 @@ def evaluate(
     Args:
         generated: videos or folders of images, of any method.
         truth: as many, in the same order: equal number of frames, rate and size.
-        metrics: of `METRICS`.
+        metrics: of `METRICS`; None: all, those of CLIP only with an anchor.
+        anchor: with its image encoder loaded, for "clip_frechet" and "clip_kernel": distances
+            between the sets of class tokens of all frames. They are no FID or KID, whose features
+            are Inception's, and differ from anchor to anchor.
         clips: how FVD cuts clips; None: 16 frames, one after the other.
         clip: frames of a clip of the table.
         resized: whether generated frames of another size are resized to the truth's (Lanczos).
@@ -141,9 +151,15 @@ def evaluate(
             weights are missing.
     """
     cut = Clips() if clips is None else clips
+    if metrics is None:
+        metrics = METRICS if anchor is not None else (*_OF_FRAMES, *_OF_CHANGES, "fvd")
     unknown = sorted(set(metrics) - set(METRICS))
     require(
         (not unknown, f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}"),
+        (
+            anchor is not None or not set(metrics) & set(_OF_FEATURES),
+            f"{' and '.join(_OF_FEATURES)} need an anchor, whose image encoder they use",
+        ),
         (clip >= 1, f"clip is {clip}: expected at least 1"),
         (generated, "no videos to evaluate"),
         (
@@ -161,13 +177,20 @@ def evaluate(
             raise AnchorError(
                 f"{short[0].truth}: {short[0].count} frames, but FVD needs clips of {cut.length}"
             )
-    names = [name for name in METRICS if name in metrics and name != "fvd"]
+    names = [name for name in (*_OF_FRAMES, *_OF_CHANGES) if name in metrics]
+    tokens = None
+    if anchor is not None and set(metrics) & set(_OF_FEATURES):
+        tokens = _Tokens(anchor)
     worst: list[Frame] = []
     values: list[dict[str, np.ndarray]] = []
-    with progress("comparing", sum(pair.count for pair in pairs) if names else 0, "frame") as bar:
-        for number, pair in enumerate(pairs if names else []):
-            values.append(_measure(pair, number, names, worst, bar))
+    if names or tokens is not None:
+        with progress("comparing", sum(pair.count for pair in pairs), "frame") as bar:
+            for number, pair in enumerate(pairs):
+                found = _measure(pair, number, names, worst, tokens, bar)
+                values += [found] if names else []
     scores = {name: known_mean(np.concatenate([x[name] for x in values])) for name in names}
+    if tokens is not None:
+        scores |= {name: x for name, x in tokens.distances().items() if name in metrics}
     result = Evaluation(values, clip, scores, {}, worst[::-1], facts)
     rows = [row for *_, row in result.clips()]
     result.intervals.update({name: _interval([row[name] for row in rows]) for name in names})
@@ -270,7 +293,12 @@ def _counted(frames: Iterator[Images], advance: Advance) -> Iterator[Images]:
 
 
 def _measure(
-    pair: _Pair, number: int, names: Sequence[str], worst: list[Frame], advance: Advance
+    pair: _Pair,
+    number: int,
+    names: Sequence[str],
+    worst: list[Frame],
+    tokens: "_Tokens | None",
+    advance: Advance,
 ) -> dict[str, np.ndarray]:
     """Compute the scores of all frames of a pair, and keep the worst frames of all pairs."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -289,9 +317,30 @@ def _measure(
             worst.append(Frame(number, done + index, images[index], truth[index], float(error)))
         worst.sort(key=lambda frame: frame.error)
         del worst[:-_WORST]
+        if tokens is not None:
+            tokens.add(images, truth)
         before, done = block[-1:], done + len(block)
         advance(len(block))
     return {name: np.concatenate([np.zeros(0), *x]) for name, x in found.items()}
+
+
+class _Tokens:
+    """The class tokens that CLIP's image encoder has for generated and true frames."""
+
+    def __init__(self, anchor: Anchor):
+        self._encoder = anchor.image_encoder
+        self._sets = [Gaussian(self._encoder.config.width) for _ in range(2)]
+        self._kernel = KernelDistance()
+
+    def add(self, images: Images, truth: Images) -> None:
+        both = [encode_pictures(self._encoder, x, _BLOCK)[:, 0] for x in (images, truth)]
+        for gaussian, features in zip(self._sets, both, strict=True):
+            gaussian.add(features)
+        self._kernel.add(*both)
+
+    def distances(self) -> dict[str, float]:
+        values = frechet_distance(*self._sets), self._kernel.value()
+        return dict(zip(_OF_FEATURES, values, strict=True))
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

@@ -26,6 +26,8 @@ _METRICS = {
     "flicker": ("flicker, grey levels", 3),
     "temporal_error": ("temporal error, grey levels", 3),
     "fvd": ("FVD", 1),
+    "clip_frechet": ("Fréchet distance, CLIP", 3),
+    "clip_kernel": ("kernel distance, CLIP", 4),
 }
 FILES = {"evaluation.json", "evaluation.md", "report.html"}
 _POINTS = 1000  # of a curve, at most

@@ -6,11 +6,10 @@ import numpy as np
 from scipy import ndimage
 
 from anchor_jax.checkpoint import Anchor
-from anchor_jax.compiling import matmul_precision
 from anchor_jax.diffusion.rings import State
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.sharpness import laplacian_variance
-from anchor_jax.generation.networks import clip_pixels, encode_pixels
+from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.shapes import Images
 from anchor_jax.studies.clip import StudyClip, face_region
@@ -68,16 +67,8 @@ class Meter:
         """Compute what does not need the truth: tokens of the head (k, s, c), sharpness (k,), and
         mean and spread of the channels (k, 3)."""
         heads = [frame[self._boxes[i]] for frame, i in zip(frames, indices, strict=True)]
-        size = self._encoder.config.image_size
-        tokens = []
-        for start in range(0, len(heads), _ENCODED):
-            pixels = [clip_pixels(head, size) for head in heads[start : start + _ENCODED]]
-            batch = np.concatenate(pixels + pixels[:1] * (_ENCODED - len(pixels)))
-            with matmul_precision("float32"):
-                encoded = encode_pixels(self._encoder.config, self._encoder.params, batch)
-            tokens.append(np.asarray(encoded)[: len(pixels)])
         return {
-            "tokens": np.concatenate(tokens),
+            "tokens": encode_pictures(self._encoder, heads, _ENCODED),
             "sharpness": laplacian_variance(frames),
             "colour": frames.mean((1, 2)),
             "spread": frames.std((1, 2)),

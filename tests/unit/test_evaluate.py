@@ -13,14 +13,16 @@ from anchor_jax import cli
 from anchor_jax.data.video import read_frames, write_frames, write_video
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.colour import colour
+from anchor_jax.evaluation.frechet import Gaussian, frechet_distance
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.sharpness import sharpness
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
+from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.studies import evaluate as module
 
-PLAIN = tuple(name for name in module.METRICS if name != "fvd")
+PLAIN = (*module._OF_FRAMES, *module._OF_CHANGES)
 
 
 def moving(count: int, seed: int = 0, size: tuple[int, int] = (32, 40)) -> np.ndarray:
@@ -174,6 +176,22 @@ def test_fvd_is_of_all_clips_of_both_sides(videos, monkeypatch):
     assert found.facts["fvd"] == {"length": 9, "stride": 4, "resize": "published", "i3d": "digest"}
     with pytest.raises(AnchorError, match="21 frames, but FVD needs clips of 30"):
         anchor_jax.evaluate(*pair(videos, "a", "b"), ["fvd"], clips=module.Clips(30))
+
+
+def test_sets_of_frames_are_compared_by_their_tokens(videos):
+    """Catches the tokens of one side for both, and a distance that the order of frames changes."""
+    anchor = anchor_jax.load("shipped", networks=["image_encoder"])
+    names = ["clip_frechet", "clip_kernel"]
+    given = pair(videos, "a", "b")
+    found = anchor_jax.evaluate(*given, names, anchor=anchor).scores
+    assert found["clip_frechet"] > 0 and list(found) == names
+    both = [np.concatenate([read_frames(path)[0] for path in paths]) for paths in given]
+    tokens = [encode_pictures(anchor.image_encoder, x, 16)[:, 0] for x in both]
+    first, second = (Gaussian(x.shape[1], x) for x in tokens)
+    expected = frechet_distance(first, second)
+    assert found["clip_frechet"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    with pytest.raises(AnchorError, match="clip_frechet and clip_kernel need an anchor"):
+        anchor_jax.evaluate(*given, names)
 
 
 def test_the_command_writes_numbers_a_table_and_a_page(videos, tmp_path, capsys):

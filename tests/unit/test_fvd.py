@@ -16,6 +16,7 @@ from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation import i3d
 from anchor_jax.evaluation.frechet import Gaussian, frechet_distance
 from anchor_jax.evaluation.fvd import Clips
+from anchor_jax.evaluation.kernel import KernelDistance
 
 
 def gaussian(features: np.ndarray, batch: int = 7) -> Gaussian:
@@ -55,6 +56,35 @@ def test_the_distance_is_that_of_a_matrix_root(count):
     assert found == pytest.approx(expected, rel=1e-9 if count > 8 else 1e-3)
     assert frechet_distance(gaussian(y), gaussian(x)) == pytest.approx(found, rel=1e-6)
     assert abs(frechet_distance(gaussian(x), gaussian(x))) < 1e-5 * np.trace(first)
+
+
+def test_the_kernel_distance_is_the_unbiased_estimate():
+    """Catches products of a vector with itself, another kernel, and an estimate that depends on the
+    batches."""
+    x, y = features(3, 30, 5), features(4, 30, 5, mean=1)
+    kernel = lambda a, b: (a @ b / 5 + 1) ** 3
+    pairs = [(i, j) for i in range(30) for j in range(30)]
+    apart = [(i, j) for i, j in pairs if i != j]
+    expected = np.mean([kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in apart])
+    expected -= 2 * np.mean([kernel(x[i], y[j]) for i, j in pairs])
+    for batch in (30, 7):
+        distance = KernelDistance()
+        for start in range(0, 30, batch):
+            distance.add(x[start : start + batch], y[start : start + batch])
+        assert distance.value() == pytest.approx(expected, rel=1e-9)
+    assert np.isnan(KernelDistance().value())
+
+
+def test_the_kernel_distance_of_one_distribution_is_nothing():
+    """Catches a bias that many vectors do not hide, and vectors of whole blocks that are lost."""
+    rng = np.random.default_rng(0)
+    values = []
+    for shift in (0, 0.5):
+        distance = KernelDistance()
+        for _ in range(40):
+            distance.add(rng.normal(size=(100, 8)), shift + rng.normal(size=(100, 8)))
+        values.append(distance.value())
+    assert abs(values[0]) < 0.01 < 0.3 < values[1]
 
 
 def test_one_vector_has_no_covariance():
