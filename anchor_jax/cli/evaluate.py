@@ -11,7 +11,7 @@ from anchor_jax.cli.options import AnchorFolder, Folder, need_extra, use_compile
 
 _OfFrames = Literal["psnr", "ssim", "l1", "sharpness", "colour", "flicker", "temporal_error"]
 _OfSets = Literal["fvd", "clip_frechet", "clip_kernel"]
-_Videos = Annotated[tuple[Path, ...], arg(metavar="DIR|VIDEO")]
+_Videos = Annotated[tuple[Path, ...], arg(metavar="DIR|VIDEO...")]
 
 
 @tyro.conf.configure(FlagCreatePairsOff)
@@ -29,7 +29,8 @@ class Evaluate:
         generated: videos or folders of images.
         truth: as many, in the same order; equal number of frames, rate and size.
         out: folder for evaluation.json, evaluation.md and report.html.
-        metrics: what is computed.
+        metrics: psnr, ssim, l1, sharpness, colour, flicker, temporal_error, fvd, clip_frechet,
+            clip_kernel.
         anchor: an ANCHOR, or `shipped`, whose image encoder clip_frechet and clip_kernel use. These
             are no FID, and only comparable with the same encoder.
         clip: frames of a row of the table, and of what the bootstrap draws; the paper has 300.
@@ -45,7 +46,7 @@ class Evaluate:
     out: Folder
     metrics: Annotated[
         tuple[_OfFrames | _OfSets, ...] | None,
-        arg(help_behavior_hint="(default: all; those of CLIP with --anchor)"),
+        arg(metavar="METRIC...", help_behavior_hint="(default: all; of CLIP with --anchor)"),
     ] = None
     anchor: Annotated[
         AnchorFolder | None, arg(metavar="ANCHOR", help_behavior_hint="(default: none)")
