@@ -14,6 +14,7 @@ from PIL import Image
 from anchor_jax import checkpoint, cli
 from anchor_jax.assets import open_assets
 from anchor_jax.body.formats import save_motion
+from anchor_jax.cli import options
 from anchor_jax.data import dataset as datasets
 from anchor_jax.data import video
 from anchor_jax.demo import report as demo_report
@@ -76,10 +77,10 @@ def test_frames_of_training_are_spread_over_the_data_set(tmp_path):
         assert np.abs(frames.astype(int) - truth).mean() < 6, name
 
 
-def test_assets_that_are_too_large_are_refused(fresh, test_clip, tmp_path, capsys):
+def test_assets_that_are_too_large_are_refused(drawn, test_clip, tmp_path, capsys):
     """Catches a package that grows, and old assets that are lost for it."""
     out = tmp_path / "assets"
-    words = ["--anchor", fresh, "--pretrained", fresh, "--test", test_clip, "--frames", 2]
+    words = ["--anchor", drawn, "--pretrained", drawn, "--test", test_clip, "--frames", 2]
     assert make_assets([*map(str, words), "--out", str(out), "--most", "1000"]) == 2
     printed = capsys.readouterr()
     assert "expected at most 1,000" in printed.err and "pretrained" in printed.out
@@ -203,7 +204,7 @@ def test_a_full_disk_is_one_error(demo, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(demo_report, "_report", full)
     assert demo() == 2
-    assert "No space left on device" in one_error(capsys)
+    assert "no space left on the disk" in one_error(capsys)
     assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
         "demo",
         "demo/sheet.png",
@@ -288,7 +289,7 @@ def test_finetuning_says_what_it_needs(demo, assets, tmp_path, capsys, monkeypat
     (copy / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
     assert demo("--finetune", assets=copy) == 2
     assert "name a data set with --data" in one_error(capsys)
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     assert demo("--finetune") == 2
     assert "pip install 'anchor-jax[train]'" in one_error(capsys)
     assert os.listdir(tmp_path) == ["assets"]
