@@ -45,6 +45,14 @@ class Clips:
             (self.stride >= 1, f"stride is {self.stride}: expected at least 1"),
         )
 
+    def number(self, frames: int) -> int:
+        """Return how many clips a video of so many frames has.
+
+        >>> [Clips(16, 8).number(frames) for frames in (15, 16, 24)]
+        [0, 1, 2]
+        """
+        return max(0, (frames - self.length) // self.stride + 1)
+
     def cut(self, frames: Iterable[Images]) -> Iterator[np.ndarray]:
         """Cut a video, with one clip in memory.
 
@@ -84,8 +92,8 @@ def clip_features(variables: Params, frames: Iterable[Images], clips: Clips) -> 
     Raises:
         AnchorError: the video is shorter than a clip.
     """
-    logits = [video_logits(variables, clip[None]) for clip in clips.cut(frames)]
-    return np.concatenate([np.asarray(x) for x in logits])
+    # One clip after the other: the device would otherwise keep all that wait for it.
+    return np.concatenate([np.asarray(video_logits(variables, x[None])) for x in clips.cut(frames)])
 
 
 def fvd(generated: np.ndarray, truth: np.ndarray) -> float:

@@ -171,12 +171,9 @@ def evaluate(
     facts: dict[str, Any] = {"videos": [pair.facts() for pair in pairs], "clip": clip}
     variables = None
     if "fvd" in metrics:
+        _check_clips(pairs, cut)
         variables, digest = load_i3d(None if weights is None else Path(weights))
         facts["fvd"] = asdict(cut) | {"i3d": digest}
-        if short := [pair for pair in pairs if pair.count < cut.length]:
-            raise AnchorError(
-                f"{short[0].truth}: {short[0].count} frames, but FVD needs clips of {cut.length}"
-            )
     names = [name for name in (*_OF_FRAMES, *_OF_CHANGES) if name in metrics]
     tokens = None
     if anchor is not None and set(metrics) & set(_OF_FEATURES):
@@ -256,6 +253,19 @@ def _read_pair(generated: Path, truth: Path, resized: bool) -> _Pair:
         (min(size) >= 11, f"{truth} is {show_size(size)}: expected sides of at least 11 pixels"),
     )
     return _Pair(generated, truth, count, size, own_size, rate or true_rate)
+
+
+def _check_clips(pairs: Sequence[_Pair], clips: Clips) -> None:
+    """Check that every video has a clip of FVD, and all together have two."""
+    advice = "leave fvd out of the metrics"
+    for pair in pairs:
+        if not clips.number(pair.count):
+            raise AnchorError(
+                f"{pair.truth}: {pair.count} frames, but FVD needs clips of {clips.length};"
+                f" {advice}"
+            )
+    if sum(clips.number(pair.count) for pair in pairs) < 2:
+        raise AnchorError(f"FVD needs at least two clips of {clips.length} frames; {advice}")
 
 
 def _examine(path: Path) -> tuple[int, Size, Fraction | None]:

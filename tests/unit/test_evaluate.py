@@ -176,6 +176,8 @@ def test_fvd_is_of_all_clips_of_both_sides(videos, monkeypatch):
     assert found.facts["fvd"] == {"length": 9, "stride": 4, "resize": "published", "i3d": "digest"}
     with pytest.raises(AnchorError, match="21 frames, but FVD needs clips of 30"):
         anchor_jax.evaluate(*pair(videos, "a", "b"), ["fvd"], clips=module.Clips(30))
+    with pytest.raises(AnchorError, match="at least two clips of 21 frames"):
+        anchor_jax.evaluate(*pair(videos, "b"), clips=module.Clips(21))
 
 
 def test_sets_of_frames_are_compared_by_their_tokens(videos):
