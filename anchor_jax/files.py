@@ -5,6 +5,7 @@ file survives every failure. A parent folder that is missing is made when writin
 the disk is checked before the work by `check_space`, and every error of writing names the output.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -29,6 +30,12 @@ def cache_folder() -> Path:
     """Return the user's cache folder of anchor-jax, which may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "anchor-jax"
+
+
+def file_hash(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal digits, a part at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_parent(path: Path) -> None:

@@ -16,6 +16,7 @@ float in [0, 1], and the images of the autoencoder float in [-1, 1]. Latents are
 scaling factor unless a docstring says otherwise.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,22 @@ if TYPE_CHECKING:
 Images = np.ndarray  # uint8 (n, h, w, 3)
 Params = dict  # nested: module name -> ... -> array
 Size = tuple[int, int]  # width, height
+
+
+def misfits(
+    found: Mapping[tuple[str, ...], Any], wanted: Mapping[tuple[str, ...], Any]
+) -> list[str]:
+    """Compare the names and shapes of the arrays of a network, by their paths.
+
+    Returns:
+        A phrase for each array that is unknown, missing or of another shape.
+    """
+    problems = [f"{'/'.join(path)} is unknown" for path in found if path not in wanted]
+    for path, leaf in wanted.items():
+        shape = getattr(found.get(path), "shape", "missing")
+        if shape != leaf.shape:
+            problems.append(f"{'/'.join(path)} is {shape}, expected {leaf.shape}")
+    return problems
 
 
 def show_size(size: Size) -> str:

@@ -22,7 +22,6 @@ mean_hands           float32 (2, 15, 3): SMPL-X's mean left and right hand, axis
 group_NAME           uint16: vertices of a part
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import numpy as np
 from anchor_jax.body.arrays import Archive
 from anchor_jax.body.motion import FACIAL_ACTIONS, NUM_JOINTS
 from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.files import file_hash
 
 BODY = Path(__file__).parents[1] / "assets" / "body" / "makehuman.npz"  # the shipped one
 FORMAT = "anchor-jax body 1"
@@ -78,10 +78,9 @@ def is_body_file(path: Path) -> bool:
 
 def describe(path: Path) -> dict[str, Any]:
     """Return size, SHA-256 and provenance of a body file, for the file beside it."""
-    content = path.read_bytes()
     return {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": path.stat().st_size,
+        "sha256": file_hash(path),
         "provenance": json.loads(str(Archive(path, _MAX_BYTES)["provenance"])),
     }
 
@@ -95,7 +94,7 @@ def check_hash(path: Path) -> None:
     beside = path.with_suffix(".json")
     try:
         expected = json.loads(beside.read_text("utf-8"))["sha256"]
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = file_hash(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnchorError(
             f"the free body {path} cannot be read: {first_line(error)}; install anchor-jax again"

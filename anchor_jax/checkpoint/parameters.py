@@ -17,7 +17,7 @@ from anchor_jax import models
 from anchor_jax.compiling import is_out_of_memory
 from anchor_jax.errors import AnchorError, first_line, shorten
 from anchor_jax.models import NetworkConfig
-from anchor_jax.shapes import Params
+from anchor_jax.shapes import Params, misfits
 
 _GROUP_BYTES = 64 << 20  # tensors go to and from disk in groups of about this size
 
@@ -97,12 +97,7 @@ def stored_params(folder: Path, config: NetworkConfig) -> Params:
     with _open(folder) as checkpointer:
         metadata = checkpointer.metadata(folder.absolute()).item_metadata
         stored = flatten(metadata.tree if metadata else {})
-        problems = [f"{'/'.join(path)} is unknown" for path in stored if path not in wanted]
-        for path, leaf in wanted.items():
-            shape = getattr(stored.get(path), "shape", "missing")
-            if shape != leaf.shape:
-                problems.append(f"{'/'.join(path)} is {shape}, expected {leaf.shape}")
-        if problems:
+        if problems := misfits(stored, wanted):
             raise AnchorError(f"does not fit its config: {shorten(problems)}")
         return unflatten(
             {

@@ -245,9 +245,10 @@ def _remove_incomplete(folder: Path) -> None:
     from filelock import FileLock, Timeout
 
     with suppress(Timeout), FileLock(folder / ".lockfile", timeout=10):  # jax's own lock
-        for program in folder.glob("*-cache"):
-            if not program.with_name(f"{program.name.removesuffix('-cache')}-atime").exists():
-                program.unlink()
+        names = set(os.listdir(folder))
+        for name in names:
+            if name.endswith("-cache") and f"{name.removesuffix('-cache')}-atime" not in names:
+                (folder / name).unlink()
 
 
 @contextmanager

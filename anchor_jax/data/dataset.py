@@ -10,7 +10,6 @@ process, starts from the first example again after it was killed (and leaves the
 and writes the fields of an example in the order of a hash, so each process writes other bytes.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -25,7 +24,7 @@ from typing import Any, cast
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line, shorten
-from anchor_jax.files import placed
+from anchor_jax.files import file_hash, placed
 from anchor_jax.progress import Advance, no_advance
 from anchor_jax.shapes import Size
 
@@ -140,7 +139,7 @@ def verify(dataset: Dataset, advance: Advance = no_advance) -> None:
     problems = [
         f"{dataset.shard(index).name} is not what was written (SHA-256)"
         for index, clip in enumerate(dataset.clips)
-        if _hash(dataset.shard(index)) != clip.sha256
+        if file_hash(dataset.shard(index)) != clip.sha256
     ]
     if not problems:
         source = dataset.source()
@@ -225,7 +224,7 @@ def write_shard(
                 )
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
-            return replace(clip, bytes=partial.stat().st_size, sha256=_hash(partial))
+            return replace(clip, bytes=partial.stat().st_size, sha256=file_hash(partial))
     except RuntimeError as error:  # array_record raises it
         raise AnchorError(f"cannot write {path}: {first_line(error)}") from error
 
@@ -311,8 +310,3 @@ def _check(dataset: Dataset, example: Mapping[str, Any], clip: ClipRecord, frame
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_output",
     "check_room",
+    "count_frames",
     "iter_sizes",
     "iter_video",
     "open_stream",
@@ -102,6 +103,15 @@ def read_rate(path: Path) -> Fraction | None:
     """
     with open_video(path) as (_, stream):
         return stream.average_rate or stream.guessed_rate
+
+
+def count_frames(path: Path) -> tuple[int, Size]:
+    """Count the frames of a video and find their size; errors as for `iter_sizes`, so that damage
+    is found before long work."""
+    count, size = 0, (0, 0)
+    for count, (_, size) in enumerate(iter_sizes(path), 1):  # noqa: B007
+        pass
+    return count, size
 
 
 def open_stream(file: BinaryIO, name: str) -> tuple[Fraction | None, Iterator[np.ndarray]]:

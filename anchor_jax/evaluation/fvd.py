@@ -67,8 +67,7 @@ class Clips:
         """
         number, clip = 0, []
         for number, frame in enumerate(frames, 1):
-            begun = number - 1 - (number - 1) % self.stride  # where the last clip began
-            if self.stride > self.length and number - 1 - begun >= self.length:
+            if (number - 1) % self.stride >= self.length:
                 continue  # between two clips
             clip.append(np.asarray(_resize(frame, self.resize)))
             if len(clip) == self.length:

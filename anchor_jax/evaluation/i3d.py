@@ -4,7 +4,6 @@
 Features are (b, t, h, w, c). The modules have the names of the published checkpoint.
 """
 
-import hashlib
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from anchor_jax.errors import AnchorError, shorten
-from anchor_jax.shapes import Array, Params
+from anchor_jax.files import file_hash
+from anchor_jax.shapes import Array, Params, misfits
 from anchor_jax.unpickle import read_tree
 
 SIDE = 224  # pixels of a frame
@@ -123,16 +123,10 @@ def load_i3d(path: Path | None = None) -> tuple[Params, str]:
     wanted: dict[Any, Any] = flatten_dict(_shapes())
     # Statistics of batch norm are (1, 1, 1, 1, c) in the file.
     given = {names: _flat(array, names) for names, array in given.items()}
-    problems = [f"{'/'.join(names)} is unknown" for names in given if names not in wanted]
-    for names, leaf in wanted.items():
-        shape = given[names].shape if names in given else "missing"
-        if shape != leaf.shape:
-            problems.append(f"{'/'.join(names)} is {shape}, expected {leaf.shape}")
-    if problems:
+    if problems := misfits(given, wanted):
         raise AnchorError(f"{path}: not the weights of I3D: {shorten(problems)}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     arrays = {names: jnp.asarray(array, jnp.float32) for names, array in given.items()}
-    return unflatten_dict(arrays), digest
+    return unflatten_dict(arrays), file_hash(path)
 
 
 def _packaged() -> Path:

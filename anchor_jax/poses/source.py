@@ -104,8 +104,7 @@ def open_source(path: Path, size: Size | None = None, follow: float | None = Non
         raise AnchorError(f"{path} does not exist; expected a folder of images or a video")
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         return _open_images(path, list_images(path) if path.is_dir() else [path], size)
-    own_size = next(video.iter_sizes(path))[1]
-    length = sum(1 for _ in video.iter_sizes(path))  # finds damage before the long work
+    length, own_size = video.count_frames(path)
     frames = lambda start: (pixels for _, pixels in islice(video.iter_video(path), start, None))
     return PoseSource(path, _used(own_size, size), own_size, video.read_rate(path), length, frames)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.data.pictures import list_images, read_images, read_size, resize
-from anchor_jax.data.video import iter_sizes, iter_video, read_rate
+from anchor_jax.data.video import count_frames, iter_video, read_rate
 from anchor_jax.errors import AnchorError, require
 from anchor_jax.evaluation.colour import colour
 from anchor_jax.evaluation.frechet import Gaussian, frechet_distance
@@ -275,10 +275,7 @@ def _examine(path: Path) -> tuple[int, Size, Fraction | None]:
     if path.is_dir():
         images = list_images(path)
         return len(images), read_size(images[0]), None
-    count, size = 0, (0, 0)
-    for count, (_, size) in enumerate(iter_sizes(path), 1):  # noqa: B007
-        pass
-    return count, size, read_rate(path)
+    return *count_frames(path), read_rate(path)
 
 
 def _iter_frames(path: Path, size: Size) -> Iterator[Images]:
