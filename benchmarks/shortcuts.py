@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anchor_jax import checkpoint
+from anchor_jax import checkpoint, pages
 from anchor_jax.assets import open_assets
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.diffusion import Sampling
@@ -123,14 +123,14 @@ def measure_rows(
 
 def markdown(rows: dict[str, dict[str, float]]) -> str:
     """Format the table."""
-    lines = [["", *(heading for heading, _ in _COLUMNS.values())], ["---"] * (1 + len(_COLUMNS))]
+    lines = [["", *(heading for heading, _ in _COLUMNS.values())]]
     for title, row in rows.items():
         cells = [
             f"{row[name]:.{decimals}f}" if name in row else ""
             for name, (_, decimals) in _COLUMNS.items()
         ]
         lines.append([title, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return pages.markdown(lines) + "\n"
 
 
 def main(words: list[str] | None = None) -> int:

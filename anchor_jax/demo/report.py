@@ -1,7 +1,6 @@
 """Write the demo's folder: a video, a contact sheet, scores, and a page that shows all of them."""
 
 import html
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import numpy as np
 from anchor_jax.data.dataset import encode
 from anchor_jax.data.video import write_video
 from anchor_jax.files import placed
+from anchor_jax.pages import data_url, page
 from anchor_jax.shapes import Images
-from anchor_jax.studies.pages import data_url, page
-from anchor_jax.studies.results import SCORES, json_safe
+from anchor_jax.studies.results import SCORES, json_text
 from anchor_jax.studies.sheet import sheet_of
 
 # Frames from the start that measure the autoencoder alone, which takes as long as decoding them.
@@ -72,8 +71,7 @@ def write_demo(out: Path, shown: Shown) -> None:
         write_video(partial / "video.mp4", wide, shown.fps)
         (partial / "sheet.png").write_bytes(encode(sheet_of(shown.rows()), 9))
         content = {"scores": _table(shown.scores), **shown.facts}
-        text = json.dumps(json_safe(content), indent=1)
-        (partial / "metrics.json").write_text(text + "\n", "utf-8")
+        (partial / "metrics.json").write_text(json_text(content) + "\n", "utf-8")
         (partial / "report.html").write_text(_report(shown, partial), "utf-8")
 
 
@@ -119,7 +117,7 @@ def _report(shown: Shown, folder: Path) -> str:
             source = data_url("image/png", path.read_bytes())
             label = f"<figcaption>step {int(path.stem):,}</figcaption>"
             parts.append(f'<figure>{label}<img src="{source}"></figure>')
-    facts = html.escape(json.dumps(json_safe(dict(shown.facts)), indent=1))
+    facts = html.escape(json_text(dict(shown.facts)))
     parts.append(f"<h2>How it was made</h2><pre>{facts}</pre>")
     return page("anchor-jax demo", parts)
 

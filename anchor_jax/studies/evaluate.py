@@ -26,7 +26,7 @@ from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
 from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.progress import Advance, Progress, silent
-from anchor_jax.shapes import Images, Size, show_size
+from anchor_jax.shapes import Images, Params, Size, show_size
 
 _OF_FRAMES = {"psnr": psnr, "ssim": ssim, "l1": l1, "sharpness": sharpness, "colour": colour}
 _OF_CHANGES = {"flicker": flicker, "temporal_error": temporal_error}
@@ -154,10 +154,11 @@ def evaluate(
     if metrics is None:
         metrics = METRICS if anchor is not None else (*_OF_FRAMES, *_OF_CHANGES, "fvd")
     unknown = sorted(set(metrics) - set(METRICS))
+    by_tokens = [name for name in _OF_FEATURES if name in metrics]
     require(
         (not unknown, f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}"),
         (
-            anchor is not None or not set(metrics) & set(_OF_FEATURES),
+            anchor is not None or not by_tokens,
             f"{' and '.join(_OF_FEATURES)} need an anchor, whose image encoder they use",
         ),
         (clip >= 1, f"clip is {clip}: expected at least 1"),
@@ -175,9 +176,7 @@ def evaluate(
         variables, digest = load_i3d(None if weights is None else Path(weights))
         facts["fvd"] = asdict(cut) | {"i3d": digest}
     names = [name for name in (*_OF_FRAMES, *_OF_CHANGES) if name in metrics]
-    tokens = None
-    if anchor is not None and set(metrics) & set(_OF_FEATURES):
-        tokens = _Tokens(anchor)
+    tokens = _Tokens(anchor) if anchor is not None and by_tokens else None
     worst: list[Frame] = []
     values: list[dict[str, np.ndarray]] = []
     if names or tokens is not None:
@@ -187,18 +186,13 @@ def evaluate(
                 values += [found] if names else []
     scores = {name: known_mean(np.concatenate([x[name] for x in values])) for name in names}
     if tokens is not None:
-        scores |= {name: x for name, x in tokens.distances().items() if name in metrics}
+        found = tokens.distances()
+        scores |= {name: found[name] for name in by_tokens}
     result = Evaluation(values, clip, scores, {}, worst[::-1], facts)
     rows = [row for *_, row in result.clips()]
     result.intervals.update({name: _interval([row[name] for row in rows]) for name in names})
     if variables is not None:
-        features = []
-        count = sum(pair.count for pair in pairs)
-        with progress("FVD", 2 * count, "frame") as bar:
-            for of in (_Pair.generated_frames, _Pair.true_frames):
-                videos = (_counted(of(pair), bar) for pair in pairs)
-                found = [clip_features(variables, video, cut) for video in videos]
-                features.append(np.concatenate(found))
+        features = _both_features(variables, pairs, cut, progress)
         scores["fvd"], result.intervals["fvd"] = _fvd(*features)
     return result
 
@@ -315,12 +309,15 @@ def _measure(
     while block := list(islice(both, _BLOCK)):
         images, truth = map(np.stack, zip(*block, strict=True))
         joined = [np.stack(x) for x in zip(*before, *block, strict=True)]
+        errors = l1(images, truth)
         for name in names:
-            if name in _OF_FRAMES:
+            if name == "l1":
+                found[name].append(errors)
+            elif name in _OF_FRAMES:
                 found[name].append(_OF_FRAMES[name](images, truth))
             elif len(joined[0]) > 1:
                 found[name].append(_OF_CHANGES[name](*joined))
-        for index, error in enumerate(l1(images, truth)):
+        for index, error in enumerate(errors):
             worst.append(Frame(number, done + index, images[index], truth[index], float(error)))
         worst.sort(key=lambda frame: frame.error)
         del worst[:-_WORST]
@@ -329,6 +326,19 @@ def _measure(
         before, done = block[-1:], done + len(block)
         advance(len(block))
     return {name: np.concatenate([np.zeros(0), *x]) for name, x in found.items()}
+
+
+def _both_features(
+    variables: Params, pairs: Sequence[_Pair], clips: Clips, progress: Progress
+) -> list[np.ndarray]:
+    """Compute the features of all clips of the generated videos, and those of the true ones."""
+    features = []
+    with progress("FVD", 2 * sum(pair.count for pair in pairs), "frame") as bar:
+        for frames_of in (_Pair.generated_frames, _Pair.true_frames):
+            videos = (_counted(frames_of(pair), bar) for pair in pairs)
+            found = [clip_features(variables, video, clips) for video in videos]
+            features.append(np.concatenate(found))
+    return features
 
 
 class _Tokens:

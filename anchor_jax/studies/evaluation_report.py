@@ -1,7 +1,6 @@
 """Write an evaluation: numbers as JSON, a table, and a page with curves and the worst frames."""
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ import numpy as np
 from anchor_jax.data.dataset import encode
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.files import placed
+from anchor_jax.pages import data_url, markdown, page, svg
 from anchor_jax.studies.evaluate import Evaluation
-from anchor_jax.studies.pages import data_url, page, svg
-from anchor_jax.studies.results import json_safe
+from anchor_jax.studies.results import json_text
 from anchor_jax.versions import versions
 
 # Heading with unit, and number of decimals.
@@ -57,8 +56,7 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
     }
     with placed(out) as partial:
         partial.mkdir()
-        text = json.dumps(json_safe(content), indent=1)
-        (partial / "evaluation.json").write_text(text + "\n", "utf-8")
+        (partial / "evaluation.json").write_text(json_text(content) + "\n", "utf-8")
         (partial / "evaluation.md").write_text(table(result) + "\n", "utf-8")
         (partial / "report.html").write_text(_report(result), "utf-8")
 
@@ -66,7 +64,7 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
 def table(result: Evaluation) -> str:
     """Format the scores as a Markdown table: all frames with intervals, then each clip."""
     names = list(result.scores)
-    lines = [["", *(_METRICS[name][0] for name in names)], ["---"] * (1 + len(names))]
+    lines = [["", *(_METRICS[name][0] for name in names)]]
     lines.append(["all", *(_cell(result, name) for name in names)])
     for pair, start, row in result.clips():
         title = f"video {pair + 1}, frames {start + 1} to {_last(result, pair, start)}"
@@ -74,7 +72,7 @@ def table(result: Evaluation) -> str:
     for pair, row in enumerate(result.drift(), 1):
         if any(map(math.isfinite, row.values())):
             lines.append([f"video {pair}, last 10 s minus first 10 s", *_cells(row, names)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
@@ -119,7 +117,7 @@ def _report(result: Evaluation) -> str:
             source = data_url("image/png", encode(np.concatenate(sides, 1), 9))
             title = f"video {frame.video + 1}, frame {frame.number + 1}: L1 {frame.error:.2f}"
             parts.append(f'<figure><figcaption>{title}</figcaption><img src="{source}"></figure>')
-    facts = json.dumps(json_safe(dict(result.facts) | {"versions": versions()}), indent=1)
+    facts = json_text(result.facts | {"versions": versions()})
     parts.append(f"<h2>What was compared</h2><pre>{html.escape(facts)}</pre>")
     return page("anchor-jax evaluate", parts)
 

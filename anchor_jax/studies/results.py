@@ -1,5 +1,6 @@
 """Write the results of a study as a table, a plot and JSON."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from anchor_jax import pages
 from anchor_jax.shapes import Images
-from anchor_jax.studies.pages import svg
 
 _CONFIDENCE = 0.95
 # Columns of the table: score, heading and number of decimals. Every score needs an entry.
@@ -94,13 +95,13 @@ def markdown(results: Mapping[str, Result]) -> str:
             first result.
     """
     names = _present_scores(results)
-    lines = [["", *(SCORES[name][0] for name in names)], ["---"] * (1 + len(names))]
+    lines = [["", *(SCORES[name][0] for name in names)]]
     for title, result in results.items():
         lines.append([title, *(_cell(*result.estimate(name), SCORES[name][1]) for name in names)])
     limits = next(iter(results.values())).autoencoder
     cells = [_cell(limits.get(name, math.nan), 0.0, SCORES[name][1]) for name in names]
     lines.append(["autoencoder alone", *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pages.markdown(lines)
 
 
 def plot(results: Mapping[str, Result]) -> str:
@@ -132,7 +133,7 @@ def plot(results: Mapping[str, Result]) -> str:
         axes.tick_params(labelsize=8)
     key = "bars: 95 % intervals over the seeds; line: the autoencoder alone"
     figure.supxlabel(key, fontsize=9)
-    return svg(figure)
+    return pages.svg(figure)
 
 
 def json_safe(value: Any) -> Any:
@@ -148,6 +149,11 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def json_text(value: Any) -> str:
+    """Format a value as indented JSON, with None for NaN and infinity."""
+    return json.dumps(json_safe(value), indent=1)
 
 
 def _present_scores(results: Mapping[str, Result]) -> list[str]:

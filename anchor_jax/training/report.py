@@ -1,14 +1,13 @@
 """Writes the HTML report of a run: curves, last values, validation grids and settings."""
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anchor_jax.files import write_text
+from anchor_jax.pages import data_url, svg
 
 _PANELS = {  # title: (prefixes of the metrics, logarithmic)
     "loss": (("loss",), True),
@@ -51,10 +50,9 @@ def write_report(
     if grids:
         parts.append("<h2>Validation: pose, generated, truth</h2>")
     for grid in _spread(grids):
-        data = base64.b64encode(grid.read_bytes()).decode()
+        source = data_url("image/png", grid.read_bytes())
         parts.append(
-            f"<figure><figcaption>step {int(grid.stem):,}</figcaption>"
-            f'<img src="data:image/png;base64,{data}"></figure>'
+            f'<figure><figcaption>step {int(grid.stem):,}</figcaption><img src="{source}"></figure>'
         )
     settings_json = html.escape(json.dumps(dict(settings), indent=1))
     parts.append(f"<h2>Settings</h2><pre>{settings_json}</pre>")
@@ -93,6 +91,4 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
             axes.set_yscale("log")
         if len(shown) > 1:
             axes.legend(fontsize=7)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
+    return "".join(svg(figure).partition("<svg")[1:])

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from anchor_jax.errors import first_line
+from anchor_jax.pages import markdown
 from anchor_jax.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +221,7 @@ def table(content: dict[str, Any]) -> str:
     ]
     for name, section in content["sections"].items():
         lines += ["", f"## {name}", ""]
-        lines += _rows(section.get("results", {}))
+        lines.append(_rows(section.get("results", {})))
         notes = list(section.get("notes", []))
         if "error" in section:
             notes.append(f"The section ended with an error: {section['error']}")
@@ -231,16 +232,15 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rows(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Format results as the rows of a table, whose columns are all names of values."""
+def _rows(results: dict[str, dict[str, Any]]) -> str:
+    """Format results as a table, whose columns are all names of values."""
     columns = list(dict.fromkeys(key for result in results.values() for key in result))
     if not columns:
-        return ["(nothing was measured)"]
+        return "(nothing was measured)"
     rows = [["", *columns]]
     for name, result in results.items():
         rows.append([name, *(_show(result.get(column)) for column in columns)])
-    rows.insert(1, ["---"] * (1 + len(columns)))
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return markdown(rows)
 
 
 def _show(value: Any) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from anchor_jax.studies.pages import svg
+from anchor_jax.pages import markdown, svg
 from benchmarks.long_video.scores import SCORES
 
 
@@ -12,7 +12,6 @@ def table(methods: dict[str, Any]) -> str:
     """Format the means of the first cycle and of each minute as a Markdown table. Colours are those
     of red, green and blue."""
     lines = [["", "", *(heading for heading, _ in SCORES.values())]]
-    lines.append(["---"] * len(lines[0]))
     for name, result in methods.items():
         minutes = [(f"minute {i}", row) for i, row in enumerate(result["minutes"], 1)]
         for title, row in [("first cycle", result["cycles"][0]), *minutes]:
@@ -21,7 +20,7 @@ def table(methods: dict[str, Any]) -> str:
                 for key, (_, decimals) in SCORES.items()
             ]
             lines.append([name, title, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def plot(methods: dict[str, Any], minute: int) -> str:

@@ -16,6 +16,7 @@ GROUND = {
         "errors",
         "files",
         "memory",
+        "pages",
         "processes",
         "progress",
         "shapes",

@@ -1,8 +1,9 @@
-"""HTML pages that contain all that they show, and plots for them."""
+"""HTML pages that contain all that they show, plots, and Markdown tables."""
 
 import base64
 import html
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ def page(title: str, parts: list[str]) -> str:
     """Make a page of HTML parts."""
     head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>'
     return f"{head}<style>{_STYLE}</style>{''.join(parts)}\n"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table; the first row has the headings.
+
+    >>> print(markdown([["", "PSNR"], ["ours", "29.3"]]))
+    |  | PSNR |
+    | --- | --- |
+    | ours | 29.3 |
+    """
+    first, *others = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (first, ["---"] * len(first), *others))
 
 
 def data_url(kind: str, content: bytes) -> str:
