@@ -10,16 +10,17 @@ import pickle
 import pickletools
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
 from anchor_jax.errors import AnchorError, first_line
 
-MAX_BYTES = 1 << 30  # limit of a file and of one array: hours of motion
+MAX_BYTES = 1 << 30  # limit of a file, of one array and of all tensors: hours of motion
 
 _RECONSTRUCT = {f"{core}.multiarray._reconstruct" for core in ("numpy.core", "numpy._core")}
 _FROM_BUFFER = {f"{core}.numeric._frombuffer" for core in ("numpy.core", "numpy._core")}
@@ -36,6 +37,7 @@ _STORAGE_TYPES = {
     "torch.IntStorage": "<i4",
     "torch.LongStorage": "<i8",
 }
+_MAGIC = 0x1950A86A20F9469CFC6C  # of torch's format before zip files
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _NAMES = {
     *(_RECONSTRUCT | _FROM_BUFFER | _SCALAR | _TENSOR | _PARAMETER | _STORAGE | _BYTES | _NO_BYTES),
@@ -75,6 +77,12 @@ class _Call:
 
 
 class _Unpickler(pickle.Unpickler):
+    """Makes records of calls, and collects those of torch storages by their keys."""
+
+    def __init__(self, file: io.BytesIO, storages: dict[str, _Call]):
+        super().__init__(file, encoding="latin1")
+        self.storages = storages
+
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full == "collections.OrderedDict":
@@ -84,7 +92,9 @@ class _Unpickler(pickle.Unpickler):
         return _Name(full)
 
     def persistent_load(self, pid: Any) -> Any:
-        return _Call("persistent", pid if isinstance(pid, tuple) else (pid,))
+        record = _Call("persistent", pid)
+        self.storages[_storage_facts(record)[0]] = record
+        return record
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -97,7 +107,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
         AnchorError: the file is too large, damaged, not such a dict, or refers to anything but
             numpy arrays and torch tensors.
     """
-    with _read(path, "a motion file") as content:
+    with _read(path, "a motion file") as file:
+        content = _load(file)
         if isinstance(content, list | tuple) and len(content) == 1:
             content = content[0]
         if isinstance(content, dict):
@@ -128,20 +139,51 @@ def read_tree(path: Path, expected: str) -> dict[tuple[str, ...], np.ndarray]:
             elif isinstance(array := _resolve(value), np.ndarray):
                 leaves[*names, str(name)] = array
 
-    with _read(path, expected) as content:
+    with _read(path, expected) as file:
+        content = _load(file)
         if isinstance(content, dict):
             walk(content, ())
             return leaves
     raise AnchorError(f"{path}: holds a {type(content).__name__}, expected {expected}")
 
 
+def read_tensors(path: Path, expected: str) -> dict[str, np.ndarray]:
+    """Read a state dict that `torch.save` wrote: a zip file, or the format before it.
+
+    Args:
+        path: the file.
+        expected: what it should be, for errors.
+
+    Returns:
+        Name to array. Other values are left out.
+
+    Raises:
+        AnchorError: as `read_pickle`, or a tensor is of another dtype than `_STORAGE_TYPES`.
+    """
+    with _read(path, expected) as file:
+        load = _load_zip if file.getvalue().startswith(b"PK") else _load_stream
+        content, storages = load(file)
+        if isinstance(content, dict):
+            tensors, total = {}, 0
+            for name, value in content.items():
+                if isinstance(value, _Call) and isinstance(name, str):
+                    array = _array(value, lambda call: storages[_storage_facts(call)[0]])
+                    if isinstance(array, np.ndarray):
+                        tensors[name] = array
+                        total += array.nbytes
+                        if total > MAX_BYTES:  # many may share a storage
+                            raise ValueError("tensors that are too large")
+            return tensors
+    raise AnchorError(f"{path}: holds a {type(content).__name__}, expected {expected}")
+
+
 @contextmanager
-def _read(path: Path, expected: str) -> Iterator[Any]:
-    """Read a pickle; errors of the body too become an AnchorError."""
+def _read(path: Path, expected: str) -> Iterator[io.BytesIO]:
+    """Read a file; errors of the body too become an AnchorError."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise AnchorError(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected {expected}")
-        yield _load(io.BytesIO(path.read_bytes()))
+        yield io.BytesIO(path.read_bytes())
     except AnchorError:
         raise
     except OSError as error:
@@ -155,15 +197,72 @@ def _read(path: Path, expected: str) -> Iterator[Any]:
         raise AnchorError(f"{path}: not a complete pickle: {first_line(error)}") from None
 
 
-def _load(file: io.BytesIO) -> Any:
-    """Load one pickle, starting at the current position of `file`."""
+def _load(file: io.BytesIO, storages: dict[str, _Call] | None = None) -> Any:
+    """Load one pickle, starting at the current position of `file`. Records of torch storages are
+    added to `storages`."""
     start = file.tell()
     # Unpickler allocates memory as lengths and memo numbers demand, so check them first.
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
         if opcode.name in _PUTS and not (isinstance(value, int) and 0 <= value <= count):
             raise pickle.UnpicklingError(f"memo {value} after {count} operations")
     end = file.tell()
-    return _Unpickler(io.BytesIO(file.getvalue()[start:end]), encoding="latin1").load()
+    records = {} if storages is None else storages
+    return _Unpickler(io.BytesIO(file.getvalue()[start:end]), records).load()
+
+
+def _load_zip(file: io.BytesIO) -> tuple[Any, dict[str, np.ndarray]]:
+    """Load a torch file that is a zip file: its pickle, and its storages by key."""
+    with ZipFile(file) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != ZIP_STORED for member in members):
+            raise ValueError("a compressed zip file")
+        # Members may overlap, so that a small file would unpack to a large one.
+        if sum(member.file_size for member in members) > len(file.getvalue()):
+            raise ValueError("a zip file with invalid sizes")
+        (name,) = (x.filename for x in members if re.fullmatch(r"[^/]+/data\.pkl", x.filename))
+        folder = name.removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("a file of another byte order")
+        records: dict[str, _Call] = {}
+        content = _load(io.BytesIO(archive.read(name)), records)
+        storages = {}
+        for key, record in records.items():
+            _, dtype, count = _storage_facts(record)
+            storages[key] = np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
+            if len(storages[key]) != count:
+                raise ValueError("a storage of another size")
+    return content, storages
+
+
+def _load_stream(file: io.BytesIO) -> tuple[Any, dict[str, np.ndarray]]:
+    """Load a torch file of the format before zip files: its pickle, and its storages by key."""
+    if _load(file) != _MAGIC:
+        raise ValueError("not a file of torch")
+    for _ in range(2):  # format version, byte order
+        _load(file)
+    records: dict[str, _Call] = {}
+    content = _load(file, records)
+    keys, storages, data = _load(file), {}, file.getvalue()
+    for key in keys:
+        _, dtype, count = _storage_facts(records[key])
+        if np.frombuffer(data, "<i8", 1, file.tell())[0] != count:
+            raise ValueError("a storage of another size")
+        storages[key] = np.frombuffer(data, dtype, count, file.tell() + 8)
+        file.seek(8 + storages[key].nbytes, io.SEEK_CUR)
+    return content, storages
+
+
+def _storage_facts(call: Any) -> tuple[str, np.dtype, int]:
+    """The key of a storage, and type and number of its values."""
+    if not isinstance(call, _Call) or call.name != "persistent" or len(call.args) < 5:
+        raise ValueError("a tensor without its storage")
+    kind, name, key, _, count = call.args[:5]
+    if kind != "storage" or name.name not in _STORAGE_TYPES:
+        raise ValueError("a tensor of an unsupported dtype")
+    if not isinstance(key, str) or not isinstance(count, int) or not 0 <= count <= MAX_BYTES:
+        raise ValueError("a storage with invalid sizes")
+    return key, np.dtype(_STORAGE_TYPES[name.name]), count
 
 
 _OTHER = object()
@@ -181,7 +280,8 @@ def _resolve(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else _OTHER
 
 
-def _array(call: _Call) -> Any:
+def _array(call: _Call, storage_of: Callable[[Any], np.ndarray] | None = None) -> Any:
+    """Make the array of a record. `storage_of` finds the values of a torch storage."""
     if call.name in _RECONSTRUCT:
         _, shape, dtype, fortran, data = call.state  # type: ignore
         return _shaped(data, _dtype(dtype), shape, "F" if fortran else "C")
@@ -192,10 +292,10 @@ def _array(call: _Call) -> Any:
         dtype, data = call.args
         return _shaped(data, _dtype(dtype), (), "C")
     if call.name in _PARAMETER and isinstance(call.args[0], _Call):
-        return _array(call.args[0])
+        return _array(call.args[0], storage_of)
     if call.name in _TENSOR:
         storage, offset, size, stride = call.args[:4]
-        return _strided(_storage(storage), offset, size, stride)
+        return _strided((storage_of or _embedded_storage)(storage), offset, size, stride)
     return _OTHER
 
 
@@ -224,20 +324,12 @@ def _bytes(data: Any) -> bytes | bytearray:
     return data
 
 
-def _storage(call: Any) -> np.ndarray:
-    """The values of a torch storage (of CPU or GPU) in torch's format before zip files."""
+def _embedded_storage(call: Any) -> np.ndarray:
+    """The values of a torch storage (of CPU or GPU) that is pickled as a whole torch file."""
     if not isinstance(call, _Call) or call.name not in _STORAGE:
         raise ValueError("a tensor without its storage")
-    file = io.BytesIO(_bytes(call.args[0]))
-    for _ in range(3):  # magic number, format version, byte order
-        _load(file)
-    storage = _load(file)
-    _load(file)  # the list of keys: one key
-    kind, name, *_ = storage.args
-    if kind != "storage" or name.name not in _STORAGE_TYPES:
-        raise ValueError("a tensor of an unsupported dtype")
-    count, dtype = int.from_bytes(file.read(8), "little"), np.dtype(_STORAGE_TYPES[name.name])
-    return np.frombuffer(file.getvalue(), dtype, count, file.tell())
+    content, storages = _load_stream(io.BytesIO(_bytes(call.args[0])))
+    return storages[_storage_facts(content)[0]]
 
 
 def _strided(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:

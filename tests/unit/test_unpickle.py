@@ -4,6 +4,7 @@ import builtins
 import os
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from anchor_jax.body.arrays import Archive, read_npy
 from anchor_jax.body.formats import read_motion
 from anchor_jax.errors import AnchorError
-from anchor_jax.unpickle import read_pickle
+from anchor_jax.unpickle import read_pickle, read_tensors
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -241,3 +242,124 @@ def test_damaged(tmp_path: Path):
     assert len(messages) > 20 and all(message.isprintable() for message in messages)
     path.write_bytes(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
     refusal(read_pickle, path)
+
+
+def weights(path: Path) -> Any:
+    return read_tensors(path, "weights")
+
+
+def state_dict() -> dict[str, Any]:
+    values = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    return {
+        "plain": values,
+        "transposed": values.T,  # of the same storage
+        "part": values[1:3, ::2],
+        "half": values.half(),
+        "count": torch.tensor(7),
+        "parameter": torch.nn.Parameter(values + 1),
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def rezip(path: Path, change: Any, compression: int = zipfile.ZIP_STORED) -> None:
+    """Write a zip file again; `change` takes the name and bytes of each member."""
+    with zipfile.ZipFile(path) as old:
+        members = [(name, old.read(name)) for name in old.namelist()]
+    with zipfile.ZipFile(path, "w", compression) as new:
+        for name, content in members:
+            new.writestr(name, change(name, content))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dicts(tmp_path: Path, zipped: bool):
+    """Catches storages in another order, one read twice or not at all, strides that are ignored,
+    and values beside the tensors that make a file unreadable."""
+    path = tmp_path / "a.pth"
+    content = OrderedDict(state_dict())
+    content._metadata = {"": {"version": 1}}  # type: ignore
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    found = weights(path)
+    assert found.keys() == content.keys()
+    for name, expected in content.items():
+        np.testing.assert_array_equal(found[name], expected.detach().numpy(), err_msg=name)
+    torch.save(
+        {**content, "epoch": 3, "more": {"x": torch.ones(2)}},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    assert weights(path).keys() == content.keys()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_runs_in_state_dicts(tmp_path: Path, zipped: bool):
+    """Catches a state dict that runs a program, and a list of keys that does."""
+    marker, path = tmp_path / "ran", tmp_path / "a.pth"
+    call = Calls(os.system, f"touch '{marker}'")
+    torch.save({"a": torch.ones(2), "b": call}, path, _use_new_zipfile_serialization=zipped)
+    assert "could run code" in refusal(weights, path)
+    if not zipped:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        keys = pickle.dumps([], 2)
+        assert path.read_bytes().endswith(keys)
+        path.write_bytes(path.read_bytes().removesuffix(keys) + pickle.dumps(call, 2))
+        assert "could run code" in refusal(weights, path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_state_dicts(tmp_path: Path, zipped: bool):
+    """Catches a traceback for a download that stopped, or for a flipped byte."""
+    path = tmp_path / "a.pth"
+    torch.save(state_dict(), path, _use_new_zipfile_serialization=zipped)
+    whole, rng, messages = path.read_bytes(), np.random.default_rng(0), []
+    for size in np.linspace(0, len(whole) - 1, 40).astype(int):
+        path.write_bytes(whole[:size])
+        refusal(weights, path)
+    for at in rng.integers(0, len(whole), 150):
+        path.write_bytes(whole[:at] + rng.bytes(1) + whole[at + 1 :])
+        try:
+            weights(path)
+        except AnchorError as error:
+            messages.append(str(error))
+    assert len(messages) > 20 and all(message.isprintable() for message in messages)
+
+
+def test_declared_sizes_of_state_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Catches memory that a small file demands: members that unpack to more than the file, a
+    storage of another size than declared, many tensors of one storage, another byte order."""
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.zeros(9999)}, path)
+    whole = path.read_bytes()
+    rezip(path, lambda _, content: content, zipfile.ZIP_DEFLATED)
+    assert "compressed" in refusal(weights, path)
+    path.write_bytes(whole)
+    rezip(path, lambda name, content: content[:-4] if "/data/" in name else content)
+    assert "another size" in refusal(weights, path)
+    path.write_bytes(whole)
+    rezip(path, lambda name, content: b"big" if name.endswith("byteorder") else content)
+    assert "byte order" in refusal(weights, path)
+    path.write_bytes(whole.replace(struct.pack("<I", 39996), struct.pack("<I", 1 << 30)))
+    assert "invalid sizes" in refusal(weights, path)
+    path.write_bytes(whole)
+    assert weights(path)["a"].shape == (9999,)
+    torch.save({"a": torch.zeros(9999)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<q", 9999), struct.pack("<q", 9998)))
+    assert "another size" in refusal(weights, path)
+    values = torch.zeros(9999)
+    torch.save({str(i): values for i in range(9)}, path)
+    assert len(weights(path)) == 9
+    monkeypatch.setattr("anchor_jax.unpickle.MAX_BYTES", 100_000)
+    assert "too large" in refusal(weights, path)
+
+
+def test_other_torch_files(tmp_path: Path):
+    """Catches a file without a state dict, or of another kind, that gives no tensors at all."""
+    path = tmp_path / "a.pth"
+    for content in (torch.ones(3), [torch.ones(3)]):
+        torch.save(content, path)
+        assert "expected weights" in refusal(weights, path)
+    path.write_bytes(pickle.dumps({"a": 1}))
+    assert "not a file of torch" in refusal(weights, path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "text")
+    refusal(weights, path)
