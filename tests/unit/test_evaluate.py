@@ -223,7 +223,7 @@ def test_the_command_writes_numbers_a_table_and_a_page(videos, tmp_path, capsys)
     [
         (["--truth", "real/a", "real/b"], "1 generated videos and 2 true ones"),
         (["--truth", "none"], "none does not exist"),
-        (["--truth", "real/a", "--i3d", "none", "--metrics", "fvd"], "none: cannot be read"),
+        (["--truth", "real/a", "--weights", "none", "--metrics", "fvd"], "none is no folder"),
     ],
 )
 def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, words, message):

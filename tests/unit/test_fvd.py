@@ -215,13 +215,15 @@ def test_i3d_is_torchs():
 
 def test_other_weights_are_refused_in_one_line(tmp_path, monkeypatch):
     """Catches a traceback, and a number that another network gave."""
-    path = tmp_path / "weights.ckpt"
+    path = tmp_path / i3d.FILE.name
     path.write_bytes(pickle.dumps({"params": {"Conv3d_1a_7x7": {"kernel": np.zeros((2, 2))}}}))
     with pytest.raises(AnchorError, match=r"not the weights of I3D.*unknown.*expected") as error:
-        i3d.load_i3d(path)
+        i3d.load_i3d(tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(AnchorError, match="cannot be read"):
-        i3d.load_i3d(tmp_path / "none.ckpt")
+    with pytest.raises(AnchorError, match="none is no folder"):
+        i3d.load_i3d(tmp_path / "none")
+    path.unlink()
     monkeypatch.setattr(i3d, "find_spec", lambda _: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(AnchorError, match=r"i3d-kinetics-400.ckpt.*af5c50.*anchor-jax\[evaluate\]"):
         i3d.load_i3d()
