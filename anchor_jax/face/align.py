@@ -27,25 +27,36 @@ _CHANNEL_BITS = 20  # of a channel in an integer of 64 bits, see `_mix_bytes`
 def estimate_transforms(landmarks: Num[np.ndarray, "n 5 2"]) -> Float[np.ndarray, "n 2 3"]:
     """Fit the similarity transforms that map landmarks to their positions in a crop.
 
-    Least squares, Umeyama 1991, equations 40 to 42, https://doi.org/10.1109/34.88573. In the plane,
-    with points as complex numbers, rotation and scale are the complex factor
-    sum(conj(p) q) / sum(|p|^2) of the centred landmarks p and target positions q.
-
     Args:
         landmarks: x, y of left eye, right eye, nose, left and right mouth corner, image-left first.
 
     Returns:
-        float64 [rotation and scale | translation]: crop = transform @ (x, y, 1). NaN if a landmark
-        is NaN or all five are equal.
+        as `fit_similarities`: crop = transform @ (x, y, 1).
 
     >>> landmarks = np.array([[[96, 120], [159, 120], [128, 157], [101, 186], [157, 186]]])
     >>> scales(estimate_transforms(landmarks)).round(1)  # an upright face of half the size
     array([2.])
     """
-    points = np.asarray(landmarks, np.float64) @ (1, 1j)
-    target = _TEMPLATE @ np.array([1, 1j])
-    centre, target_centre = points.mean(1, keepdims=True), target.mean()
-    p, q = points - centre, target - target_centre
+    return fit_similarities(landmarks, _TEMPLATE)
+
+
+def fit_similarities(
+    points: Num[np.ndarray, "n k 2"], targets: Num[np.ndarray, "k 2"]
+) -> Float[np.ndarray, "n 2 3"]:
+    """Fit the similarity transforms that map each set of points to the targets.
+
+    Least squares, Umeyama 1991, equations 40 to 42, https://doi.org/10.1109/34.88573. In the plane,
+    with points as complex numbers, rotation and scale are the complex factor
+    sum(conj(p) q) / sum(|p|^2) of the centred points p and targets q.
+
+    Returns:
+        float64 [rotation and scale | translation]: target = transform @ (x, y, 1). NaN if a point
+        of the set is NaN or all are equal.
+    """
+    given = np.asarray(points, np.float64) @ (1, 1j)
+    target = targets @ np.array([1, 1j])
+    centre, target_centre = given.mean(1, keepdims=True), target.mean()
+    p, q = given - centre, target - target_centre
     with np.errstate(invalid="ignore", divide="ignore"):
         factor = (p.conj() * q).sum(1) / (abs(p) ** 2).sum(1)
         shift = target_centre - factor * centre[:, 0]

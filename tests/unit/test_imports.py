@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "body": set(),
     "face": set(),
     "data": set(),
-    "evaluation": set(),
+    "evaluation": {"face"},
     "checkpoint": {"assets", "models", "diffusion", "face", "data", "poses"},
     "poses": {"body", "data", "face"},
     "generation": {"checkpoint", "diffusion", "face", "models"},
