@@ -64,6 +64,24 @@ def fit_similarities(
     return np.moveaxis(np.array(rows), 2, 0)
 
 
+def square(
+    centre: Float[np.ndarray, "2"], side: float, angle: float, size: int
+) -> Float[np.ndarray, "2 3"]:
+    """Make the transform from an image to a square crop of a turned square.
+
+    Args:
+        centre: x, y of the square.
+        side: of the square, image pixels.
+        angle: direction of the square's upper side, radians; positive turns x towards y.
+        size: side of the crop, pixels.
+    """
+    factor = complex(np.exp(-1j * angle)) * size / side
+    shift = (size - 1) / 2 * (1 + 1j) - factor * complex(*centre)
+    return np.array(
+        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
+    )
+
+
 def invert(transforms: Float[np.ndarray, "n 2 3"]) -> Float[np.ndarray, "n 2 3"]:
     """Invert transforms, for example to map crop pixels back to image pixels."""
     matrices = np.linalg.inv(transforms[:, :, :2])

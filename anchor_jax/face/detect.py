@@ -6,15 +6,15 @@ https://arxiv.org/abs/1907.06724) places 468 points on it, of which five landmar
 Both models are files of the mediapipe package (Apache-2.0) and are run by ai-edge-litert.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from anchor_jax.errors import AnchorError, first_line
-from anchor_jax.face.align import invert, warp
+from anchor_jax.errors import AnchorError
+from anchor_jax.face.align import invert, square, warp
+from anchor_jax.face.litert import Model
 from anchor_jax.files import cache_folder
 from anchor_jax.shapes import Images
 
@@ -68,10 +68,8 @@ class Detector:
     """
 
     def __init__(self, folder: Path) -> None:
-        if find_spec("ai_edge_litert") is None:
-            raise AnchorError("detecting faces needs more packages: pip install 'anchor-jax[face]'")
-        self._detector = _Model(folder / _DETECTOR_FILE, (1, _DETECTOR_SIDE, _DETECTOR_SIDE, 3))
-        self._mesh = _Model(folder / _MESH_FILE, (1, _MESH_SIDE, _MESH_SIDE, 3))
+        self._detector = Model(folder / _DETECTOR_FILE, (1, _DETECTOR_SIDE, _DETECTOR_SIDE, 3))
+        self._mesh = Model(folder / _MESH_FILE, (1, _MESH_SIDE, _MESH_SIDE, 3))
         self._anchors = _anchors()
 
     def find(self, picture: Images) -> Float[np.ndarray, "5 2"]:
@@ -99,9 +97,9 @@ class Detector:
         """The transform to Face Mesh's input, an upright square around the best-scored face."""
         height, width, _ = picture.shape
         side = max(height, width)
-        square = np.zeros((side, side, 3), np.uint8)
-        square[:height, :width] = picture
-        small = Image.fromarray(square).resize(
+        padded = np.zeros((side, side, 3), np.uint8)
+        padded[:height, :width] = picture
+        small = Image.fromarray(padded).resize(
             (_DETECTOR_SIDE, _DETECTOR_SIDE), Image.Resampling.BILINEAR
         )
         boxes, scores = self._detector(np.asarray(small, np.float32)[None] / 127.5 - 1)
@@ -113,36 +111,9 @@ class Detector:
         centre = (numbers[:2] + anchor) * side
         left_eye, right_eye = (numbers[4:8].reshape(2, 2) + anchor) * side
         across = right_eye - left_eye
-        turn = np.exp(-1j * np.arctan2(across[1], across[0]))
-        factor = turn * _MESH_SIDE / (_MARGIN * side * max(numbers[2:4]))
-        shift = (_MESH_SIDE - 1) / 2 * (1 + 1j) - factor * complex(*(centre - 0.5))
-        return np.array(
-            [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
-        )
-
-
-class _Model:
-    """A model file as a function from one array to all outputs, the largest first."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=1)
-            self._interpreter.allocate_tensors()
-            (entry,) = self._interpreter.get_input_details()
-        except (ValueError, RuntimeError) as error:
-            raise AnchorError(f"{path} is not a readable model: {first_line(error)}") from error
-        if tuple(entry["shape"]) != shape:
-            raise AnchorError(f"{path} takes {tuple(entry['shape'])}; expected {shape}")
-        self._entry = entry["index"]
-        outputs = self._interpreter.get_output_details()
-        self._outputs = [o["index"] for o in sorted(outputs, key=lambda o: -np.prod(o["shape"]))]
-
-    def __call__(self, array: np.ndarray) -> list[np.ndarray]:
-        self._interpreter.set_tensor(self._entry, array)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
+        angle = float(np.arctan2(across[1], across[0]))
+        margin = _MARGIN * side * float(numbers[2:4].max())
+        return square(centre - 0.5, margin, angle, _MESH_SIDE)
 
 
 def _anchors() -> np.ndarray:

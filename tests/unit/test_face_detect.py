@@ -5,7 +5,7 @@ import pytest
 
 from anchor_jax.data import video
 from anchor_jax.errors import AnchorError
-from anchor_jax.face import detect
+from anchor_jax.face import detect, litert
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,6 @@ def test_a_file_that_is_no_model_is_one_error(tmp_path):
 
 def test_a_missing_package_is_reported(tmp_path, monkeypatch):
     """Catches an ImportError where only the models are there."""
-    monkeypatch.setattr(detect, "find_spec", lambda name: None)
+    monkeypatch.setattr(litert, "find_spec", lambda name: None)
     with pytest.raises(AnchorError, match=r"pip install 'anchor-jax\[face\]'"):
         detect.Detector(tmp_path)
