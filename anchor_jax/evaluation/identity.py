@@ -7,6 +7,7 @@ the names of the files, which are those of face-api.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from jaxtyping import Float, Num
 
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.evaluation.weights import WeightFile, fit
-from anchor_jax.face.align import fit_similarities
+from anchor_jax.face.align import fit_similarities, warp
 from anchor_jax.files import file_hash
 from anchor_jax.shapes import Array, Images, Params
 
@@ -267,3 +268,26 @@ def identity_distance(
     Faces of one person usually are nearer than `SAME`.
     """
     return np.linalg.norm(np.asarray(first, np.float64) - second, axis=1)
+
+
+def describe_faces(
+    variables: Params, frames: Images, points: Sequence[Float[np.ndarray, "5 2"]]
+) -> Float[np.ndarray, "n d"]:
+    """Cut out and describe the faces in frames.
+
+    Args:
+        variables: from `load_descriptor`.
+        frames: uint8 (n, h, w, 3).
+        points: of each frame the points of `chip_transform`, but in continuous pixels, (0, 0) being
+            the frame's corner; NaN where no face is seen.
+
+    Returns:
+        (n, 128); NaN where no face is seen.
+    """
+    transforms = chip_transform(np.stack(points) - 0.5)
+    seen = np.isfinite(transforms).all((1, 2))
+    found = np.full((len(frames), NUM_FEATURES), np.nan)
+    if seen.any():
+        chips = warp(frames[seen], transforms[seen], (SIDE, SIDE))
+        found[seen] = describe(variables, chips)
+    return found

@@ -1,0 +1,150 @@
+"""Reads landmarks that others found in a video: OpenPose's or COCO-WholeBody's JSON files."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.evaluation.people import Person
+
+Landmarks = Callable[[int], Person]  # from the number of a frame, from 0
+
+_MOST_BYTES = 1 << 28  # of a file
+# Places of COCO's 17 points among those of OpenPose's models.
+_BODY_25 = (0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11)
+_BODY_18 = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
+# Confidence from which a point counts as seen: of body, face and hands, as OpenPose draws them.
+_OPENPOSE = (0.05, 0.4, 0.2)
+_COCO = 0.3  # as MMPose draws them; annotations by hand have 1 or 2
+_WHOLE_BODY = 133  # points: 17 of the body, 6 of the feet, 68 of the face, 21 of each hand
+EXPECTED = (
+    "expected a folder of OpenPose's *_keypoints.json, a file for each frame, or a JSON file in the"
+    " format of COCO-WholeBody"
+)
+
+
+def read_keypoints(path: Path, count: int) -> Landmarks:
+    """Open the landmarks of a video. Of several people in a frame the one with the highest
+    confidence is taken.
+
+    Args:
+        path: a folder of OpenPose's files, which are read as they are needed, or a file in the
+            format of COCO-WholeBody's annotations or results.
+        count: number of frames of the video.
+
+    Returns:
+        The landmarks by frame. Frames without anybody have none.
+
+    Raises:
+        AnchorError: it is not readable, or for another number of frames.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*_keypoints.json"))
+        if len(files) != count:
+            raise AnchorError(
+                f"{path} has {len(files)} files *_keypoints.json; expected {count}, one a frame"
+            )
+        return lambda number: _openpose(files[number])
+    if not path.is_file():
+        raise AnchorError(f"{path} does not exist; {EXPECTED}")
+    frames = _coco(path, count)
+    return lambda number: frames.get(number) or Person.nobody()
+
+
+def _openpose(path: Path) -> Person:
+    content = _read(path)
+    people = content.get("people") if isinstance(content, dict) else None
+    if not isinstance(people, list):
+        raise AnchorError(f'{path}: no list "people"; {EXPECTED}')
+    found = []
+    for person in people:
+        names = "pose", "face", "hand_left", "hand_right"
+        body, face, *hands = (_points(path, person, f"{name}_keypoints_2d") for name in names)
+        order = {25: _BODY_25, 18: _BODY_18}.get(len(body))
+        if order is None:
+            raise AnchorError(f"{path}: {len(body)} points of a body; expected 25 or 18")
+        face = _length(path, face, 70)[:68]
+        parts = [body[list(order)], face, *(_length(path, hand, 21) for hand in hands)]
+        found.append(_person(parts, _OPENPOSE))
+    return _best(found)
+
+
+def _coco(path: Path, count: int) -> dict[int, Person]:
+    content = _read(path)
+    images: list[Any] = []
+    rows = content
+    if isinstance(content, dict):
+        images, rows = content.get("images") or [], content.get("annotations")
+    if not isinstance(rows, list) or not all(isinstance(x, dict) for x in [*images, *rows]):
+        raise AnchorError(f"{path}: no list of annotations; {EXPECTED}")
+    numbers = {image.get("id"): number for number, image in enumerate(images)}
+    found = defaultdict(list)
+    ids = [row.get("image_id") for row in rows]
+    if not numbers:
+        if not all(isinstance(x, int) for x in ids):
+            raise AnchorError(f'{path}: an "image_id" that is no number, and no list of images')
+        first = 0 if 0 in ids else 1
+        numbers = {first + number: number for number in range(count)}
+    if (images and len(images) != count) or not set(ids) <= set(numbers):
+        described = f"{len(images)} images" if images else f"image ids up to {max(ids)}"
+        raise AnchorError(f"{path} has {described}; expected {count}, one a frame")
+    for row in rows:
+        body = _points(path, row, "keypoints")
+        if len(body) == _WHOLE_BODY:
+            parts = [body[:17], body[23:91], body[91:112], body[112:]]
+        else:
+            names = "face_kpts", "lefthand_kpts", "righthand_kpts"
+            parts = [body, *(_points(path, row, name) for name in names)]
+        parts = [_length(path, x, k) for x, k in zip(parts, (17, 68, 21, 21), strict=True)]
+        found[numbers[row["image_id"]]].append(_person(parts, (_COCO,) * 3))
+    return {number: _best(people) for number, people in found.items()}
+
+
+def _person(parts: Sequence[np.ndarray], least: Sequence[float]) -> tuple[Person, float]:
+    """Make a person from x, y and confidence of body, face, left and right hand; also return the
+    sum of the body's confidence."""
+    body, face, left, right = parts
+    points = [
+        np.where(x[..., 2:] > limit, x[..., :2], np.nan)
+        for x, limit in zip((body, face, np.stack([left, right])), least, strict=True)
+    ]
+    return Person(points[0], points[1], points[2], np.full((5, 2), np.nan)), float(body[:, 2].sum())
+
+
+def _best(people: list[tuple[Person, float]]) -> Person:
+    return max(people, key=lambda x: x[1])[0] if people else Person.nobody()
+
+
+def _points(path: Path, row: Any, name: str) -> np.ndarray:
+    """Read rows of x, y and confidence, float64 (k, 3); k is 0 if there are none."""
+    try:
+        values = np.array(row.get(name) or [], np.float64).reshape(-1, 3)
+        if not np.isfinite(values).all():
+            raise ValueError
+    except (AttributeError, TypeError, ValueError):
+        raise AnchorError(
+            f"{path}: {name} is not a list of x, y and confidence; {EXPECTED}"
+        ) from None
+    return values
+
+
+def _length(path: Path, points: np.ndarray, count: int) -> np.ndarray:
+    """Check the number of points; none at all are as many unseen ones."""
+    if not len(points):
+        return np.zeros((count, 3))
+    if len(points) != count:
+        raise AnchorError(f"{path}: {len(points)} points; expected {count}")
+    return points
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"larger than {_MOST_BYTES >> 20} MiB")
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnchorError(f"{path}: not a readable JSON file: {first_line(error)}") from None
