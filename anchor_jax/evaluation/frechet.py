@@ -39,6 +39,15 @@ class Gaussian:
         self.mean = self.mean + shift * (len(features) / total)
         self.count = total
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what `restore` needs to go on."""
+        return {"count": np.array(self.count), "mean": self.mean, "scatter": self._scatter}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state`."""
+        self.count = int(state["count"])
+        self.mean, self._scatter = state["mean"], state["scatter"].copy()
+
     def covariance(self) -> np.ndarray:
         """Return the covariance of the sample, float64 (d, d), with the divisor n - 1.
 
@@ -65,4 +74,5 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     roots = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0))
     shift = first.mean - second.mean
-    return float(shift @ shift + sum(map(np.trace, covariances)) - 2 * roots.sum())
+    distance = float(shift @ shift + sum(map(np.trace, covariances)) - 2 * roots.sum())
+    return max(distance, 0.0)  # it is below zero by rounding alone

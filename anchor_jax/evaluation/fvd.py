@@ -65,16 +65,53 @@ class Clips:
         Raises:
             AnchorError: the video is shorter than a clip.
         """
-        number, clip = 0, []
-        for number, frame in enumerate(frames, 1):
-            if (number - 1) % self.stride >= self.length:
-                continue  # between two clips
-            clip.append(np.asarray(_resize(frame, self.resize)))
-            if len(clip) == self.length:
-                yield np.stack(clip)
-                clip = clip[self.stride :]
-        if number < self.length:
-            raise AnchorError(f"{number} frames: FVD needs at least one clip of {self.length}")
+        cutter = ClipCutter(self)
+        for frame in frames:
+            if (clip := cutter.add(frame)) is not None:
+                yield clip
+        if cutter.count < self.length:
+            raise AnchorError(
+                f"{cutter.count} frames: FVD needs at least one clip of {self.length}"
+            )
+
+
+class ClipCutter:
+    """Cuts a video whose frames come one by one.
+
+    Args:
+        clips: how it is cut.
+
+    Attributes:
+        count: number of frames so far.
+    """
+
+    def __init__(self, clips: Clips):
+        self._clips = clips
+        self.count = 0
+        self._frames: list[np.ndarray] = []  # of the clip that is not complete
+
+    def add(self, frame: Images) -> np.ndarray | None:
+        """Take a frame, uint8 (h, w, 3). Return the clip that it completes, if it does."""
+        length, stride = self._clips.length, self._clips.stride
+        self.count += 1
+        if (self.count - 1) % stride >= length:
+            return None  # between two clips
+        self._frames.append(np.asarray(_resize(frame, self._clips.resize)))
+        if len(self._frames) < length:
+            return None
+        clip = np.stack(self._frames)
+        del self._frames[:stride]
+        return clip
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what `restore` needs to go on."""
+        empty = np.zeros((0, SIDE, SIDE, 3), np.float32)
+        frames = np.stack(self._frames) if self._frames else empty
+        return {"count": np.array(self.count), "frames": frames}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state`."""
+        self.count, self._frames = int(state["count"]), list(state["frames"])
 
 
 def clip_features(variables: Params, frames: Iterable[Images], clips: Clips) -> np.ndarray:
@@ -91,8 +128,13 @@ def clip_features(variables: Params, frames: Iterable[Images], clips: Clips) -> 
     Raises:
         AnchorError: the video is shorter than a clip.
     """
-    # One clip after the other: the device would otherwise keep all that wait for it.
-    return np.concatenate([np.asarray(video_logits(variables, x[None])) for x in clips.cut(frames)])
+    return np.stack([clip_logits(variables, clip) for clip in clips.cut(frames)])
+
+
+def clip_logits(variables: Params, clip: np.ndarray) -> np.ndarray:
+    """Compute the logits of a clip of `Clips.cut`, float32 (400,), and wait for them: the device
+    would otherwise keep all clips that wait for it."""
+    return np.asarray(video_logits(variables, clip[None]))[0]
 
 
 def fvd(generated: np.ndarray, truth: np.ndarray) -> float:

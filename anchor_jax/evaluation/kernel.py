@@ -26,6 +26,19 @@ class KernelDistance:
         if self._count >= _BLOCK:
             self._estimate()
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what `restore` needs to go on."""
+        sides = list(zip(*self._waiting, strict=True)) or [[np.zeros((0, 0))]] * 2
+        first, second = map(np.concatenate, sides)
+        done = np.array([self._sum, self._weight])
+        return {"first": first, "second": second, "done": done}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from a `state`."""
+        self._sum, self._weight = float(state["done"][0]), int(state["done"][1])
+        self._count = len(state["first"])
+        self._waiting = [(state["first"], state["second"])] if self._count else []
+
     def value(self) -> float:
         """Return the distance, which may be slightly negative; NaN of fewer than two vectors."""
         if self._count > 1 and (not self._weight or self._count >= _BLOCK // 2):

@@ -1,4 +1,4 @@
-"""Keep what an unfinished generation needs to go on after any stop, also SIGKILL.
+"""Keep what unfinished work needs to go on after any stop, also SIGKILL.
 
 Beside the video `talk.mp4` there is a hidden folder `.talk.mp4.unfinished` until it is complete. It
 holds the frames that are finished (see `data.video_parts`) and the state of the stages with the
@@ -140,7 +140,7 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
         with named_errors(out):
             lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise AnchorError(f"another process is generating {out}: wait for it") from None
+        raise AnchorError(f"another process is making {out}: wait for it") from None
     try:
         yield
     finally:

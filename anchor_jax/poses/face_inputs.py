@@ -147,7 +147,7 @@ def read_track(
     n, height, width = shape
     if files.landmarks is not None:
         own_size = lambda: _own_size(files.poses)
-        points, visible = _read_landmarks(files.landmarks, shape, own_size)
+        points, visible = read_landmarks(files.landmarks, shape, own_size)
     else:
         assert files.detector is not None
         find, visible, points = detect.Detector(files.detector).find, None, np.empty((n, 5, 2))
@@ -208,7 +208,7 @@ def detect_as_read(
         yield from chunk(last=True)
 
 
-def _read_landmarks(
+def read_landmarks(
     path: Path, shape: tuple[int, int, int], own_size: Callable[[], Size]
 ) -> tuple[Float[np.ndarray, "n 5 2"], Bool[np.ndarray, "n 5"] | None]:
     """Read a landmark file.

@@ -11,24 +11,35 @@ from anchor_jax.data.dataset import encode
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.files import placed
 from anchor_jax.pages import data_url, markdown, page, svg
-from anchor_jax.studies.evaluate import Evaluation
+from anchor_jax.studies.evaluation import Evaluation
 from anchor_jax.studies.results import json_text
 from anchor_jax.versions import versions
 
 # Heading with unit, and number of decimals.
-_METRICS = {
+METRICS = {
     "psnr": ("PSNR, dB", 2),
     "ssim": ("SSIM", 3),
     "l1": ("L1, grey levels", 2),
+    "lpips": ("LPIPS", 4),
+    "stlpips": ("ST-LPIPS", 4),
     "sharpness": ("sharpness / truth", 3),
     "colour": ("colour error, grey levels", 2),
     "flicker": ("flicker, grey levels", 3),
     "temporal_error": ("temporal error, grey levels", 3),
-    "fvd": ("FVD", 1),
+    "flow_error": ("warping error", 6),
+    "lmd_body": ("LMD body, px", 2),
+    "lmd_face": ("LMD face, px", 2),
+    "lmd_hands": ("LMD hands, px", 2),
+    "jitter": ("jitter, px", 3),
+    "identity": ("identity distance", 3),
+    "fid": ("FID", 2),
+    "kid": ("KID", 5),
     "clip_frechet": ("Fréchet distance, CLIP", 3),
     "clip_kernel": ("kernel distance, CLIP", 4),
+    "fvd": ("FVD", 1),
 }
 FILES = {"evaluation.json", "evaluation.md", "report.html"}
+_FLOOR = "noise floor"
 _POINTS = 1000  # of a curve, at most
 
 
@@ -48,9 +59,11 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
         "clips": [
             {"pair": pair, "first frame": start, **row} for pair, start, row in result.clips()
         ],
+        "noise floors": result.floors,
         "drift": result.drift(),
         "frames": [{name: x.tolist() for name, x in pair.items()} for pair in result.values],
         "worst": [{"pair": x.video, "frame": x.number, "l1": x.error} for x in result.worst],
+        "notes": result.notes,
         **result.facts,
         "versions": versions(),
     }
@@ -62,10 +75,13 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
 
 
 def table(result: Evaluation) -> str:
-    """Format the scores as a Markdown table: all frames with intervals, then each clip."""
+    """Format the scores as a Markdown table: all frames with intervals, noise floors, then each
+    clip."""
     names = list(result.scores)
-    lines = [["", *(_METRICS[name][0] for name in names)]]
+    lines = [["", *(METRICS[name][0] for name in names)]]
     lines.append(["all", *(_cell(result, name) for name in names)])
+    if result.floors:
+        lines.append([_FLOOR, *_cells(result.floors, names)])
     for pair, start, row in result.clips():
         title = f"video {pair + 1}, frames {start + 1} to {_last(result, pair, start)}"
         lines.append([title, *_cells(row, names)])
@@ -76,7 +92,7 @@ def table(result: Evaluation) -> str:
 
 
 def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    return [_number(row.get(name, math.nan), _METRICS[name][1]) for name in names]
+    return [_number(row.get(name, math.nan), METRICS[name][1]) for name in names]
 
 
 def _last(result: Evaluation, pair: int, start: int) -> int:
@@ -85,7 +101,7 @@ def _last(result: Evaluation, pair: int, start: int) -> int:
 
 def _cell(result: Evaluation, name: str) -> str:
     low, high = result.intervals.get(name, (math.nan, math.nan))
-    decimals = _METRICS[name][1]
+    decimals = METRICS[name][1]
     text = _number(result.scores[name], decimals)
     return f"{text} [{low:.{decimals}f}, {high:.{decimals}f}]" if math.isfinite(low) else text
 
@@ -96,13 +112,23 @@ def _number(value: float, decimals: int) -> str:
 
 def _report(result: Evaluation) -> str:
     names = list(result.scores)
-    head = "".join(f"<th>{html.escape(_METRICS[name][0])}</th>" for name in names)
-    rows = "".join(f"<td>{_cell(result, name)}</td>" for name in names)
+    head = "".join(f"<th>{html.escape(METRICS[name][0])}</th>" for name in names)
+    rows = [[_cell(result, name) for name in names]]
+    if result.floors:
+        rows.append(_cells(result.floors, names))
+    cells = "".join(
+        f"<tr><th>{title}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
+        for title, row in zip(("all", _FLOOR), rows, strict=False)
+    )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     parts = [
         "<h1>Generated videos and their truth</h1>",
-        f"<table><tr>{head}</tr><tr>{rows}</tr></table>",
+        f"<table><tr><th></th>{head}</tr>{cells}</table>",
         f"<p>Means over all frames. In brackets the 95 % interval by bootstrap over clips of"
-        f" {result.clip} frames; FVD: over its clips. There is none for a single clip.</p>",
+        f" {result.clip} frames; FVD: over its clips. There is none for a single clip."
+        " Noise floor: what the truth scores against itself, slightly compressed or resized;"
+        " differences below it mean nothing.</p>",
+        f"<ul>{notes}</ul>",
     ]
     if result.values:
         parts += [
@@ -133,7 +159,7 @@ def _curves(result: Evaluation) -> str:
         for pair, values in enumerate(result.values):
             means, places = _thinned(values[name])
             axes.plot(places, means, linewidth=1, label=f"video {pair + 1}")
-        axes.set_title(_METRICS[name][0], fontsize=9)
+        axes.set_title(METRICS[name][0], fontsize=9)
         axes.tick_params(labelsize=8)
     if len(result.values) > 1:
         figure.axes[0].legend(fontsize=8)

@@ -19,10 +19,13 @@ from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.sharpness import sharpness
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.evaluation.temporal import flicker, temporal_error
+from anchor_jax.generation import unfinished
 from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.studies import evaluate as module
+from anchor_jax.studies import measures
+from anchor_jax.studies.evaluation import Evaluation
 
-PLAIN = (*module._OF_FRAMES, *module._OF_CHANGES)
+PLAIN = (*module.OF_FRAMES, *module.OF_CHANGES)
 
 
 def moving(count: int, seed: int = 0, size: tuple[int, int] = (32, 40)) -> np.ndarray:
@@ -78,7 +81,7 @@ def test_drift_is_from_the_first_ten_seconds_to_the_last():
     levels = np.repeat([0, 2, 20, 5, 5], 10)  # by the ten seconds, at one frame a second
     facts = {"videos": [{"frames per second": "1"}, {"frames per second": None}]}
     values = [{"l1": levels.astype(float)}] * 2
-    first, second = module.Evaluation(values, 300, {}, {}, [], facts).drift()
+    first, second = Evaluation(values, 300, {}, {}, facts=facts).drift()
     assert first == {"l1": 5} and np.isnan(second["l1"])
 
 
@@ -158,26 +161,27 @@ def test_fvd_is_of_all_clips_of_both_sides(videos, monkeypatch):
     that is shorter than a clip. The network is replaced by the mean colour of each frame."""
     seen = []
 
-    def features(variables, frames, clips):
-        cut = np.stack(list(clips.cut(frames)))
-        seen.append(len(cut))
-        return np.pad(cut.mean((2, 3)).reshape(len(cut), -1), ((0, 0), (0, 400 - 27)))
+    def logits(variables, clip):
+        seen.append(clip)
+        return np.pad(clip.mean((1, 2)).ravel(), (0, 400 - 27))
 
-    monkeypatch.setattr(module, "load_i3d", lambda path: ({}, "digest"))
-    monkeypatch.setattr(module, "clip_features", features)
+    monkeypatch.setattr(module.i3d, "load_i3d", lambda folder: ({}, "digest"))
+    monkeypatch.setattr(measures, "clip_logits", logits)
     clips = module.Clips(9, 4)
     same = [videos / "real" / x for x in "ab"]
     result = anchor_jax.evaluate(same, same, ["fvd"], clips=clips)
-    assert seen == [8, 4, 8, 4]
+    assert len(seen) == 2 * (8 + 4)
     assert result.scores["fvd"] == pytest.approx(0, abs=1e-6)
+    assert result.intervals["fvd"] == pytest.approx((0, 0), abs=1e-6)
     found = anchor_jax.evaluate(*pair(videos, "a", "b"), ["fvd"], clips=clips)
     low, high = found.intervals["fvd"]
     assert found.scores["fvd"] > 0 and low < found.scores["fvd"] < high
-    assert found.facts["fvd"] == {"length": 9, "stride": 4, "resize": "published", "i3d": "digest"}
+    assert found.facts["fvd"] == {"length": 9, "stride": 4, "resize": "published"}
+    assert found.facts["weights"] == {"i3d-kinetics-400.ckpt": "digest"}
     with pytest.raises(AnchorError, match="21 frames, but FVD needs clips of 30"):
         anchor_jax.evaluate(*pair(videos, "a", "b"), ["fvd"], clips=module.Clips(30))
     with pytest.raises(AnchorError, match="at least two clips of 21 frames"):
-        anchor_jax.evaluate(*pair(videos, "b"), clips=module.Clips(21))
+        anchor_jax.evaluate(*pair(videos, "b"), ["fvd"], clips=module.Clips(21))
 
 
 def test_sets_of_frames_are_compared_by_their_tokens(videos):
@@ -221,7 +225,10 @@ def test_the_command_writes_numbers_a_table_and_a_page(videos, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--truth", "real/a", "real/b"], "1 generated videos and 2 true ones"),
+        (
+            ["--truth", "real/a", "real/b"],
+            "1 generated videos, but 2 true videos: expected as many",
+        ),
         (["--truth", "none"], "none does not exist"),
         (["--truth", "real/a", "--weights", "none", "--metrics", "fvd"], "none is no folder"),
     ],
@@ -233,3 +240,73 @@ def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, words, mes
     assert cli.main(["evaluate", "--generated", "made/a", *words, "--out", str(out)]) == 2
     told = capsys.readouterr().err.splitlines()
     assert message in told[-1] and not out.exists()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_evaluation_goes_on(videos, tmp_path, monkeypatch):
+    """Catches frames that are measured twice or lost, a change or a clip that ends where it was
+    interrupted, and worst frames that are forgotten."""
+    monkeypatch.setattr(module.i3d, "load_i3d", lambda folder: ({}, "digest"))
+    monkeypatch.setattr(
+        measures, "clip_logits", lambda _, clip: np.pad(clip.mean((1, 2)).ravel(), (0, 400 - 27))
+    )
+    anchor = anchor_jax.load("shipped", networks=["image_encoder"])
+    names = [*PLAIN, "flow_error", "clip_frechet", "clip_kernel", "fvd"]
+
+    def comparison() -> module.Comparison:
+        clips = module.Clips(9, 4)
+        return module.Comparison(*pair(videos, "a", "b"), names, anchor=anchor, clips=clips)
+
+    whole = comparison().run()
+    own_save = unfinished.Unfinished.save
+    # In the first video, in its last frames, and in the second video.
+    for stop, count in ((1, 16), (2, 32), (4, 56)):
+        saved = []
+
+        def save(self, state, count, stop=stop, saved=saved):
+            self._next = 0
+            own_save(self, state, count)
+            saved.append(count)
+            if len(saved) == stop:
+                raise Killed
+
+        def run() -> Evaluation:
+            with unfinished.open_unfinished(tmp_path / "out", {}) as state:
+                return comparison().run(unfinished=state)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(unfinished.Unfinished, "save", save)
+            with pytest.raises(Killed):
+                run()
+        assert saved[-1] == count
+        again = run()
+        assert again.scores == pytest.approx(whole.scores, rel=1e-9, abs=1e-9)
+        assert again.floors == pytest.approx(whole.floors)
+        for found, expected in zip(again.values, whole.values, strict=True):
+            for name in expected:
+                np.testing.assert_array_equal(found[name], expected[name])
+        assert [(x.video, x.number) for x in again.worst] == [
+            (x.video, x.number) for x in whole.worst
+        ]
+        assert not unfinished.folder_of(tmp_path / "out").exists()
+
+
+def test_metrics_without_weights_are_left_out_and_named(videos, tmp_path, capsys):
+    """Catches a metric that disappears in silence, and one that was asked for and is left out."""
+    (tmp_path / "weights").mkdir()
+    words = ["--generated", videos / "made" / "a", "--truth", videos / "real" / "a"]
+    words = ["evaluate", *words, "--weights", tmp_path / "weights", "--clip", "20"]
+    words = [*map(str, words), "--fvd-length", "41", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().err
+    for name in ("lpips", "stlpips", "lmd_body, lmd_face, lmd_hands, jitter, identity", "fid, kid"):
+        assert f"note: left out: {name}: " in told
+    assert "FVD needs clips of 41" in told
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert set(content["scores"]) == {*PLAIN, "flow_error"} and len(content["notes"]) == 5
+    for name in ("stlpips", "identity", "fid"):
+        assert cli.main([*words, "--metrics", name]) == 2
+        assert "error: " in capsys.readouterr().err.splitlines()[-1]
