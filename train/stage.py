@@ -22,6 +22,7 @@ from anchor_jax.data.loader import Batches, Load, check_spans, clip_spans
 from anchor_jax.devices import join_processes
 from anchor_jax.diffusion import Sampling
 from anchor_jax.errors import AnchorError
+from anchor_jax.evaluation.network_scores import NetworkScores
 from anchor_jax.face import mask
 from anchor_jax.generation.face import face_sampling
 from anchor_jax.models import PER_FRAME, Denoiser, abstract_params
@@ -133,6 +134,7 @@ def _fit_stage(
     validation_frames = functools.cache(
         functools.partial(_validation_frames, job, dataset, encoder)
     )
+    networks = functools.cache(NetworkScores)
     recommended = _new_settings(stage, job, dataset, anchor.settings)
     sampling = _sampling(stage, recommended).updated(steps=job.validation_steps)
 
@@ -141,7 +143,7 @@ def _fit_stage(
         generated = validation.generate(
             model, params, encoder.vae, frames, anchor.empty_text, sampling
         )
-        scores = validation.scores(frames, generated)
+        scores = validation.scores(frames, generated, networks())
         return scores, validation.grid(frames, generated), scores["validation/psnr"]
 
     task = Task(

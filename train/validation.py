@@ -14,6 +14,7 @@ from anchor_jax.checkpoint import Network
 from anchor_jax.compiling import jit, matmul_precision
 from anchor_jax.data.loader import Load
 from anchor_jax.diffusion import Sampling, ddim_step, guide, num_halves, sampling_steps
+from anchor_jax.evaluation.network_scores import NetworkScores
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.face import mask
@@ -144,12 +145,15 @@ def grid(frames: GridFrames, generated: np.ndarray) -> np.ndarray:
     return np.concatenate([np.concatenate(row, 1) for row in rows], 0)
 
 
-def scores(frames: GridFrames, generated: np.ndarray) -> dict[str, float]:
-    """Compute mean PSNR (dB) and SSIM over the frames, and the PSNR of the autoencoder alone."""
+def scores(frames: GridFrames, generated: np.ndarray, networks: NetworkScores) -> dict[str, float]:
+    """Compute mean PSNR (dB) and SSIM over the frames, the PSNR of the autoencoder alone, and the
+    scores of metrics' networks, as far as their weights are there and somebody is found."""
+    found = networks.measure(generated, frames.truth)
     return {
         "validation/psnr": float(psnr(generated, frames.truth).mean()),
         "validation/ssim": float(ssim(generated, frames.truth).mean()),
         "validation/psnr_ceiling": float(psnr(frames.ceiling, frames.truth).mean()),
+        **{f"validation/{name}": value for name, value in found.items() if np.isfinite(value)},
     }
 
 

@@ -102,9 +102,9 @@ def read_clip(folder: Path, count: int | None = None) -> StudyClip:
     Raises:
         AnchorError: a part is missing or not readable, or the parts have different sizes.
     """
-    poses_path = _folder_or_video(folder, "poses")
+    poses_path = folder_or_video(folder, "poses")
     clip = read_poses(poses_path, video.read_image(folder / "appearance.png"))
-    truth, _ = video.read_frames(_folder_or_video(folder, "truth"))
+    truth, _ = video.read_frames(folder_or_video(folder, "truth"))
     if truth.shape != clip.poses.shape:
         raise AnchorError(
             f"{folder}: truth has {_size(truth)}, but the pose images have {_size(clip.poses)}"
@@ -238,10 +238,8 @@ def face_region(clip: StudyClip) -> np.ndarray:
     return region
 
 
-def ceiling(anchor: Anchor, clip: StudyClip, variant: Variant) -> dict[str, float]:
-    """Measure the ground truth after the autoencoder alone, faces at the size of repainting.
-
-    A model that decodes with this autoencoder hardly reaches better scores.
+def through(anchor: Anchor, clip: StudyClip, variant: Variant) -> Images:
+    """Encode and decode the ground truth by the autoencoder alone, faces at the size of repainting.
 
     Args:
         anchor: the anchor, loaded.
@@ -249,15 +247,24 @@ def ceiling(anchor: Anchor, clip: StudyClip, variant: Variant) -> dict[str, floa
         variant: size of the face, and whether faces are repainted.
 
     Returns:
+        uint8 (n, h, w, 3).
+    """
+    assert clip.truth is not None
+    face = _face_of(anchor, clip, variant)
+    return through_autoencoder(anchor, clip.truth, face, variant.settings)
+
+
+def ceiling(anchor: Anchor, clip: StudyClip, variant: Variant) -> dict[str, float]:
+    """Measure the result of `through`. A model that decodes with this autoencoder hardly reaches
+    better scores.
+
+    Returns:
         The scores of `measure`, or an empty dict without ground truth.
     """
-    if clip.truth is None:
-        return {}
-    face = _face_of(anchor, clip, variant)
-    return measure(through_autoencoder(anchor, clip.truth, face, variant.settings), clip)
+    return {} if clip.truth is None else measure(through(anchor, clip, variant), clip)
 
 
-def _folder_or_video(folder: Path, name: str) -> Path:
+def folder_or_video(folder: Path, name: str) -> Path:
     """Return the video `NAME.mp4` if it exists, else the folder `NAME`."""
     path = folder / f"{name}.mp4"
     return path if path.is_file() else folder / name

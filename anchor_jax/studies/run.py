@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,29 @@ from anchor_jax import checkpoint
 from anchor_jax.data.dataset import encode
 from anchor_jax.data.preview import moments
 from anchor_jax.errors import AnchorError
+from anchor_jax.evaluation.fvd import Clips, clip_features, fvd
+from anchor_jax.evaluation.i3d import load_i3d
+from anchor_jax.evaluation.network_scores import NetworkScores
 from anchor_jax.files import check_parent, placed
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.planning.generation import share_computed_again, step_flops
 from anchor_jax.processes import run_alone
+from anchor_jax.shapes import Images
 from anchor_jax.studies.clip import (
     StudyClip,
     Variant,
-    ceiling,
     check_clip,
     generate_and_measure,
     generate_clip,
+    measure,
     read_clip,
+    through,
 )
 from anchor_jax.studies.results import Result, json_safe, markdown, plot
 from anchor_jax.studies.sheet import sheet
 from anchor_jax.versions import versions
+
+FVD_STRIDE = 8  # frames between the clips of FVD
 
 
 @dataclass(frozen=True)
@@ -139,11 +147,14 @@ def _measure_row(row: Row, study: Study) -> Result:
     dtype = row.variant.settings.sampling.dtype
     anchor = checkpoint.load(row.anchor, kernels=dtype)
     generate_clip(anchor, clip, row.variant.with_sampling(steps=1, seed=study.seeds[0]))
+    assert clip.truth is not None
+    networks, distance = NetworkScores(), _VideoDistance(clip.truth)
     scores, sampled_frames = [], []
     for seed in study.seeds:
         variant = row.variant.with_sampling(seed=seed)
         frames, score = generate_and_measure(anchor, clip, variant, progress=True)
         sampled_frames.append(frames[moments(len(frames))])
+        score |= networks.measure(frames, clip.truth) | distance.to(frames)
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
     sampling = row.variant.settings.sampling
     once = {
@@ -151,7 +162,26 @@ def _measure_row(row: Row, study: Study) -> Result:
         "gflops_per_frame": step_flops(anchor, clip.poses.shape, sampling) / 1e9,
         "computed_again": share_computed_again(len(clip.poses), sampling),
     }
-    return Result(scores, once, ceiling(anchor, clip, row.variant), sampled_frames[0], dtype)
+    limit = through(anchor, clip, row.variant)
+    limits = measure(limit, clip) | networks.measure(limit, clip.truth) | distance.to(limit)
+    return Result(scores, once, limits, sampled_frames[0], dtype)
+
+
+class _VideoDistance:
+    """FVD from the truth, if there are clips enough and I3D's weights are there. Clips overlap,
+    since a test clip is short."""
+
+    def __init__(self, truth: Images):
+        self._clips, self._variables = Clips(stride=FVD_STRIDE), None
+        with suppress(AnchorError):
+            if self._clips.number(len(truth)) > 1:
+                self._variables, _ = load_i3d()
+                self._truth = clip_features(self._variables, truth, self._clips)
+
+    def to(self, frames: Images) -> dict[str, float]:
+        if self._variables is None:
+            return {}
+        return {"fvd": fvd(clip_features(self._variables, frames, self._clips), self._truth)}
 
 
 def _describe(row: Row) -> dict[str, Any]:

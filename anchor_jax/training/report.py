@@ -15,6 +15,11 @@ _PANELS = {  # title: (prefixes of the metrics, logarithmic)
     "learning rate": (("learning_rate",), False),
     "PSNR of validation frames, dB": (("validation/psnr",), False),
     "SSIM of validation frames": (("validation/ssim",), False),
+    "landmark distances of validation frames, pixels": (("validation/lmd_",), False),
+    "identity distance and ST-LPIPS of validation frames": (
+        ("validation/identity", "validation/stlpips"),
+        False,
+    ),
     "frames per second": (("frames_per_second",), False),
 }
 _MAX_GRIDS = 4

@@ -10,7 +10,7 @@ import pytest
 
 from anchor_jax.data.video import read_frames, write_frames
 from anchor_jax.errors import AnchorError
-from anchor_jax.evaluation import identity, people
+from anchor_jax.evaluation import identity, network_scores, people
 from anchor_jax.evaluation.flow import flow_error, flow_errors
 from anchor_jax.evaluation.landmarks import jitter, mean_distances, points_of, without_outliers
 from anchor_jax.evaluation.people import Person, PersonFinder
@@ -288,6 +288,31 @@ def test_given_and_exact_landmarks_are_used(tmp_path, finders):
     assert result.scores["lmd_body"] == 0 and not result.floors and not result.facts["weights"]
     result = module.evaluate([made], [truth], ["lmd_body"], generated_landmarks=[folder])
     assert result.scores["lmd_body"] == pytest.approx(np.hypot(0, 1))  # the level is 3
+
+
+def test_studies_and_reports_measure_what_they_can(finders, monkeypatch, tmp_path):
+    """Catches other landmarks than those of `evaluate`, a truth that is kept for another one, and
+    an error where weights are missing."""
+    monkeypatch.setattr(network_scores, "load_stlpips", lambda folder: (np.subtract, {}))
+    truth, made, other = (
+        read_frames(levels(tmp_path / name, values))[0]
+        for name, values in (("t", [3, 5, 9]), ("m", [4, 255, 11]), ("o", [3, 5, 8]))
+    )
+    scores = network_scores.NetworkScores()
+    found = scores.measure(made, truth)
+    result = module.evaluate([tmp_path / "m"], [tmp_path / "t"], [x for x in found if x[0] != "s"])
+    assert {name: found[name] for name in result.scores} == pytest.approx(result.scores)
+    assert found["lmd_body"] == pytest.approx(np.hypot(1.5, 1.5))
+    assert scores.measure(truth, truth)["lmd_body"] == 0
+    assert scores.measure(truth, other)["lmd_body"] == pytest.approx(np.hypot(1, 1) / 3)
+    monkeypatch.undo()
+    missing = network_scores.NetworkScores(tmp_path)
+    assert missing.measure(made, truth) == {}
+    assert [note.split(":")[1] for note in missing.notes] == [
+        " landmark distances and identity",
+        " identity",
+        " ST-LPIPS",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchor_jax.evaluation.network_scores import NetworkScores
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.evaluation.ssim import ssim
 from anchor_jax.train import validation
@@ -36,13 +37,25 @@ def test_ssim():
 
 
 def test_validation_scores_and_grid():
-    """Catches the truth held against itself, the ceiling taken for the score, and a grid whose
-    columns or rows are in another order."""
+    """Catches the truth held against itself, the ceiling taken for the score, NaN in the log, and a
+    grid whose columns or rows are in another order."""
     truth, generated, ceiling, poses = (pictures(seed, 2) for seed in range(4))
     none = jnp.zeros(())
     frames = validation.GridFrames(truth, poses, none, None, none, ceiling)
-    found = validation.scores(frames, generated)
+    asked = []
+
+    class Networks(NetworkScores):
+        def __init__(self):
+            pass
+
+        def measure(self, images, truth):
+            asked[:] = images, truth
+            return {"lmd_body": 3.5, "identity": float("nan")}
+
+    found = validation.scores(frames, generated, Networks())
+    assert asked[0] is generated and asked[1] is truth
     assert found == {
+        "validation/lmd_body": 3.5,  # and no score where nobody is found
         "validation/psnr": pytest.approx(psnr(generated, truth).mean()),
         "validation/ssim": pytest.approx(ssim(generated, truth).mean()),
         "validation/psnr_ceiling": pytest.approx(psnr(ceiling, truth).mean()),
