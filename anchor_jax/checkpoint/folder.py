@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from anchor_jax.assets import SHIPPED, find_anchor
+from anchor_jax.assets import find_anchor, is_shipped
 from anchor_jax.checkpoint.anchor import (
     FACE_NETWORKS,
     NETWORKS,
@@ -105,8 +105,8 @@ def store_settings(path: str | Path, settings: Settings) -> None:
     Raises:
         AnchorError: as `read_header`, the folder cannot be written, or it belongs to the package.
     """
-    path = find_anchor(path)
-    if path.resolve().is_relative_to(SHIPPED.resolve()):
+    shipped, path = is_shipped(path), find_anchor(path)
+    if shipped:
         raise AnchorError(
             f"the anchor that comes with anchor-jax keeps its settings: copy {path} and store them"
             " in the copy"
