@@ -12,6 +12,7 @@ from anchor_jax.cli.options import (
     Folder,
     SamplingOptions,
     need_extra,
+    parse_size,
     use_compile_cache,
 )
 from anchor_jax.errors import AnchorError
@@ -122,6 +123,7 @@ class BenchSettings:
         control_scales: weights of the poses.
         step_counts: numbers of denoising steps.
         frames: number of consecutive frames, in the middle of the clip.
+        size: resize poses and truth to a square or to WxH, as generate --size does.
         seed: seed of the noise.
         face: repaint faces, if anchor and clip have them.
     """
@@ -133,6 +135,9 @@ class BenchSettings:
     control_scales: tuple[float, ...] = (1.0, 2.0)
     step_counts: tuple[int, ...] = (10, 20)
     frames: int = 8
+    size: Annotated[
+        str | None, arg(metavar="PX|WxH", help_behavior_hint="(default: the size of the poses)")
+    ] = None
     seed: AnchorsInt = None
     face: bool = True
 
@@ -141,9 +146,10 @@ class BenchSettings:
         use_compile_cache()
         from anchor_jax import checkpoint
         from anchor_jax.assets import is_shipped, open_assets
+        from anchor_jax.data.pictures import round_size
         from anchor_jax.progress import bars
         from anchor_jax.studies.clip import Variant
-        from anchor_jax.studies.settings import Grid, study_settings
+        from anchor_jax.studies.settings import Grid, Part, study_settings
 
         settings = checkpoint.load(self.anchor, networks=()).settings
         clip = self.clip
@@ -156,7 +162,9 @@ class BenchSettings:
             clip = open_assets().test
         grid = Grid(self.guidances, self.control_scales, self.step_counts)
         variant = Variant(settings, faces=self.face).with_sampling(seed=self.seed)
-        study_settings(self.anchor, clip, self.frames, grid, variant, self.out, bars())
+        size = None if self.size is None else round_size(parse_size(self.size))
+        part = Part(clip, self.frames, size)
+        study_settings(self.anchor, part, grid, variant, self.out, bars())
 
 
 @dataclass(frozen=True)

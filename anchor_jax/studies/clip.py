@@ -25,7 +25,7 @@ from anchor_jax.generation.settings import check_inputs
 from anchor_jax.poses.face_inputs import read_face
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.progress import Progress, silent
-from anchor_jax.shapes import Images
+from anchor_jax.shapes import Images, Size
 
 FPS = Fraction(30)  # frame rate of a folder of frames, which stores none
 
@@ -92,7 +92,9 @@ class Variant:
         return replace(self, settings=self.settings.resolved())
 
 
-def read_clip(folder: Path, count: int | None = None, need_truth: bool = True) -> StudyClip:
+def read_clip(
+    folder: Path, count: int | None = None, need_truth: bool = True, size: Size | None = None
+) -> StudyClip:
     """Read a test clip, for example one that `python -m benchmarks.synthetic` wrote.
 
     Args:
@@ -100,16 +102,17 @@ def read_clip(folder: Path, count: int | None = None, need_truth: bool = True) -
             for faces `poses-conditions/`.
         count: number of frames from the start; None reads all.
         need_truth: False lets a folder have no truth.
+        size: width and height to resize pose images and truth to; None: their own.
 
     Raises:
         AnchorError: a part is missing or not readable, or the parts have different sizes.
     """
     poses_path = _folder_or_video(folder, "poses")
-    clip = read_poses(poses_path, video.read_image(folder / "appearance.png"))
+    clip = read_poses(poses_path, video.read_image(folder / "appearance.png"), size)
     truth_path = _folder_or_video(folder, "truth")
     if not need_truth and not truth_path.exists():
         return clip[:count]
-    truth, _ = video.read_frames(truth_path)
+    truth, _ = video.read_frames(truth_path, size)
     if truth.shape != clip.poses.shape:
         raise AnchorError(
             f"{folder}: truth has {_size(truth)}, but the pose images have {_size(clip.poses)}"
@@ -118,17 +121,18 @@ def read_clip(folder: Path, count: int | None = None, need_truth: bool = True) -
     return clip[:count]
 
 
-def read_poses(path: Path, appearance: Images) -> StudyClip:
+def read_poses(path: Path, appearance: Images, size: Size | None = None) -> StudyClip:
     """Read pose images as a clip without ground truth.
 
     Args:
         path: folder or video of pose images. The faces are read if `render` wrote them beside it.
         appearance: a picture of the person, uint8 (h', w', 3).
+        size: width and height to resize the pose images to; None: their own.
 
     Raises:
         AnchorError: a file is not readable, or the faces do not fit the pose images.
     """
-    poses, fps = video.read_frames(path)
+    poses, fps = video.read_frames(path, size)
     clip = StudyClip(poses, appearance, fps or FPS)
     if not (conditions_beside(path) / TABLE).is_file():
         return clip

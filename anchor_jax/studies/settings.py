@@ -11,6 +11,7 @@ from anchor_jax.errors import AnchorError, require
 from anchor_jax.files import check_parent
 from anchor_jax.generation.pipeline import count_tasks, networks_needed
 from anchor_jax.progress import Progress, silent, within
+from anchor_jax.shapes import Size
 from anchor_jax.studies.clip import (
     StudyClip,
     Variant,
@@ -22,6 +23,35 @@ from anchor_jax.studies.clip import (
 )
 from anchor_jax.studies.run import relative
 from anchor_jax.studies.settings_report import Choice, Report, Tried, table, write_report
+
+
+@dataclass(frozen=True)
+class Part:
+    """The frames of a clip that are generated: consecutive ones from its middle.
+
+    Attributes:
+        folder: folder of the clip, see `read_clip`; without truth there are no scores.
+        count: number of frames.
+        size: width and height to resize pose images and truth to; None: their own.
+    """
+
+    folder: Path
+    count: int = 8
+    size: Size | None = None
+
+    def read(self) -> tuple[StudyClip, int]:
+        """Return the clip of these frames, and the index of the first of them.
+
+        Raises:
+            AnchorError: as `read_clip`, or there are fewer frames.
+        """
+        clip = read_clip(self.folder, need_truth=False, size=self.size)
+        if not 1 <= self.count <= len(clip):
+            raise AnchorError(
+                f"frames is {self.count}: expected 1 to {len(clip)}, as many as {self.folder} has"
+            )
+        first = (len(clip) - self.count) // 2
+        return clip[first : first + self.count], first
 
 
 @dataclass(frozen=True)
@@ -61,8 +91,7 @@ class Grid:
 
 def study_settings(
     anchor: Path,
-    clip_folder: Path,
-    num_frames: int,
+    part: Part,
     grid: Grid,
     variant: Variant,
     out: Path,
@@ -77,8 +106,7 @@ def study_settings(
 
     Args:
         anchor: the ANCHOR.
-        clip_folder: folder of the clip, see `read_clip`; without truth there are no scores.
-        num_frames: number of frames.
+        part: the frames.
         grid: what is combined.
         variant: the anchor's settings, and whether faces are repainted.
         out: the folder of the results.
@@ -92,7 +120,7 @@ def study_settings(
     """
     present = Choice.of(variant)
     choices = grid.choices(present)
-    clip, first = _middle(read_clip(clip_folder, need_truth=False), num_frames, clip_folder)
+    clip, first = part.read()
     variant = variant.resolved()
     header = checkpoint.load(anchor, networks=())
     for choice in choices:
@@ -103,7 +131,7 @@ def study_settings(
     loaded = checkpoint.load(anchor, networks_needed(face is not None), kernels=dtype)
     report = Report(
         anchor=relative(anchor),
-        clip=relative(clip_folder),
+        clip=relative(part.folder),
         first=first,
         present=present,
         variant=variant,
@@ -127,14 +155,6 @@ def study_settings(
     print(table(report))
     print(f"{out / 'settings.html'}: look at the pictures, and choose")
     return report.tried
-
-
-def _middle(clip: StudyClip, count: int, folder: Path) -> tuple[StudyClip, int]:
-    """Cut `count` consecutive frames out of the middle; also return the number of the first."""
-    if not 1 <= count <= len(clip):
-        raise AnchorError(f"frames is {count}: expected 1 to {len(clip)}, as many as {folder} has")
-    first = (len(clip) - count) // 2
-    return clip[first : first + count], first
 
 
 def _try(

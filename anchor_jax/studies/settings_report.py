@@ -24,6 +24,8 @@ _SCORES = "body/psnr", "body/ssim", "body/l1", "face/psnr", "hands/psnr", "tempo
 _LOWER_IS_BETTER = {"body/l1", "temporal_error"}
 _DECIDES = "body/psnr"  # the score of the combination that is marked
 
+_UNSCORED = "There are no scores, because the clip has no truth."
+
 _SIDE = 256  # pixels of the longer side of a frame: smaller ones are enlarged
 _EDGE = 4  # pixels of the coloured lines around marked frames
 _LINE = 20  # pixels of a line of text
@@ -157,7 +159,8 @@ def write_report(out: Path, report: Report) -> None:
 
 def table(report: Report) -> str:
     """Format the scores as a Markdown table, the best ones in bold."""
-    return pages.markdown(_rows(report, lambda text: f"**{text}**"))
+    text = pages.markdown(_rows(report, lambda cell: f"**{cell}**"))
+    return text if report.truth is not None else f"{text}\n\n{_UNSCORED}"
 
 
 def _facts(report: Report) -> dict[str, Any]:
@@ -205,26 +208,24 @@ def _cells(report: Report, name: str, strong: Callable[[str], str]) -> list[str]
 
 def _page(report: Report, picture: bytes) -> str:
     """Make the page: the picture, the table, and the commands of each combination."""
-    best, middle = report.best, report.first + len(report.poses) // 2 + 1
+    middle = report.first + len(report.poses) // 2 + 1
     name = html.escape(report.anchor)
     source = pages.data_url("image/png", picture)
-    scored = (
-        "and the PSNR of the whole frame in dB, the mean over all of them. PSNR prefers a blurred"
-        " picture to a sharp one that is a pixel off: look at face and hands, and where pictures"
-        " look alike, take fewer steps and guidance 1, which takes half of the time."
-        if best is not None
-        else "There are no scores, because the clip has no truth."
-    )
+    below, note = "guidance/control scale/steps", _UNSCORED
+    if report.truth is not None:
+        below += ", and the PSNR of the whole frame in dB, the mean over all of them"
+        note = "PSNR prefers a blurred picture to a sharp one that is a pixel off."
     parts = [
         f"<h1>Settings of {name}</h1>",
         f"<p>Frame {middle} of {html.escape(report.clip)}. Each picture was generated together with"
-        f" its neighbours, {report.frames}. Below it: guidance/control scale/steps, {scored}</p>",
+        f" its neighbours, {report.frames}. Below it: {below}.</p>",
+        f"<p>{note} Look at face and hands. Where pictures look alike, take fewer steps, and"
+        " guidance 1, which halves the time of a step.</p>",
         f'<img src="{source}" alt="the frame with each combination">',
-        "<h2>Scores</h2>",
-        pages.table(_rows(report, lambda text: f"<b>{text}</b>")),
     ]
-    if best is not None:
-        parts.append("<p>Of each score the best ones are bold.</p>")
+    if report.truth is not None:
+        rows = _rows(report, lambda cell: f"<b>{cell}</b>")
+        parts += ["<h2>Scores</h2>", pages.table(rows), "<p>The best of each score is bold.</p>"]
     commands = "\n".join(
         report.command(choice) for choice in sorted(x.choice for x in report.tried)
     )

@@ -64,6 +64,7 @@ BAD = {
     "no steps": ({"step-counts": []}, "there are no step counts"),
     "guidance": ({"guidances": [3, 101]}, "guidance is 101.0: expected 0 to 100"),
     "steps": ({"step-counts": [1, 1001]}, "steps is 1001: expected 1 to 1000"),
+    "size": ({"size": ["wide"]}, "--size wide"),
     "seed": ({"seed": [-1]}, "seed is -1"),
 }
 

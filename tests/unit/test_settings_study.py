@@ -15,7 +15,7 @@ from anchor_jax.diffusion import Sampling
 from anchor_jax.generation.pipeline import count_tasks
 from anchor_jax.studies import settings
 from anchor_jax.studies.clip import Variant
-from anchor_jax.studies.settings import Grid, study_settings
+from anchor_jax.studies.settings import Grid, Part, study_settings
 from anchor_jax.studies.settings_report import _MARKS, Choice, Report, Tried, _page, draw, table
 from tests.anchors import make_anchor
 from tests.programs.clips import write_clip
@@ -70,6 +70,7 @@ def test_the_table_marks_the_best_of_each_score():
     ]
     bare = table(report(tried(7, 2, 3), truth=False))
     assert bare.splitlines()[0] == "| guidance | control scale | steps |  |"
+    assert bare.endswith("\nThere are no scores, because the clip has no truth.")
 
 
 def test_the_picture_has_each_frame_in_its_row_and_column():
@@ -102,10 +103,10 @@ def test_the_page_has_the_command_of_each_choice():
         "anchor-jax store &#x27;my anchor&#x27; --guidance 0.5 --control-scale 1 --steps 3\n"
         in page
     )
-    assert "no scores" not in page
+    assert "no scores" not in page and "<td><b>20.00</b></td>" in page
     page = _page(report(tried(7, 2, 3), truth=False, storable=False), b"")
     assert "anchor-jax store" not in page and "--guidance 7 --control-scale 2 --steps 3" in page
-    assert "There are no scores" in page
+    assert "There are no scores" in page and "<table>" not in page
 
 
 @pytest.fixture
@@ -128,7 +129,9 @@ def run(clip, tmp_path, monkeypatch):
 
         monkeypatch.setattr(settings, "generate_clip", generate)
         grid = Grid((1.0,), (1.0,), (1, 2))
-        return study_settings(Path("seth"), clip, 4, grid, VARIANT, tmp_path / "out", **options)
+        return study_settings(
+            Path("seth"), Part(clip, 4), grid, VARIANT, tmp_path / "out", **options
+        )
 
     return start
 
@@ -144,6 +147,13 @@ def test_frames_are_consecutive_and_from_the_middle(run, clip, tmp_path):
     assert results[0].scores["temporal_error"] == 0
     told = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert told["frames"] == [3, 7] and told["present"]["guidance"] == 7.0
+
+
+def test_poses_truth_and_faces_have_one_size(clip):
+    """Catches truth or face regions that keep their size while the poses are resized."""
+    part, first = Part(clip, 4, (64, 48)).read()
+    assert first == 3 and part.truth is not None and part.masks is not None
+    assert part.poses.shape == part.truth.shape == (*part.masks.shape, 3) == (4, 48, 64, 3)
 
 
 def test_one_bar_shows_the_whole_work(run):
