@@ -22,6 +22,15 @@ def page(title: str, parts: list[str]) -> str:
     return f"{head}<style>{_STYLE}</style>{''.join(parts)}\n"
 
 
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Make an HTML table of HTML cells; the first row has the headings."""
+    lines = []
+    for number, row in enumerate(rows):
+        kind = "td" if number else "th"
+        lines.append("<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in row) + "</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Format a Markdown table; the first row has the headings.
 

@@ -44,6 +44,16 @@ def bars(show: bool | None = True, count: int | None = None, delay: int = 0) -> 
     return progress
 
 
+def within(advance: Advance) -> Progress:
+    """Make a `Progress` for parts of a work whose bar is open: their counts go to that bar."""
+
+    @contextmanager
+    def progress(what: str, total: int, unit: str) -> Iterator[Advance]:
+        yield advance
+
+    return progress
+
+
 class Bar:
     """An open bar; calling it with a count advances it."""
 

@@ -18,6 +18,7 @@ from anchor_jax.assets import open_assets
 from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.psnr import psnr
 from anchor_jax.files import write_text
+from anchor_jax.progress import bars
 from anchor_jax.studies.clip import Variant, generate_clip, read_clip
 from anchor_jax.versions import versions
 from benchmarks.arguments import clip_parser
@@ -46,7 +47,7 @@ def compare(anchor: Path, clip_folder: Path, frames: int | None, steps: int | No
     for dtype in _TYPES:
         variant = Variant(header.settings).with_sampling(steps=steps, dtype=dtype)
         loaded = checkpoint.load(anchor, kernels=dtype)
-        videos[dtype] = generate_clip(loaded, clip, variant, progress=True)
+        videos[dtype] = generate_clip(loaded, clip, variant, bars())
     full, half = (videos[dtype] for dtype in _TYPES)
     truth = clip.truth
     assert truth is not None, "read_clip reads it"

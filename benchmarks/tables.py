@@ -95,7 +95,7 @@ def generate(row: Row, clips: Sequence[Path], folder: Path, frames: int | None) 
         if target.exists():
             continue
         anchor = anchor or checkpoint.load(row.anchor)
-        images = generate_clip(anchor, read_clip(source, frames), row.variant, progress=True)
+        images = generate_clip(anchor, read_clip(source, frames), row.variant, bars())
         with placed(target) as partial:
             write_frames(partial, images)
     return made

@@ -97,6 +97,11 @@ def find_anchor(path: str | Path) -> Path:
     return path
 
 
+def is_shipped(path: str | Path) -> bool:
+    """Return whether what a user wrote is the ANCHOR, or one of the ANCHORs, of the package."""
+    return find_anchor(path).resolve().is_relative_to(SHIPPED.resolve())
+
+
 def _describe_files(folder: Path, names) -> dict[str, tuple[int, str]]:
     """Size and SHA-256 of the files `names` in `folder`; missing ones are left out."""
     found = {}

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from anchor_jax.assets import find_anchor
+from anchor_jax.assets import find_anchor, is_shipped
 from anchor_jax.checkpoint.anchor import (
     FACE_NETWORKS,
     NETWORKS,
@@ -99,18 +99,29 @@ def save(path: str | Path, anchor: Anchor) -> None:
 
 
 def store_settings(path: str | Path, settings: Settings) -> None:
-    """Store `settings` as the recommended settings of the ANCHOR at `path`.
+    """Store `settings` as the recommended settings of the ANCHOR at `path`. What else its
+    `anchor.json` says stays; if it cannot be written, all of it stays.
 
     Raises:
-        AnchorError: as `read_header`, or the folder cannot be written.
+        AnchorError: as `read_header`, the folder cannot be written, or it belongs to the package.
     """
-    path = Path(path)
-    anchor, stored = read_header(path)
-    _write_header(path, replace(anchor, settings=settings), stored)
+    shipped, path = is_shipped(path), find_anchor(path)
+    if shipped:
+        raise AnchorError(
+            f"the anchor that comes with anchor-jax keeps its settings: copy {path} and store them"
+            " in the copy"
+        )
+    content = read_json(path)
+    anchor, _ = parse_header(path, content)
+    content |= {
+        "version": FORMAT_VERSION,
+        **settings_to_json(replace(anchor, settings=settings)),
+    }
+    _write_json(path, content)
 
 
 def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
-    """Write `anchor.json`; if that fails, an older file stays."""
+    """Write `anchor.json` of a new ANCHOR."""
     content = {
         "format": "anchor-jax",
         "version": FORMAT_VERSION,
@@ -121,6 +132,11 @@ def _write_header(path: Path, anchor: Anchor, stored: Stored) -> None:
         "stored": stored,
         "provenance": anchor.provenance,
     }
+    _write_json(path, content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `anchor.json`; if that fails, an older file stays."""
     write_text(path / "anchor.json", json.dumps(content, indent=1) + "\n")
 
 

@@ -29,6 +29,7 @@ from anchor_jax.cli.options import help_text
 from anchor_jax.cli.plan import Plan
 from anchor_jax.cli.prepare import Prepare
 from anchor_jax.cli.render import Render
+from anchor_jax.cli.store import Store
 from anchor_jax.cli.train import Train, run_training
 from anchor_jax.errors import EXIT_INTERRUPTED, AnchorError
 from anchor_jax.memory import MEMORY_SHARE
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, Any] = {
     "convert": Convert,
     "export": Export,
     "inspect": Inspect,
+    "store": Store,
     "render": Render,
     "prepare": Prepare,
     "train": Train,

@@ -32,8 +32,9 @@ _Flag = FlagCreatePairsOff[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """Settings of sampling; those left out come from the anchor (`anchor-jax inspect` shows them).
+class StoredOptions:
+    """Settings of sampling that an anchor stores; those left out come from the anchor (`anchor-jax
+    inspect` shows them).
 
     Attributes:
         fast: take shortcuts that hardly cost quality (docs/shortcuts.md): UniPC, trailing timesteps
@@ -51,9 +52,6 @@ class SamplingOptions:
         reuse_every: compute these features at each so many-th step.
         crossfade: fade from one window into the next where they overlap, against flicker.
         no_crossfade: weight windows equally where they overlap, as published.
-        dtype: type that the networks compute in; auto is bfloat16 on GPUs, float32 elsewhere.
-        tf32: compute in float32, and let GPUs round the factors of products to TF32.
-        devices: number of devices that share the windows.
     """
 
     fast: _Flag = False
@@ -78,9 +76,6 @@ class SamplingOptions:
     reuse_every: AnchorsInt = None
     crossfade: Annotated[_Flag, arg(help_behavior_hint=_HINT)] = False
     no_crossfade: Annotated[_Flag, arg(help_behavior_hint="")] = False
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    tf32: _Flag = False
-    devices: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
 
     def over(self, recommended: "Sampling", **more: object) -> "Sampling":
         """Return the recommended settings, changed by these options and by `more`."""
@@ -95,11 +90,28 @@ class SamplingOptions:
             reuse=self.reuse,
             reuse_every=self.reuse_every,
             crossfade=_choose_flag(self, "crossfade"),
-            dtype=self.dtype,
-            tf32=self.tf32,
-            devices=self.devices,
             **more,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(StoredOptions):
+    """Settings of sampling; those left out come from the anchor (`anchor-jax inspect` shows them).
+
+    Attributes:
+        dtype: type that the networks compute in; auto is bfloat16 on GPUs, float32 elsewhere.
+        tf32: compute in float32, and let GPUs round the factors of products to TF32.
+        devices: number of devices that share the windows.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    tf32: _Flag = False
+    devices: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+
+    def over(self, recommended: "Sampling", **more: object) -> "Sampling":
+        """Return the recommended settings, changed by these options and by `more`."""
+        machine = {"dtype": self.dtype, "tf32": self.tf32, "devices": self.devices}
+        return super().over(recommended, **machine, **more)
 
 
 @dataclass(frozen=True, kw_only=True)

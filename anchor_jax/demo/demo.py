@@ -24,7 +24,7 @@ from anchor_jax.errors import AnchorError, note
 from anchor_jax.files import check_results, check_space
 from anchor_jax.poses.pose_images import conditions_beside, write_pose_images
 from anchor_jax.processes import num_cores
-from anchor_jax.progress import Progress
+from anchor_jax.progress import Progress, bars
 from anchor_jax.shapes import Size
 from anchor_jax.studies.clip import (
     FPS,
@@ -122,10 +122,10 @@ def show(
     if before is not None:
         print("before: the pretrained anchor", flush=True)
         _, scores["before"] = generate_and_measure(
-            checkpoint.load(before, kernels=dtype), clip, variant, progress=True
+            checkpoint.load(before, kernels=dtype), clip, variant, bars()
         )
     loaded = checkpoint.load(anchor, kernels=dtype)
-    frames, scores["generated"] = generate_and_measure(loaded, clip, variant, progress=True)
+    frames, scores["generated"] = generate_and_measure(loaded, clip, variant, bars())
     scores["autoencoder"] = ceiling(loaded, clip[:CEILING_FRAMES], variant)
     seconds = scores["generated"].pop("seconds")
     scores.get("before", {}).pop("seconds", None)

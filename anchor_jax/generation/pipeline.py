@@ -12,7 +12,7 @@ from anchor_jax.generation.face import Face, face_sampling
 from anchor_jax.generation.frames import Frames
 from anchor_jax.generation.networks import initial_latents
 from anchor_jax.generation.settings import check_inputs
-from anchor_jax.progress import bars
+from anchor_jax.progress import Progress, bars, silent
 from anchor_jax.shapes import Images
 
 
@@ -104,7 +104,7 @@ def generate(
     )
     settings = Settings(sampling, face_sampling or anchor.settings.face)
     picture = picture_of(anchor, appearance)
-    return generate_video(anchor, poses, picture, settings, face, noise, progress)
+    return generate_video(anchor, poses, picture, settings, face, noise, bars(progress))
 
 
 def generate_video(
@@ -114,7 +114,7 @@ def generate_video(
     settings: Settings,
     face: Face | None = None,
     noise: np.ndarray | None = None,
-    progress: bool = False,
+    progress: Progress = silent,
 ) -> Images:
     """Generate a video as `generate` does, with all settings as one value.
 
@@ -125,7 +125,7 @@ def generate_video(
         settings: settings of the body and of the face.
         face: where to repaint faces, or None.
         noise: initial latents as in `generate`, or None.
-        progress: show a progress bar.
+        progress: shows how many of `count_tasks` windows are done.
 
     Returns:
         The frames, uint8 (n, h, w, 3) RGB.
@@ -140,7 +140,7 @@ def generate_video(
     out = np.empty(poses.shape, np.uint8)
     transforms = [None] * len(poses) if face is None else face.track.transforms()
     total = count_tasks(settings, len(poses), face)
-    with bars(progress)("generating", total, "window") as advance:
+    with progress("generating", total, "window") as advance:
         frames = Frames(
             anchor,
             zip(poses, transforms, strict=True),

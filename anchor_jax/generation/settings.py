@@ -25,7 +25,6 @@ def check_inputs(
     """
     factor = anchor.vae.config.factor
     n, height, width, _ = poses_shape
-    max_steps = most_steps(anchor.schedule, settings.sampling.solver, settings.sampling.spacing)
     problems = []
     if n == 0:
         problems.append("there are no pose images: expected at least one frame")
@@ -34,8 +33,7 @@ def check_inputs(
             f"pose images are {width}x{height}: expected sides that are multiples of {factor};"
             " resize them (--size)"
         )
-    if settings.sampling.steps > max_steps:
-        problems.append(f"steps is {settings.sampling.steps}: expected 1 to {max_steps}")
+    problems += _steps_problems(anchor, settings)
     if not anchor.body.trained:
         problems.append(
             "the anchor's body was never trained: run anchor-jax train pretrain or finetune on it"
@@ -48,11 +46,34 @@ def check_inputs(
     return n, height // factor, width // factor, anchor.vae.config.latent_channels
 
 
+def check_settings(anchor: Anchor, settings: Settings) -> None:
+    """Check that settings fit an anchor, whatever the video is.
+
+    Raises:
+        AnchorError: they do not; the message names all problems.
+    """
+    if problems := _steps_problems(anchor, settings) + _face_size_problems(anchor, settings):
+        raise AnchorError("; ".join(problems))
+
+
+def _steps_problems(anchor: Anchor, settings: Settings) -> list[str]:
+    sampling = settings.sampling
+    most = most_steps(anchor.schedule, sampling.solver, sampling.spacing)
+    return [] if sampling.steps <= most else [f"steps is {sampling.steps}: expected 1 to {most}"]
+
+
+def _face_size_problems(anchor: Anchor, settings: Settings) -> list[str]:
+    factor, size = anchor.vae.config.factor, settings.face.size
+    if size >= 2 * factor and size % factor == 0:
+        return []
+    return [f"the face's size is {size}: expected a multiple of {factor} from {2 * factor} on"]
+
+
 def _face_problems(
     anchor: Anchor, shape: tuple[int, int, int], settings: Settings, face: Face
 ) -> list[str]:
     """List the problems of repainting faces in a video of `shape` (n, h, w)."""
-    problems, factor = [], anchor.vae.config.factor
+    problems = []
     if anchor.face is None:
         problems.append("the anchor has no face part: convert one with --face, or use --no-face")
     elif not anchor.face.trained:
@@ -66,9 +87,4 @@ def _face_problems(
         )
     if face.masks is not None and face.masks.shape != shape:
         problems.append(f"face masks are {face.masks.shape}: expected {shape}, as the poses are")
-    size, smallest = settings.face.size, 2 * factor
-    if size < smallest or size % factor:
-        problems.append(
-            f"the face's size is {size}: expected a multiple of {factor} from {smallest} on"
-        )
-    return problems
+    return problems + _face_size_problems(anchor, settings)

@@ -24,7 +24,8 @@ from anchor_jax.generation.pipeline import generate_video
 from anchor_jax.generation.settings import check_inputs
 from anchor_jax.poses.face_inputs import read_face
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
-from anchor_jax.shapes import Images
+from anchor_jax.progress import Progress, silent
+from anchor_jax.shapes import Images, Size
 
 FPS = Fraction(30)  # frame rate of a folder of frames, which stores none
 
@@ -91,20 +92,27 @@ class Variant:
         return replace(self, settings=self.settings.resolved())
 
 
-def read_clip(folder: Path, count: int | None = None) -> StudyClip:
+def read_clip(
+    folder: Path, count: int | None = None, need_truth: bool = True, size: Size | None = None
+) -> StudyClip:
     """Read a test clip, for example one that `python -m benchmarks.synthetic` wrote.
 
     Args:
         folder: holds `poses/` and `truth/`, or `poses.mp4` and `truth.mp4`; `appearance.png`; and
             for faces `poses-conditions/`.
         count: number of frames from the start; None reads all.
+        need_truth: False lets a folder have no truth.
+        size: width and height to resize pose images and truth to; None: their own.
 
     Raises:
         AnchorError: a part is missing or not readable, or the parts have different sizes.
     """
     poses_path = folder_or_video(folder, "poses")
-    clip = read_poses(poses_path, video.read_image(folder / "appearance.png"))
-    truth, _ = video.read_frames(folder_or_video(folder, "truth"))
+    clip = read_poses(poses_path, video.read_image(folder / "appearance.png"), size)
+    truth_path = folder_or_video(folder, "truth")
+    if not need_truth and not truth_path.exists():
+        return clip[:count]
+    truth, _ = video.read_frames(truth_path, size)
     if truth.shape != clip.poses.shape:
         raise AnchorError(
             f"{folder}: truth has {_size(truth)}, but the pose images have {_size(clip.poses)}"
@@ -113,17 +121,18 @@ def read_clip(folder: Path, count: int | None = None) -> StudyClip:
     return clip[:count]
 
 
-def read_poses(path: Path, appearance: Images) -> StudyClip:
+def read_poses(path: Path, appearance: Images, size: Size | None = None) -> StudyClip:
     """Read pose images as a clip without ground truth.
 
     Args:
         path: folder or video of pose images. The faces are read if `render` wrote them beside it.
         appearance: a picture of the person, uint8 (h', w', 3).
+        size: width and height to resize the pose images to; None: their own.
 
     Raises:
         AnchorError: a file is not readable, or the faces do not fit the pose images.
     """
-    poses, fps = video.read_frames(path)
+    poses, fps = video.read_frames(path, size)
     clip = StudyClip(poses, appearance, fps or FPS)
     if not (conditions_beside(path) / TABLE).is_file():
         return clip
@@ -131,7 +140,7 @@ def read_poses(path: Path, appearance: Images) -> StudyClip:
     return replace(clip, track=track, masks=masks)
 
 
-def _face_of(anchor: Anchor, clip: StudyClip, variant: Variant) -> Face | None:
+def face_of(anchor: Anchor, clip: StudyClip, variant: Variant) -> Face | None:
     """Return where to repaint faces, or None if clip, anchor or variant do not allow it."""
     if not variant.faces or clip.track is None or anchor.trained_face is None:
         return None
@@ -147,12 +156,12 @@ def check_clip(anchor: Anchor, clip: StudyClip, variant: Variant) -> tuple[int, 
     Raises:
         AnchorError: as `check_inputs`.
     """
-    face = _face_of(anchor, clip, variant)
+    face = face_of(anchor, clip, variant)
     return check_inputs(anchor, clip.poses.shape, variant.settings, face)
 
 
 def generate_clip(
-    anchor: Anchor, clip: StudyClip, variant: Variant, progress: bool = False
+    anchor: Anchor, clip: StudyClip, variant: Variant, progress: Progress = silent
 ) -> Images:
     """Generate a clip.
 
@@ -160,7 +169,7 @@ def generate_clip(
         anchor: the anchor, loaded.
         clip: the inputs.
         variant: how to generate.
-        progress: show progress bars.
+        progress: shows how many windows are done.
 
     Returns:
         uint8 (n, h, w, 3).
@@ -172,12 +181,12 @@ def generate_clip(
     if variant.fresh_noise:
         shape = check_clip(anchor, clip, variant)
         noise = np.asarray(jax.random.normal(jax.random.key(settings.sampling.seed), shape))
-    face = _face_of(anchor, clip, variant)
+    face = face_of(anchor, clip, variant)
     return generate_video(anchor, clip.poses, clip.appearance, settings, face, noise, progress)
 
 
 def generate_and_measure(
-    anchor: Anchor, clip: StudyClip, variant: Variant, progress: bool = False
+    anchor: Anchor, clip: StudyClip, variant: Variant, progress: Progress = silent
 ) -> tuple[Images, dict[str, float]]:
     """Generate a clip as `generate_clip` does, and measure it.
 
@@ -250,7 +259,7 @@ def through(anchor: Anchor, clip: StudyClip, variant: Variant) -> Images:
         uint8 (n, h, w, 3).
     """
     assert clip.truth is not None
-    face = _face_of(anchor, clip, variant)
+    face = face_of(anchor, clip, variant)
     return through_autoencoder(anchor, clip.truth, face, variant.settings)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anchor_jax import pages
 from anchor_jax.data.dataset import encode
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.files import placed
-from anchor_jax.pages import data_url, markdown, page, svg
 from anchor_jax.studies.evaluation import Evaluation
 from anchor_jax.studies.results import json_text
 from anchor_jax.versions import versions
@@ -88,7 +88,7 @@ def table(result: Evaluation) -> str:
     for pair, row in enumerate(result.drift(), 1):
         if any(map(math.isfinite, row.values())):
             lines.append([f"video {pair}, last 10 s minus first 10 s", *_cells(row, names)])
-    return markdown(lines)
+    return pages.markdown(lines)
 
 
 def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
@@ -112,18 +112,14 @@ def _number(value: float, decimals: int) -> str:
 
 def _report(result: Evaluation) -> str:
     names = list(result.scores)
-    head = "".join(f"<th>{html.escape(METRICS[name][0])}</th>" for name in names)
-    rows = [[_cell(result, name) for name in names]]
+    rows = [["", *(html.escape(METRICS[name][0]) for name in names)]]
+    rows.append(["all", *(_cell(result, name) for name in names)])
     if result.floors:
-        rows.append(_cells(result.floors, names))
-    cells = "".join(
-        f"<tr><th>{title}</th>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for title, row in zip(("all", _FLOOR), rows, strict=False)
-    )
+        rows.append([_FLOOR, *_cells(result.floors, names)])
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     parts = [
         "<h1>Generated videos and their truth</h1>",
-        f"<table><tr><th></th>{head}</tr>{cells}</table>",
+        pages.table(rows),
         f"<p>Means over all frames. In brackets the 95 % interval by bootstrap over clips of"
         f" {result.clip} frames; FVD: over its clips. There is none for a single clip."
         " Noise floor: what the truth scores against itself, slightly compressed or resized;"
@@ -133,19 +129,19 @@ def _report(result: Evaluation) -> str:
     if result.values:
         parts += [
             "<h2>Over time</h2>",
-            f'<img src="{data_url("image/svg+xml", _curves(result).encode())}">',
+            f'<img src="{pages.data_url("image/svg+xml", _curves(result).encode())}">',
         ]
     if result.worst:
         parts.append("<h2>The worst frames: generated, truth, difference times four</h2>")
         for frame in result.worst:
             change = np.abs(frame.generated.astype(int) - frame.truth) * 4
             sides = [frame.generated, frame.truth, change.clip(0, 255).astype(np.uint8)]
-            source = data_url("image/png", encode(np.concatenate(sides, 1), 9))
+            source = pages.data_url("image/png", encode(np.concatenate(sides, 1), 9))
             title = f"video {frame.video + 1}, frame {frame.number + 1}: L1 {frame.error:.2f}"
             parts.append(f'<figure><figcaption>{title}</figcaption><img src="{source}"></figure>')
     facts = json_text(result.facts | {"versions": versions()})
     parts.append(f"<h2>What was compared</h2><pre>{html.escape(facts)}</pre>")
-    return page("anchor-jax evaluate", parts)
+    return pages.page("anchor-jax evaluate", parts)
 
 
 def _curves(result: Evaluation) -> str:
@@ -164,7 +160,7 @@ def _curves(result: Evaluation) -> str:
     if len(result.values) > 1:
         figure.axes[0].legend(fontsize=8)
     figure.supxlabel("frame", fontsize=9)
-    return svg(figure)
+    return pages.svg(figure)
 
 
 def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

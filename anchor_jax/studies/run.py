@@ -18,6 +18,7 @@ from anchor_jax.files import check_parent, placed
 from anchor_jax.memory import peak_memory_mb
 from anchor_jax.planning.generation import share_computed_again, step_flops
 from anchor_jax.processes import run_alone
+from anchor_jax.progress import bars
 from anchor_jax.shapes import Images
 from anchor_jax.studies.clip import (
     StudyClip,
@@ -90,7 +91,7 @@ def run_study(name: str, rows: Mapping[str, Row], study: Study, out: Path) -> di
         print(f"{name} {number}/{len(rows)}: {title}", flush=True)
         results[title] = _measure_alone(row, study)
         record = {
-            "clip": _relative(study.clip),
+            "clip": relative(study.clip),
             "frames": study.frames,
             "seeds": study.seeds,
             "versions": versions(),
@@ -152,7 +153,7 @@ def _measure_row(row: Row, study: Study) -> Result:
     scores, sampled_frames = [], []
     for seed in study.seeds:
         variant = row.variant.with_sampling(seed=seed)
-        frames, score = generate_and_measure(anchor, clip, variant, progress=True)
+        frames, score = generate_and_measure(anchor, clip, variant, bars())
         sampled_frames.append(frames[moments(len(frames))])
         score |= networks.measure(frames, clip.truth) | distance.to(frames)
         scores.append(score | {"seconds_per_frame": score.pop("seconds") / len(clip.poses)})
@@ -190,7 +191,7 @@ def _describe(row: Row) -> dict[str, Any]:
     runs = [f"{run['stage']} on {run['data']}, {run['steps']} steps" for run in trainings]
     variant = row.variant
     return {
-        "anchor": _relative(row.anchor),
+        "anchor": relative(row.anchor),
         "training": runs,
         **asdict(variant.settings),
         "faces": variant.faces,
@@ -204,7 +205,7 @@ def _numbers(result: Result) -> dict[str, Any]:
     return {"dtype": result.dtype, **json_safe(measured)}
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
     """Format a path, relative to the current folder if it is inside."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

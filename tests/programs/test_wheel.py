@@ -15,6 +15,7 @@ COMMANDS = [
     "convert",
     "export",
     "inspect",
+    "store",
     "render",
     "prepare",
     "train",

@@ -469,6 +469,15 @@ def test_settings_and_training_marks_come_back(anchor, saved, tmp_path):
     assert {key for key in kept if kept[key] != changed[key]} == {"sampling", "face_sampling"}
 
 
+def test_storing_settings_keeps_what_this_library_does_not_know(saved, tmp_path):
+    """Catches a part of anchor.json that a newer library, or the user, wrote and that is lost."""
+    path = shutil.copytree(saved, tmp_path / "anchor")
+    edit(path, lambda c: c.update(mine={"tall": True}))
+    store_settings(path, Settings(Sampling(steps=3)))
+    content = json.loads((path / "anchor.json").read_text())
+    assert content["mine"] == {"tall": True} and content["sampling"]["steps"] == 3
+
+
 def test_a_setting_that_an_older_library_did_not_know_has_its_default(saved, tmp_path):
     """Catches an ANCHOR that can no longer be read once a setting is added."""
     path = shutil.copytree(saved, tmp_path / "anchor")

@@ -204,8 +204,13 @@ def all_options() -> frozenset[str]:
 
 
 def parts(command: str) -> frozenset[str]:
-    """The commands of a command: the stages of training, and what can be planned."""
-    return {"train": stages(), "plan": frozenset({"generate", "train"})}.get(command, frozenset())
+    """The commands of a command: the stages of training, what can be planned, and studies."""
+    known = {
+        "train": stages(),
+        "plan": frozenset({"generate", "train"}),
+        "bench": frozenset({"settings", "windows", "faces"}),
+    }
+    return known.get(command, frozenset())
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:

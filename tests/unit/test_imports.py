@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"diffusion", "models"},
     "planning": {"checkpoint", "diffusion", "generation", "models"},
     "studies": {
-        *("checkpoint", "data", "diffusion", "evaluation", "face", "generation", "planning"),
-        "poses",
+        *("assets", "checkpoint", "data", "diffusion", "evaluation", "face", "generation"),
+        *("planning", "poses"),
     },
     "demo": {"assets", "body", "checkpoint", "data", "poses", "studies"},
     "convert": {"assets", "checkpoint", "models", "diffusion"},
