@@ -41,11 +41,16 @@ def flow_error(images: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, " m"]
 def flow_errors(images: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, "m 2"]:
     """Compute `flow_error` of the images and of the truth itself, with the same flow."""
     check_shapes(images, truth)
-    if find_spec("cv2") is None:
-        raise AnchorError("flow_error needs OpenCV: pip install 'anchor-jax[evaluate]'")
+    check_opencv()
     number = range(len(images) - 1)
     errors = map_rows(lambda t: _errors(images[t : t + 2], truth[t : t + 2]), number)
     return np.array(errors, np.float64).reshape(-1, 2)
+
+
+def check_opencv() -> None:
+    """Raise AnchorError if OpenCV is not installed."""
+    if find_spec("cv2") is None:
+        raise AnchorError("flow_error needs OpenCV: pip install 'anchor-jax[evaluate]'")
 
 
 def _errors(images: np.ndarray, truth: np.ndarray) -> list[float]:

@@ -13,6 +13,7 @@ from anchor_jax.errors import AnchorError, require
 from anchor_jax.evaluation import i3d, identity, inception, people
 from anchor_jax.evaluation.fvd import Clips
 from anchor_jax.evaluation.lpips import load_lpips
+from anchor_jax.evaluation.perceptual import SMALLEST
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.evaluation.stlpips import load_stlpips
 from anchor_jax.generation.networks import encode_pictures
@@ -20,6 +21,7 @@ from anchor_jax.generation.unfinished import Unfinished
 from anchor_jax.poses.face_inputs import read_landmarks
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.progress import Progress, silent
+from anchor_jax.shapes import show_size
 from anchor_jax.studies.comparing import Run
 from anchor_jax.studies.evaluation import Evaluation, fvd_interval, interval
 from anchor_jax.studies.keypoint_files import Landmarks, read_keypoints
@@ -200,18 +202,21 @@ class Comparison:
 
     def _result(self, run: Run) -> Evaluation:
         """Compute the scores of all videos."""
-        values = [x for x in run.values if x]
-        names = [name for name in METRICS if values and name in values[0]]
+        of_sets = {k: x for _, measure in self._measures for k, x in measure.scores().items()}
+        asked = {name for names, _ in self._measures for name in names}
+        names = [name for name in METRICS if name in asked and name not in of_sets]
+        none = np.zeros(0)  # of a video that is too short
+        values = [{name: x.get(name, none) for name in names} for x in run.values if names]
         scores = {name: known_mean(np.concatenate([x[name] for x in values])) for name in names}
-        facts, floors = dict(self.facts), {}
+        facts, floors, notes = dict(self.facts), {}, list(self.notes)
         for _, measure in self._measures:
-            scores |= measure.scores()
             floors |= measure.floors()
             facts |= measure.facts()
+            notes += measure.notes()
+        scores |= of_sets
         scores = {name: scores[name] for name in METRICS if name in scores}
-        values = [{name: x[name] for name in names} for x in values]
         worst = sorted(run.worst, key=lambda frame: -frame.error)
-        notes = [*self.notes, *(_nothing_found(x, facts) for x, y in scores.items() if np.isnan(y))]
+        notes += [_nothing_found(name, facts) for name, x in scores.items() if np.isnan(x)]
         result = Evaluation(values, self._clip, scores, {}, floors, worst, facts, notes)
         rows = [row for *_, row in result.clips()]
         result.intervals.update({name: interval([row[name] for row in rows]) for name in names})
@@ -262,6 +267,12 @@ class Comparison:
         return self._perceptual("stlpips", load_stlpips)
 
     def _perceptual(self, name: str, load: Callable[..., Any]) -> Measure:
+        for pair in self._pairs:
+            if min(pair.size) < SMALLEST:
+                raise AnchorError(
+                    f"{pair.truth} is {show_size(pair.size)}: perceptual distances need sides of at"
+                    f" least {SMALLEST} pixels"
+                )
         metric, digests = load(self._weights)
         self.facts["weights"] |= digests
         return Pixels({name: metric}, {})
@@ -287,13 +298,19 @@ class Comparison:
         variables, digest = inception.load_inception(self._weights)
         self.facts["weights"] |= {inception.FILE.name: digest}
         encode = partial(inception.inception_features, variables)
+        self._check_frames(names)
         return FeatureSets(_chosen(_OF_INCEPTION, names), encode, inception.NUM_FEATURES)
 
     def _clip_tokens(self, names: list[str]) -> Measure:
         assert self._anchor is not None
+        self._check_frames(names)
         encoder = self._anchor.image_encoder
         encode = lambda images: encode_pictures(encoder, images, _BATCH)[:, 0]
         return FeatureSets(_chosen(_OF_CLIP, names), encode, encoder.config.width)
+
+    def _check_frames(self, names: list[str]) -> None:
+        if sum(pair.count for pair in self._pairs) < 2:
+            raise AnchorError(f"{' and '.join(names)} need at least two frames")
 
     def _fvd(self, names: list[str]) -> Measure:
         _check_clips(self._pairs, self._clips)
@@ -362,7 +379,7 @@ def _check_clips(pairs: Sequence[VideoPair], clips: Clips) -> None:
 def _nothing_found(name: str, facts: Mapping[str, Any]) -> str:
     """Say why a metric has no score."""
     if name not in OF_PEOPLE:
-        return f"{name} has no score: no frame has a value"
+        return f"{name} has no score: it has a value for no frame, or needs more frames"
     shares = facts["found"]
     part = {"jitter": "body", "identity": "face"}.get(name, name.removeprefix("lmd_"))
     seen = " and ".join(f"{100 * shares[side][part]:.0f} % of the {side}" for side in shares)

@@ -11,9 +11,10 @@ import numpy as np
 
 from anchor_jax.diffusion.rings import State
 from anchor_jax.evaluation.colour import colour
-from anchor_jax.evaluation.flow import flow_errors
+from anchor_jax.evaluation.flow import check_opencv, flow_errors
 from anchor_jax.evaluation.frechet import Gaussian, frechet_distance
 from anchor_jax.evaluation.fvd import ClipCutter, Clips, clip_logits, fvd
+from anchor_jax.evaluation.i3d import NUM_CLASSES
 from anchor_jax.evaluation.kernel import KernelDistance
 from anchor_jax.evaluation.l1 import l1
 from anchor_jax.evaluation.psnr import psnr
@@ -56,6 +57,10 @@ class Measure:
         """Return what belongs beside the scores, JSON values."""
         return {}
 
+    def notes(self) -> list[str]:
+        """Return what a reader of the scores must know, one sentence each."""
+        return []
+
     def state(self) -> State:
         """Return what `restore` needs to go on, arrays by names."""
         return {}
@@ -86,9 +91,14 @@ class Pixels(Measure):
 
 
 class Flow(Measure):
-    """The warping error along the truth's flow, and that of the truth itself."""
+    """The warping error along the truth's flow, and that of the truth itself.
+
+    Raises:
+        AnchorError: OpenCV is not installed.
+    """
 
     def __init__(self):
+        check_opencv()
         self._sums = np.zeros(2)  # of the truth's errors, and their number
 
     def add(self, block: Block) -> Values:
@@ -142,6 +152,10 @@ class FeatureSets(Measure):
         both = zip(self._names, values, strict=True)
         return {name: value for name, value in both if name is not None}
 
+    def notes(self) -> list[str]:
+        name, count, size = self._names[0], self._sets[0].count, len(self._sets[0].mean)
+        return [_too_few(name, count, "frames", size)] if name and count <= size else []
+
     def state(self) -> State:
         first, second = (gaussian.state() for gaussian in self._sets)
         return {"generated": first, "true": second, "kernel": self._kernel.state()}
@@ -179,6 +193,10 @@ class VideoDistance(Measure):
     def scores(self) -> Scores:
         return {"fvd": fvd(*self.features())}
 
+    def notes(self) -> list[str]:
+        count, size = len(self._features[0]), NUM_CLASSES
+        return [_too_few("fvd", count, "clips", size)] if count <= size else []
+
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits (k, 400) of all generated and of all true clips."""
         first, second = (np.stack(x) for x in self._features)
@@ -187,7 +205,7 @@ class VideoDistance(Measure):
     def state(self) -> State:
         sides = zip(("generated", "true"), self._features, self._cutters, strict=True)
         return {
-            name: cutter.state() | {"features": np.stack(x) if x else np.zeros((0, 400))}
+            name: cutter.state() | {"features": np.stack(x) if x else np.zeros((0, NUM_CLASSES))}
             for name, x, cutter in sides
         }
 
@@ -195,3 +213,11 @@ class VideoDistance(Measure):
         for side, name in enumerate(("generated", "true")):
             self._features[side] = list(state[name]["features"])
             self._cutters[side].restore(state[name])
+
+
+def _too_few(name: str, count: int, what: str, size: int) -> str:
+    """Say that a Fréchet distance has fewer vectors than dimensions."""
+    return (
+        f"{name} is of {count} {what}, fewer than its features have dimensions ({size}): it is"
+        f" mostly bias, so compare it only with that of as many {what}"
+    )

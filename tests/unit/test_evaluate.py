@@ -24,6 +24,7 @@ from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.studies import evaluate as module
 from anchor_jax.studies import measures
 from anchor_jax.studies.evaluation import Evaluation
+from anchor_jax.studies.video_pairs import Block
 
 PLAIN = (*module.OF_FRAMES, *module.OF_CHANGES)
 
@@ -310,3 +311,47 @@ def test_metrics_without_weights_are_left_out_and_named(videos, tmp_path, capsys
     for name in ("stlpips", "identity", "fid"):
         assert cli.main([*words, "--metrics", name]) == 2
         assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_videos_of_one_frame_and_few_clips_are_told(tmp_path, videos, monkeypatch, capsys):
+    """Catches a traceback of an empty array, NaN without a reason, and a Frechet distance of few
+    clips that looks like any other."""
+    for name in ("made", "real"):
+        write_frames(tmp_path / name, moving(1))
+    words = ["--generated", tmp_path / "made", "--truth", tmp_path / "real", "--out"]
+    words = ["evaluate", *map(str, words), str(tmp_path / "out"), "--metrics"]
+    assert cli.main([*words, "psnr", "flicker", "flow_error"]) == 0
+    told = capsys.readouterr()
+    for name in ("flicker", "flow_error"):
+        assert f"note: {name} has no score: " in told.err
+    assert "| all | inf |  |  |" in told.out
+    assert cli.main([*words, "fvd"]) == 2
+    assert "1 frames, but FVD needs clips of 16" in capsys.readouterr().err
+    anchor = anchor_jax.load("shipped", networks=["image_encoder"])
+    one = [tmp_path / "made"], [tmp_path / "real"], ["clip_frechet"]
+    with pytest.raises(AnchorError, match="clip_frechet need at least two frames"):
+        anchor_jax.evaluate(*one, anchor=anchor)
+    result = anchor_jax.evaluate(*pair(videos, "a"), ["clip_frechet"], anchor=anchor)
+    (told,) = result.notes
+    assert told.startswith("clip_frechet is of 40 frames, fewer than its features have dimensions")
+
+
+def test_sets_of_features_react_to_noise_but_not_to_the_order(videos):
+    """Catches features that are paired, and distances that fall as the frames get worse."""
+
+    def score(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        encode = lambda images: images[:, ::8, ::8].reshape(len(images), -1).astype(np.float32)
+        sets = measures.FeatureSets(("fid", "kid"), encode, encode(truth).shape[1])
+        for start in range(0, len(truth), 16):
+            part = slice(start, start + 16)
+            sets.add(Block(start, frames[part], truth[part]))
+        return sets.scores()
+
+    truth = moving(300)
+    same, shuffled = score(truth, truth), np.random.default_rng(0).permutation(truth)
+    assert score(shuffled, truth)["fid"] == pytest.approx(same["fid"], abs=1e-3 * truth.var())
+    for name in ("fid", "kid"):
+        worse = [score(noisy(truth, sigma), truth)[name] for sigma in (10, 30, 90)]
+        assert same[name] < worse[0] < worse[1] < worse[2]
+        forth, back = score(worse_frames := noisy(truth, 30), truth), score(truth, worse_frames)
+        assert forth[name] == pytest.approx(back[name], rel=1e-6)
