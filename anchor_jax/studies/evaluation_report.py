@@ -39,7 +39,6 @@ METRICS = {
     "fvd": ("FVD", 1),
 }
 FILES = {"evaluation.json", "evaluation.md", "report.html"}
-_FLOOR = "noise floor"
 _POINTS = 1000  # of a curve, at most
 
 
@@ -75,13 +74,10 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
 
 
 def table(result: Evaluation) -> str:
-    """Format the scores as a Markdown table: all frames with intervals, noise floors, then each
-    clip."""
+    """Format the scores as a Markdown table: all frames with intervals, noise floors, where people
+    are found, then each clip."""
     names = list(result.scores)
-    lines = [["", *(METRICS[name][0] for name in names)]]
-    lines.append(["all", *(_cell(result, name) for name in names)])
-    if result.floors:
-        lines.append([_FLOOR, *_cells(result.floors, names)])
+    lines = [["", *(METRICS[name][0] for name in names)], *_overall(result, names)]
     for pair, start, row in result.clips():
         title = f"video {pair + 1}, frames {start + 1} to {_last(result, pair, start)}"
         lines.append([title, *_cells(row, names)])
@@ -89,6 +85,17 @@ def table(result: Evaluation) -> str:
         if any(map(math.isfinite, row.values())):
             lines.append([f"video {pair}, last 10 s minus first 10 s", *_cells(row, names)])
     return pages.markdown(lines)
+
+
+def _overall(result: Evaluation, names: Sequence[str]) -> list[list[str]]:
+    """Make the rows of all frames: scores, noise floors, and where people are found."""
+    rows = [["all", *(_cell(result, name) for name in names)]]
+    if result.floors:
+        rows.append(["noise floor", *_cells(result.floors, names)])
+    for side, parts in result.facts.get("found", {}).items():
+        shares = {f"lmd_{part}": f"{100 * share:.0f} %" for part, share in parts.items()}
+        rows.append([f"found, {side}", *(shares.get(name, "") for name in names)])
+    return rows
 
 
 def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
@@ -112,10 +119,7 @@ def _number(value: float, decimals: int) -> str:
 
 def _report(result: Evaluation) -> str:
     names = list(result.scores)
-    rows = [["", *(html.escape(METRICS[name][0]) for name in names)]]
-    rows.append(["all", *(_cell(result, name) for name in names)])
-    if result.floors:
-        rows.append([_FLOOR, *_cells(result.floors, names)])
+    rows = [["", *(html.escape(METRICS[name][0]) for name in names)], *_overall(result, names)]
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in result.notes)
     parts = [
         "<h1>Generated videos and their truth</h1>",
@@ -123,7 +127,8 @@ def _report(result: Evaluation) -> str:
         f"<p>Means over all frames. In brackets the 95 % interval by bootstrap over clips of"
         f" {result.clip} frames; FVD: over its clips. There is none for a single clip."
         " Noise floor: what the truth scores against itself, slightly compressed or resized;"
-        " differences below it mean nothing.</p>",
+        " differences below it mean nothing. Found: in which share of the frames (of both hands in"
+        " all frames, for hands) the part was seen.</p>",
         f"<ul>{notes}</ul>",
     ]
     if result.values:

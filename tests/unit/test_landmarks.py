@@ -16,6 +16,7 @@ from anchor_jax.evaluation.landmarks import jitter, mean_distances, points_of, w
 from anchor_jax.evaluation.people import Person, PersonFinder
 from anchor_jax.studies import evaluate as module
 from anchor_jax.studies.disturb import disturb
+from anchor_jax.studies.evaluation_report import table
 from anchor_jax.studies.keypoint_files import read_keypoints
 from anchor_jax.studies.people import five_landmarks
 
@@ -250,6 +251,9 @@ def test_people_are_compared(tmp_path, finders):
     assert len(found["jitter"]) == 33 and shaken.tolist() == [18, 19, 20]
     assert np.isnan(found["jitter"]).nonzero()[0].tolist() == [1, 2, 3]
     assert np.isnan(found["identity"][3]) and found["identity"][5] > 0
+    lines = table(result).splitlines()
+    assert lines[4] == "| found, generated | 97 % | 97 % | 49 % |  |  |"
+    assert lines[5] == "| found, truth | 100 % | 100 % | 50 % |  |  |"
     assert set(result.floors) == {"lmd_body", "lmd_face", "lmd_hands", "identity"}
     same = module.evaluate([truth], [truth], names)
     assert same.scores == dict.fromkeys(names, 0)
