@@ -44,13 +44,15 @@ class Body(Protocol):
 @dataclass(frozen=True)
 class PoseImage:
     """One frame and what is known of it. The landmarks are left eye, right eye, nose, left and
-    right mouth corner, image-left first; `anchor_jax.body.view` says how pixels count."""
+    right mouth corner, image-left first; `anchor_jax.body.view` says how pixels count. Joints are
+    in the order of `anchor_jax.body.motion`; None if the drawer does not know them."""
 
     pixels: np.ndarray  # uint8 (h, w, 3), RGB on black
     face: np.ndarray  # bool (h, w): what is seen there belongs to the face
     foreground: np.ndarray  # bool (h, w): the body is there
     landmarks: np.ndarray  # float32 (5, 2), pixels
     visible: np.ndarray  # bool (5,): in the picture and not hidden
+    joints: np.ndarray | None = None  # float32 (55, 2), pixels
 
 
 def draw_clip(
@@ -96,18 +98,22 @@ def _check_packages() -> None:
         )
 
 
-def _geometry(body: Body, motion: Motion, view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Vertices and landmarks in the world of the frames of each task, checked."""
+def _geometry(
+    body: Body, motion: Motion, view: View
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Vertices, landmarks and joints in the world of the frames of each task, checked."""
     for start in range(0, len(motion.poses), FRAMES_AT_ONCE):
-        vertices = body.vertices(motion[start : start + FRAMES_AT_ONCE])
+        part = motion[start : start + FRAMES_AT_ONCE]
+        vertices = body.vertices(part)
         finite = np.isfinite(vertices).all((1, 2))
         if not finite.all():
             frame = start + int(np.argmin(finite))
             raise AnchorError(f"frame {frame} of the motion gives vertices that are not finite")
-        places = view.place(vertices), view.place(body.landmarks(vertices))
+        points = vertices, body.landmarks(vertices), body.joints(part)
+        places = [view.place(x) for x in points]
         for first in range(0, len(vertices), FRAMES_PER_TASK):
             task = slice(first, first + FRAMES_PER_TASK)
-            yield places[0][task], places[1][task]
+            yield places[0][task], places[1][task], places[2][task]
 
 
 def _start(processes: int, body: Body, view: View) -> Pool:
@@ -157,14 +163,16 @@ def _open() -> None:
         _drawing["renderer"] = render.Renderer(*_drawing["arguments"])  # type: ignore[misc]
 
 
-def _draw(vertices: np.ndarray, landmarks: np.ndarray) -> list[PoseImage]:
-    """Draw the frames of one task, from vertices (k, V, 3) and landmarks (k, 5, 3) in the world."""
+def _draw(vertices: np.ndarray, landmarks: np.ndarray, joints: np.ndarray) -> list[PoseImage]:
+    """Draw the frames of one task, from vertices (k, V, 3), landmarks (k, 5, 3) and joints
+    (k, 55, 3) in the world."""
     _open()
     renderer = _drawing["renderer"]
     assert isinstance(renderer, render.Renderer)
     images = []
-    for shape, points in zip(vertices, landmarks, strict=True):
+    for shape, points, places in zip(vertices, landmarks, joints, strict=True):
         drawing = renderer.draw(shape)
-        pixels, visible = renderer.sees(drawing, points)
-        images.append(PoseImage(drawing.pixels, drawing.face, drawing.foreground, pixels, visible))
+        seen = renderer.sees(drawing, points)
+        bones = renderer.view.project(places)[0].astype(np.float32)
+        images.append(PoseImage(drawing.pixels, drawing.face, drawing.foreground, *seen, bones))
     return images

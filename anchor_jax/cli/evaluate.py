@@ -41,8 +41,8 @@ class Evaluate:
         metrics: psnr, ssim, l1, lpips, stlpips, sharpness, colour; flicker, temporal_error,
             flow_error; lmd_body, lmd_face, lmd_hands, jitter, identity; fid, kid, clip_frechet,
             clip_kernel, fvd.
-        poses: as many pose images of `render`, or conditions folders: where the five landmarks of
-            the face should be, for lmd_face.
+        poses: as many pose images of `render`, or conditions folders: where the landmarks of body,
+            face and hands should be, for lmd_body, lmd_face and lmd_hands.
         generated_landmarks: as many folders of OpenPose's JSON files, or files of COCO-WholeBody,
             in place of landmarks that are found in the generated frames.
         truth_landmarks: the same for the true frames.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from anchor_jax.body.arrays import Archive
+from anchor_jax.body.motion import NUM_JOINTS
 from anchor_jax.body.parallel import PoseImage
 from anchor_jax.body.view import View
 from anchor_jax.data import video
@@ -97,7 +98,7 @@ def write_pose_images(
         AnchorError: an output cannot be written. Then neither output exists.
     """
     check_outputs(out, conditions)
-    landmarks, visible = [], []
+    landmarks, visible, joints = [], [], []
 
     def frames(folder: Path) -> Iterator[np.ndarray]:
         for number, image in enumerate(images, 1):
@@ -106,9 +107,13 @@ def write_pose_images(
                     _save_mask(folder / mask / f"{number:06d}.png", getattr(image, mask))
             landmarks.append(image.landmarks)
             visible.append(image.visible)
+            if image.joints is not None:
+                joints.append(image.joints)
             yield image.pixels
         table = _camera(view, fps)
         table |= {"landmarks": np.stack(landmarks), "visible": np.stack(visible)}
+        if joints:
+            table["joints"] = np.stack(joints)
         with named_errors(conditions):
             np.savez(folder / TABLE, **table)  # before any output is moved to its place
 
@@ -176,6 +181,8 @@ class LandmarkTable:
         points: numbers (n, 5, 2), continuous pixels; NaN if missing.
         visible: bool (n, 5), or None if the file does not say.
         size: width and height (2,) of the images that the points refer to, or None.
+        joints: numbers (n, 55, 2), continuous pixels, in the order of `anchor_jax.body.motion`, or
+            None.
 
     Raises:
         AnchorError: an array has another shape or type.
@@ -185,9 +192,10 @@ class LandmarkTable:
     points: np.ndarray
     visible: np.ndarray | None = None
     size: np.ndarray | None = None
+    joints: np.ndarray | None = None
 
     def __post_init__(self):
-        points, visible, size = self.points, self.visible, self.size
+        points, visible, size, joints = self.points, self.visible, self.size, self.joints
         if points.ndim != 3 or points.shape[1:] != (5, 2) or points.dtype.kind not in "iuf":
             raise AnchorError(
                 f"{self.path}: landmarks are {points.dtype} {points.shape}; {EXPECTED_LANDMARKS}"
@@ -195,6 +203,11 @@ class LandmarkTable:
         if visible is not None and (visible.shape != points.shape[:2] or visible.dtype != bool):
             raise AnchorError(
                 f"{self.path}: visible is {visible.dtype} {visible.shape}; expected bool (n, 5)"
+            )
+        expected = (len(points), NUM_JOINTS, 2)
+        if joints is not None and (joints.shape != expected or joints.dtype.kind not in "iuf"):
+            raise AnchorError(
+                f"{self.path}: joints are {joints.dtype} {joints.shape}; expected {expected}"
             )
         if size is not None and (
             size.shape != (2,)
@@ -213,7 +226,8 @@ def read_table(path: Path) -> LandmarkTable:
         AnchorError: the file is damaged, or "landmarks" is missing or invalid.
     """
     archive = Archive(path, MAX_ARRAY_BYTES)
-    others = {name: archive[name] for name in ("visible", "size") if name in archive}
+    names = "visible", "size", "joints"
+    others = {name: archive[name] for name in names if name in archive}
     return LandmarkTable(path, archive["landmarks"], **others)
 
 

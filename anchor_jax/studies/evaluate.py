@@ -18,12 +18,11 @@ from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.evaluation.stlpips import load_stlpips
 from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.generation.unfinished import Unfinished
-from anchor_jax.poses.face_inputs import read_landmarks
-from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.progress import Progress, silent
 from anchor_jax.shapes import show_size
 from anchor_jax.studies.comparing import Run
 from anchor_jax.studies.evaluation import Evaluation, fvd_interval, interval
+from anchor_jax.studies.exact import Exact
 from anchor_jax.studies.keypoint_files import Landmarks, read_keypoints
 from anchor_jax.studies.measures import (
     OF_CHANGES,
@@ -70,7 +69,7 @@ def evaluate(
         truth: as many, in the same order: equal number of frames, rate and size.
         metrics: of `METRICS`; None: all whose weights are there; `Evaluation.notes` has the others.
         poses: as many pose images of `anchor-jax render`, their conditions folders, or files of
-            face landmarks: where the five landmarks of the face should be, for "lmd_face".
+            face landmarks: where the landmarks should be, in place of those of the truth.
         generated_landmarks: as many folders of OpenPose's JSON files or files of COCO-WholeBody, in
             place of those that MediaPipe's models find in the generated frames.
         truth_landmarks: the same for the true frames.
@@ -336,11 +335,11 @@ class Comparison:
             found.append((rows[0], rows[1]))
         return found
 
-    def _read_exact(self, poses: Sequence[str | Path] | None) -> list[np.ndarray | None]:
-        """Read where the five landmarks of the face should be, of each pair."""
+    def _read_exact(self, poses: Sequence[str | Path] | None) -> list[Exact | None]:
+        """Read where landmarks should be, of each pair."""
         if poses is None:
             return [None] * len(self._pairs)
-        return [_read_poses(Path(x), pair) for x, pair in zip(poses, self._pairs, strict=True)]
+        return [Exact.read(Path(x), pair) for x, pair in zip(poses, self._pairs, strict=True)]
 
 
 def _chosen(both: tuple[str, str], names: Sequence[str]) -> tuple[str | None, str | None]:
@@ -352,15 +351,6 @@ def _scaled(read: Landmarks, scale: np.ndarray, number: int) -> people.Person:
     """Read landmarks of a frame that is resized."""
     person = read(number)
     return people.Person(*(x * scale for x in asdict(person).values()))
-
-
-def _read_poses(path: Path, pair: VideoPair) -> np.ndarray:
-    """Read the face landmarks of pose images, float64 (n, 5, 2), pixels of the truth."""
-    beside = conditions_beside(path)
-    source = beside if (beside / TABLE).is_file() else path
-    width, height = pair.size
-    points, visible = read_landmarks(source, (pair.count, height, width), lambda: pair.size)
-    return points if visible is None else np.where(visible[..., None], points, np.nan)
 
 
 def _check_clips(pairs: Sequence[VideoPair], clips: Clips) -> None:

@@ -19,6 +19,7 @@ from anchor_jax.evaluation.people import Person, PersonFinder
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.shapes import Images, Params
 from anchor_jax.studies.disturb import disturb
+from anchor_jax.studies.exact import Exact
 from anchor_jax.studies.keypoint_files import Landmarks
 from anchor_jax.studies.measures import Measure, Scores, Values
 from anchor_jax.studies.video_pairs import Block, VideoPair
@@ -41,7 +42,7 @@ class People(Measure):
         finders: two, for generated and for true frames; None if landmarks are given for both.
         descriptor: variables of dlib's network, for "identity".
         given: landmarks that others found, of each pair: generated and true; None: they are found.
-        exact: true positions of five landmarks of the face of each pair, (n, 5, 2), or None.
+        exact: where landmarks of each pair should be, or None: where the truth has them.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class People(Measure):
         finders: tuple[PersonFinder, PersonFinder] | None,
         descriptor: Params | None,
         given: Sequence[tuple[Landmarks | None, Landmarks | None]],
-        exact: Sequence[np.ndarray | None],
+        exact: Sequence[Exact | None],
     ):
         self._names, self._finders, self._descriptor = names, finders, descriptor
         self._given, self._exact = given, exact
@@ -144,11 +145,14 @@ class People(Measure):
         return [self._finders[side].find(frame) for frame in frames]
 
     def _distances(self, points: Values, expected: Values, start: int) -> Values:
-        values = {part: mean_distances(points[part], expected[part]) for part in PARTS}
         exact = self._exact[self._pair]
         if exact is not None:
-            rows = exact[start : start + len(points["face"]), None]
-            values["face"] = mean_distances(five_landmarks(points["face"]), rows)
+            frames = slice(start, start + len(points["face"]))
+            points = points | {"face": five_landmarks(points["face"])}
+            expected = expected | {"face": exact.five[frames, None]}
+            if exact.body is not None and exact.hands is not None:
+                expected |= {"body": exact.body[frames, None], "hands": exact.hands[frames]}
+        values = {part: mean_distances(points[part], expected[part]) for part in PARTS}
         hands = values.pop("hands")
         return {f"lmd_{part}": x[:, 0] for part, x in values.items()} | {_HANDS: hands}
 

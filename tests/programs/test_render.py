@@ -166,8 +166,8 @@ def test_a_motion_is_drawn_where_training_had_the_person(
 
 def test_a_model_file_is_drawn_through_shows_camera(render, opengl, tmp_path, capsys):
     """Catches, from the files to the picture: another body than the model file's, hands or face
-    that do not follow, landmarks of other points, a camera lost or changed, and a word about the
-    mannequin. The pixels are those of the authors' package, projected by hand."""
+    that do not follow, landmarks or joints of other points, a camera lost or changed, and a word
+    about the mannequin. The pixels are those of the authors' package, projected by hand."""
     model = write_smplx(tmp_path / "SMPLX_MADE_UP.npz")
     camera = Camera(1100.0, (60.0, 66.0), np.array([0.02, -0.92, 2.5], np.float32), (128, 128))
     motion = moving(3, betas=300, expression=100, pca=12, camera=camera)
@@ -180,7 +180,10 @@ def test_a_model_file_is_drawn_through_shows_camera(render, opengl, tmp_path, ca
     assert "note" not in printed.err
     assert "out.mp4: 3 frames, 128x128, 30 fps" in printed.out
     table = np.load(tmp_path / "out-conditions" / "conditions.npz")
-    points = oracle(model, motion)[1][:, 76:]
+    joints = oracle(model, motion)[1]
+    pixels = expected_pixels(camera, joints[:, :55])
+    np.testing.assert_allclose(table["joints"], pixels, atol=0.05)
+    points = joints[:, 76:]
     eyes = [points[:, 19:25].mean(1), points[:, 25:31].mean(1)]
     expected = expected_pixels(
         camera, np.stack([*eyes, *points[:, [13, 31, 37]].swapaxes(0, 1)], 1)

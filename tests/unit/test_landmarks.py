@@ -279,6 +279,25 @@ def test_given_and_exact_landmarks_are_used(tmp_path, finders):
     np.savez(tmp_path / "face.npz", landmarks=np.stack([2 * exact] * 9), size=np.array([80, 64]))
     result = module.evaluate([made], [truth], ["lmd_face"], poses=[tmp_path / "face.npz"])
     assert result.scores["lmd_face"] == pytest.approx(0, abs=1e-6)
+    joints = np.zeros((9, 55, 2))
+    joints[:, :, 0] = np.arange(55)
+    many = {"landmarks": np.stack([exact] * 9), "size": np.array([40, 32]), "joints": joints}
+    np.savez(tmp_path / "all.npz", **many)
+    result = module.evaluate(
+        [made], [truth], ["lmd_body", "lmd_hands"], poses=[tmp_path / "all.npz"]
+    )
+    found = Finder().find(read_frames(made)[0][0])
+    # By SMPL-X's names: left shoulder, elbow, wrist 16, 18, 20; left middle finger 28 to 30.
+    body = [(5, 16), (6, 17), (7, 18), (8, 19), (9, 20), (10, 21), (13, 4), (14, 5), (15, 7)]
+    hand = [(0, 20), (1, 37), (2, 38), (3, 39), (5, 25), (6, 26), (7, 27), (9, 28), (10, 29)]
+    hand += [(11, 30), (13, 34), (14, 35), (15, 36), (17, 31), (18, 32), (19, 33)]
+    distance = lambda point, joint: np.hypot(point[0] - joint, point[1])
+    for name, points, pairs in (
+        ("lmd_body", found.body, [*body, (16, 8)]),
+        ("lmd_hands", found.hands[0], hand),
+    ):
+        expected = np.mean([distance(points[k], joint) for k, joint in pairs])
+        assert result.scores[name] == pytest.approx(expected), name
     moved = person(0)
     folder = tmp_path / "json"
     folder.mkdir()
