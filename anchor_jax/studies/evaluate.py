@@ -176,7 +176,7 @@ class Comparison:
         self.facts["metrics"] = [name for names, _ in self._measures for name in names]
 
     def run(self, progress: Progress = silent, unfinished: Unfinished | None = None) -> Evaluation:
-        """Compare the videos.
+        """Compare the videos, once.
 
         Args:
             progress: makes the progress bar.
