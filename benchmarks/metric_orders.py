@@ -27,7 +27,7 @@ from anchor_jax.studies.evaluate import Comparison
 from anchor_jax.studies.evaluation_report import METRICS as HEADINGS
 
 METRICS = (
-    *("psnr", "stlpips", "flow_error", "lmd_body", "lmd_face", "lmd_hands", "jitter", "identity"),
+    *("stlpips", "flow_error", "lmd_body", "lmd_face", "lmd_hands", "jitter", "identity"),
     "fvd",
 )
 FVD_STRIDE = 4  # the clips are short
