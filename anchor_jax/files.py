@@ -249,4 +249,5 @@ def _disk_of(path: Path) -> int:
 def _nearest(path: Path) -> Path:
     """The nearest of the folders above `path` that exists."""
     # `os.path.exists` is False where a folder may not be searched; `Path.exists` would raise.
-    return next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    path = path.absolute()
+    return next((parent for parent in path.parents if os.path.exists(parent)), path)

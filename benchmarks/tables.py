@@ -9,30 +9,31 @@ Each clip is a folder with poses, truth and appearance.png, as for `anchor-jax b
 methods are folders with a video (NAME.mp4) or a folder of images (NAME/) for each clip, by the name
 of the clip's folder. Rows without an anchor or folder show the paper's numbers alone.
 
-Generated frames lie in OUT/videos/ROW/CLIP, and are used again by a later run. Writes `tables.md`
-and `tables.json`. Without Inception's weights FID is left out, and the Fréchet distance on the
-anchor's image encoder is shown in a column of its own.
+Generated frames lie in OUT/videos/ROW/CLIP, and are used again by a later run with the same
+anchors, clips and settings. Writes `tables.md` and `tables.json`. Without Inception's weights FID
+is left out, and the Fréchet distance on the anchor's image encoder is shown in a column of its own.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from anchor_jax import checkpoint
-from anchor_jax.assets import SHIPPED_NAME, open_assets
+from anchor_jax.assets import SHIPPED_NAME, find_anchor, open_assets
 from anchor_jax.data.video import write_frames
 from anchor_jax.errors import AnchorError, note
 from anchor_jax.evaluation.fvd import Clips
-from anchor_jax.files import placed
+from anchor_jax.files import placed, write_text
 from anchor_jax.pages import markdown
 from anchor_jax.progress import bars
 from anchor_jax.studies.clip import Variant, folder_or_video, generate_clip, read_clip
 from anchor_jax.studies.evaluate import Comparison
 from anchor_jax.studies.results import json_text
 from anchor_jax.studies.run import Row
+from anchor_jax.studies.video_pairs import stamp
 from anchor_jax.versions import versions
 
 # Columns: metric, heading, decimals, and whether the paper has it.
@@ -88,8 +89,20 @@ def generate(row: Row, clips: Sequence[Path], folder: Path, frames: int | None) 
 
     Returns:
         The folders of the clips.
+
+    Raises:
+        AnchorError: those that are there were made with other settings.
     """
     anchor = None
+    _check_made(
+        folder / "made.json",
+        {
+            "anchor": [str(row.anchor), stamp(find_anchor(row.anchor))],
+            "clips": {str(clip): stamp(clip) for clip in clips},
+            "frames": frames,
+            **asdict(row.variant),
+        },
+    )
     made = [folder / clip.name for clip in clips]
     for source, target in zip(clips, made, strict=True):
         if target.exists():
@@ -99,6 +112,22 @@ def generate(row: Row, clips: Sequence[Path], folder: Path, frames: int | None) 
         with placed(target) as partial:
             write_frames(partial, images)
     return made
+
+
+def _check_made(path: Path, facts: Mapping[str, Any]) -> None:
+    """Check that earlier videos were made with the same facts; else write them into `path`.
+
+    Raises:
+        AnchorError: they were not.
+    """
+    text = json_text(facts)
+    if not path.exists():
+        write_text(path, text)
+    elif path.read_text("utf-8") != text:
+        raise AnchorError(
+            f"{path.parent} has videos of another anchor, clip or setting: remove it, or choose"
+            " another --out"
+        )
 
 
 def measure(
@@ -191,6 +220,10 @@ def _run(args: argparse.Namespace) -> None:
         PERTURBED: args.perturbed,
     }
     rows = make_rows(args.anchor, trained, full)
+    if taken := sorted(set(others) & set(rows)):
+        raise AnchorError(
+            f"--others {taken[0]}=...: the anchor gives this row; choose another name"
+        )
     if args.frames is not None:
         truth = _first_frames(truth, clips, args)
     videos = {
@@ -210,7 +243,7 @@ def _run(args: argparse.Namespace) -> None:
         if name not in measured:
             measured[name] = measure(videos[name], truth, args.anchor, args)
         _write(args.out, measured)
-    for line in next(iter(measured.values()))["notes"]:
+    for line in dict.fromkeys(line for row in measured.values() for line in row["notes"]):
         note(line)
     print((args.out / "tables.md").read_text("utf-8"), end="")
 
@@ -227,6 +260,8 @@ def _first_frames(
 ) -> list[Path]:
     """Write the first frames of each truth as PNG files."""
     made = [args.out / "videos" / "truth" / clip.name for clip in clips]
+    facts = {"clips": {str(clip): stamp(clip) for clip in clips}, "frames": args.frames}
+    _check_made(args.out / "videos" / "truth" / "made.json", facts)
     for source, target in zip(clips, made, strict=True):
         if not target.exists():
             images = read_clip(source, args.frames).truth

@@ -87,6 +87,7 @@ class Evaluate:
         """Evaluate, and write the folder."""
         need_extra("evaluate", "matplotlib")
         use_compile_cache()
+        from anchor_jax.assets import find_anchor
         from anchor_jax.checkpoint import load
         from anchor_jax.evaluation.fvd import Clips
         from anchor_jax.files import check_results
@@ -94,6 +95,7 @@ class Evaluate:
         from anchor_jax.progress import bars
         from anchor_jax.studies.evaluate import Comparison
         from anchor_jax.studies.evaluation_report import FILES, table, write_evaluation
+        from anchor_jax.studies.video_pairs import stamp
 
         check_results(self.out, FILES)
         encoder = None if self.anchor is None else load(self.anchor, ["image_encoder"])
@@ -111,9 +113,19 @@ class Evaluate:
         )
         for line in comparison.notes:
             note(line)
-        facts = comparison.facts | {"anchor": None if self.anchor is None else str(self.anchor)}
+        facts = comparison.facts | {"inputs": comparison.stamps}
+        if self.anchor is not None:
+            facts["anchor"] = [str(self.anchor), stamp(find_anchor(self.anchor))]
         with open_unfinished(self.out, facts, self.restart) as unfinished:
-            result = comparison.run(bars(), unfinished)
+            if unfinished.count:
+                note(f"goes on after the {unfinished.count} frames of an earlier run")
+            try:
+                result = comparison.run(bars(), unfinished)
+            except KeyboardInterrupt:
+                if not unfinished.kept:
+                    raise
+                words = f"the same command goes on after {unfinished.count} frames"
+                raise KeyboardInterrupt(words) from None
             write_evaluation(self.out, result)
         for line in result.notes[len(comparison.notes) :]:
             note(line)

@@ -64,7 +64,7 @@ def list_images(folder: Path) -> list[Path]:
             for path in folder.iterdir()
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         ),
-        key=lambda path: _natural(path.name),
+        key=lambda path: natural(path.name),
     )
     if not paths:
         raise AnchorError(f"{folder} holds no images; expected .png or .jpg files")
@@ -148,6 +148,6 @@ def _open_rgb(path: Path, on_black: bool) -> "Picture":
         return image.convert("RGB")
 
 
-def _natural(name: str) -> tuple[list[int], str]:
-    """Make a sort key that puts `2.png` before `10.png`."""
+def natural(name: str) -> tuple[list[int], str]:
+    """Make a sort key of a name that puts `2.png` before `10.png`."""
     return [int(digits) for digits in re.findall(r"\d+", name)], name

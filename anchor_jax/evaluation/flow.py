@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation.regions import check_shapes, region_mean
+from anchor_jax.evaluation.weights import Unavailable
 from anchor_jax.threads import map_rows
+
+SMALLEST = 16  # pixels of a side that DIS can read
 
 # A pixel is occluded where flow there and back do not cancel (Sundaram et al. 2010,
 # https://doi.org/10.1007/978-3-642-15549-9_32, equation 5).
@@ -33,7 +35,7 @@ def flow_error(images: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, " m"]
         for the truth itself, since a flow is not exact. NaN if all pixels are occluded.
 
     Raises:
-        AnchorError: OpenCV is not installed.
+        Unavailable: OpenCV is not installed.
     """
     return flow_errors(images, truth)[:, 0]
 
@@ -48,9 +50,9 @@ def flow_errors(images: np.ndarray, truth: np.ndarray) -> Float[np.ndarray, "m 2
 
 
 def check_opencv() -> None:
-    """Raise AnchorError if OpenCV is not installed."""
+    """Raise Unavailable if OpenCV is not installed."""
     if find_spec("cv2") is None:
-        raise AnchorError("flow_error needs OpenCV: pip install 'anchor-jax[evaluate]'")
+        raise Unavailable("flow_error needs OpenCV: pip install 'anchor-jax[evaluate]'")
 
 
 def _errors(images: np.ndarray, truth: np.ndarray) -> list[float]:

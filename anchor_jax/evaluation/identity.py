@@ -50,6 +50,7 @@ FILES = (
     ),
 )
 _LARGEST = 1 << 20  # bytes of a manifest
+_LARGEST_DATA = 1 << 26  # bytes of the arrays
 
 _MEAN = (122.782, 117.001, 104.298)  # of the channels of chips
 # Outer and inner corner of the image-right eye, of the image-left eye, and nose base: fractions of
@@ -174,6 +175,8 @@ def read_manifest(manifest: Path, data: Path) -> dict[str, np.ndarray]:
     total, size = sum(entry.size for entry in entries), data.stat().st_size
     if size != total:
         raise AnchorError(f"{data}: {size} bytes, but {manifest.name} has {total}; get both again")
+    if size > _LARGEST_DATA:
+        raise AnchorError(f"{data}: larger than {_LARGEST_DATA >> 20} MiB; get it again")
     content, arrays, start = data.read_bytes(), {}, 0
     for entry in entries:
         arrays[entry.name] = entry.read(content, start)
@@ -207,11 +210,11 @@ def _read_entry(name: Any, shape: Any, dtype: Any, quantization: Any = None) -> 
     stored = quantization or {"dtype": "uint8", "scale": 1, "min": 0}
     scale, least = float(stored["scale"]), float(stored["min"])
     if not isinstance(name, str) or (dtype, stored["dtype"]) != ("float32", "uint8"):
-        raise ValueError(f"{str(name)[:40]}: expected float32, also stored as uint8")
-    if not all(type(n) is int and 0 < n < 1 << 20 for n in shape):
-        raise ValueError(f"{name[:40]}: invalid shape")
+        raise ValueError(f"{str(name)[:40]!r}: expected float32, also stored as uint8")
+    if len(shape) > 4 or not all(type(n) is int and 0 < n < 1 << 20 for n in shape):
+        raise ValueError(f"{name[:40]!r}: invalid shape")
     if not (math.isfinite(scale) and math.isfinite(least)):
-        raise ValueError(f"{name[:40]}: invalid scale or minimum")
+        raise ValueError(f"{name[:40]!r}: invalid scale or minimum")
     return _Entry(name, tuple(shape), scale if quantization else None, least)
 
 

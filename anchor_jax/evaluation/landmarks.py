@@ -55,7 +55,9 @@ def without_outliers(distances: Float[np.ndarray, "n p"]) -> tuple[np.ndarray, f
     if not len(known):
         return np.full(len(distances), np.nan), 0.0
     middle = np.median(known)
-    fence = middle + _DEVIATIONS * _SIGMA * np.median(abs(known - middle))
+    deviation = np.median(abs(known - middle))
+    # Half of the hands may lie at the very same distance: that says nothing of the others.
+    fence = middle + _DEVIATIONS * _SIGMA * deviation if deviation else np.inf
     with np.errstate(invalid="ignore"):
         kept = np.where(distances <= fence, distances, np.nan)
     return _mean_of_known(kept), float((known > fence).mean())

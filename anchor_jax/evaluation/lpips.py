@@ -42,7 +42,7 @@ FILES: dict[Network, tuple[WeightFile, WeightFile]] = {
 
 
 def load_lpips(folder: Path | None = None) -> tuple[PerceptualDistance, dict[str, str]]:
-    """Read the weights, those of VGG16 if they are there, else those of AlexNet.
+    """Read the weights, those of VGG16 if both files are there, else those of AlexNet.
 
     Args:
         folder: the folder of weights, see `WeightFile.path`.
@@ -53,9 +53,8 @@ def load_lpips(folder: Path | None = None) -> tuple[PerceptualDistance, dict[str
     Raises:
         AnchorError: a file is missing, damaged or of another network.
     """
-    name: Network = "vgg16"
-    if not FILES[name][0].path(folder).is_file() and FILES["alexnet"][0].path(folder).is_file():
-        name = "alexnet"
+    there = lambda name: [file.path(folder).is_file() for file in FILES[name]]
+    name: Network = max(FILES, key=lambda name: (all(there(name)), there(name)[0]))
     paths = [file.find(folder) for file in FILES[name]]
     tensors = {}
     for path in paths:

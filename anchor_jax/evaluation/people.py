@@ -9,13 +9,14 @@ not depend on those before it. The models are files of the mediapipe package (Ap
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from anchor_jax.evaluation.weights import WeightFile
+from anchor_jax.evaluation.weights import Unavailable, WeightFile
 from anchor_jax.face.align import invert, square, warp
 from anchor_jax.face.litert import Model
 from anchor_jax.files import file_hash
@@ -49,6 +50,8 @@ FILES = tuple(
 )
 
 _DETECTOR_SIDE, _POSE_SIDE, _HAND_SIDE, _MESH_SIDE = 224, 256, 224, 192  # pixels of the inputs
+# Numbers of values of the models' outputs, in the order of `Model`.
+_OUTPUTS = (27048, 2254), (159744, 65536, 195, 117, 1), (63, 63, 1, 1), (1404, 1)
 # The detector's grids: cells along a side, and boxes per cell.
 _GRIDS = (28, 2), (14, 2), (7, 6)
 _SEEN = 0.5  # probability from which a person, hand or point counts as seen
@@ -122,7 +125,8 @@ class PersonFinder:
     def __init__(self, paths: Sequence[Path]) -> None:
         sides = _DETECTOR_SIDE, _POSE_SIDE, _HAND_SIDE, _MESH_SIDE
         self._detector, self._pose, self._hand, self._mesh = (
-            Model(path, (1, side, side, 3)) for path, side in zip(paths, sides, strict=True)
+            Model(path, (1, side, side, 3), outputs)
+            for path, side, outputs in zip(paths, sides, _OUTPUTS, strict=True)
         )
         self._anchors = _anchors()
 
@@ -234,8 +238,11 @@ def load_finders(folder: Path | None) -> tuple[tuple[PersonFinder, PersonFinder]
         Two finders, and the SHA-256 of each file.
 
     Raises:
-        AnchorError: a file is missing, or as `PersonFinder`.
+        Unavailable: a file or ai-edge-litert is missing.
+        AnchorError: as `PersonFinder`.
     """
+    if find_spec("ai_edge_litert") is None:
+        raise Unavailable("finding people needs more: pip install 'anchor-jax[evaluate]'")
     paths = [file.find(folder) for file in FILES]
     finders = PersonFinder(paths), PersonFinder(paths)
     return finders, {path.name: file_hash(path) for path in paths}

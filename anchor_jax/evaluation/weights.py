@@ -24,6 +24,10 @@ _TORCH_NAMES = {
 }
 
 
+class Unavailable(AnchorError):
+    """A metric cannot be measured: a file or package is missing, or the videos are too small."""
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """A file that a metric needs. Others than the known one are read too: its user may have
@@ -60,14 +64,15 @@ class WeightFile:
         """Return the place of the file, which exists.
 
         Raises:
-            AnchorError: as `path`, or the file is missing.
+            Unavailable: the file is missing.
+            AnchorError: as `path`.
         """
         path = self.path(folder)
         if path.is_file():
             return path
         digest = f" (SHA-256 {self.sha256[:16]}...)" if self.sha256 else ""
         origin = self.origin.format(folder=shlex.quote(str(path.parent)))
-        raise AnchorError(
+        raise Unavailable(
             f"{self.use} needs {self.name}{digest}, which is not in {path.parent}; get {origin}"
         )
 

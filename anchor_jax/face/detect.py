@@ -68,8 +68,10 @@ class Detector:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._detector = Model(folder / _DETECTOR_FILE, (1, _DETECTOR_SIDE, _DETECTOR_SIDE, 3))
-        self._mesh = Model(folder / _MESH_FILE, (1, _MESH_SIDE, _MESH_SIDE, 3))
+        self._detector = Model(
+            folder / _DETECTOR_FILE, (1, _DETECTOR_SIDE, _DETECTOR_SIDE, 3), (14336, 896)
+        )
+        self._mesh = Model(folder / _MESH_FILE, (1, _MESH_SIDE, _MESH_SIDE, 3), (1404, 1))
         self._anchors = _anchors()
 
     def find(self, picture: Images) -> Float[np.ndarray, "5 2"]:

@@ -14,12 +14,13 @@ class Model:
     Args:
         path: the file.
         shape: of the array.
+        outputs: numbers of values of the outputs, the largest first.
 
     Raises:
         AnchorError: ai-edge-litert is not installed, or the file is not this model.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], outputs: tuple[int, ...]) -> None:
         if find_spec("ai_edge_litert") is None:
             raise AnchorError(
                 f"running {path.name} needs more packages: pip install 'anchor-jax[face]'"
@@ -35,8 +36,15 @@ class Model:
         if tuple(entry["shape"]) != shape:
             raise AnchorError(f"{path} takes {tuple(entry['shape'])}; expected {shape}")
         self._entry = entry["index"]
-        outputs = self._interpreter.get_output_details()
-        self._outputs = [o["index"] for o in sorted(outputs, key=lambda o: -np.prod(o["shape"]))]
+        found = [
+            (int(np.prod(output["shape"])), output["index"])
+            for output in self._interpreter.get_output_details()
+        ]
+        found.sort(key=lambda pair: -pair[0])
+        if tuple(size for size, _ in found) != outputs:
+            sizes = [size for size, _ in found]
+            raise AnchorError(f"{path} gives {sizes} values; expected {list(outputs)}")
+        self._outputs = [index for _, index in found]
 
     def __call__(self, array: np.ndarray) -> list[np.ndarray]:
         self._interpreter.set_tensor(self._entry, array)

@@ -32,6 +32,7 @@ _STATE, _FACTS, _LOCK = "state.safetensors", "settings.json", "lock"
 
 def folder_of(out: Path) -> Path:
     """Return the folder for what is unfinished of the video `out`."""
+    out = out.absolute()
     return out.with_name(f".{out.name}.unfinished")
 
 
@@ -136,11 +137,11 @@ def open_unfinished(
 def _locked(folder: Path, out: Path) -> Iterator[None]:
     """Keep other processes out of the folder; the lock ends with this process."""
     lock = filelock.FileLock(folder / _LOCK)
-    try:
-        with named_errors(out):
+    with named_errors(out):
+        try:
             lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise AnchorError(f"another process is making {out}: wait for it") from None
+        except filelock.Timeout:  # an OSError
+            raise AnchorError(f"another process is making {out}: wait for it") from None
     try:
         yield
     finally:
@@ -151,7 +152,10 @@ def _check_facts(folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
     """Raise AnchorError if the folder has a state of other facts; else write them."""
     path, text = folder / _FACTS, json.dumps(facts, indent=1, sort_keys=True)
     if (folder / _STATE).exists():
-        before = json.loads(path.read_text("utf-8"))
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            raise AnchorError(f"{path} is damaged: remove {folder} to begin anew") from None
         now = json.loads(text)
         if changed := sorted(x for x in before | now if before.get(x) != now.get(x)):
             raise AnchorError(
@@ -160,4 +164,6 @@ def _check_facts(folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
             )
         return
     with named_errors(out):
-        path.write_text(text, "utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, "utf-8")
+        partial.replace(path)

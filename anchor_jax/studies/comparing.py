@@ -1,6 +1,7 @@
 """Compare video pairs block by block, with a state from which an interrupted run goes on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -59,6 +60,10 @@ class Run:
         ]
         self.worst.sort(key=lambda frame: frame.error)
         del self.worst[:-_WORST]
+        # Copies, so that no whole block is kept for a frame of it.
+        self.worst = [
+            replace(x, generated=x.generated.copy(), truth=x.truth.copy()) for x in self.worst
+        ]
 
     def state(self) -> State:
         """Return what `restore` needs to go on, nested arrays."""

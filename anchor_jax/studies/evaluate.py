@@ -10,12 +10,13 @@ import numpy as np
 
 from anchor_jax.checkpoint import Anchor
 from anchor_jax.errors import AnchorError, require
-from anchor_jax.evaluation import i3d, identity, inception, people
+from anchor_jax.evaluation import flow, i3d, identity, inception, people
 from anchor_jax.evaluation.fvd import Clips
 from anchor_jax.evaluation.lpips import load_lpips
 from anchor_jax.evaluation.perceptual import SMALLEST
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.evaluation.stlpips import load_stlpips
+from anchor_jax.evaluation.weights import Unavailable
 from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.generation.unfinished import Unfinished
 from anchor_jax.progress import Progress, silent
@@ -34,7 +35,7 @@ from anchor_jax.studies.measures import (
     VideoDistance,
 )
 from anchor_jax.studies.people import OF_PEOPLE, People
-from anchor_jax.studies.video_pairs import VideoPair, read_pair
+from anchor_jax.studies.video_pairs import VideoPair, read_pair, stamp
 
 _OF_CLIP = "clip_frechet", "clip_kernel"
 _OF_INCEPTION = "fid", "kid"
@@ -114,6 +115,7 @@ class Comparison:
     Attributes:
         facts: what the scores depend on, JSON values.
         notes: which metrics are left out, and why.
+        stamps: size and time of each input, by which a change is noticed.
     """
 
     def __init__(
@@ -131,6 +133,8 @@ class Comparison:
         resized: bool = False,
         weights: str | Path | None = None,
     ):
+        if isinstance(generated, str | Path) or isinstance(truth, str | Path):
+            raise AnchorError("expected lists of videos, also where there is one")
         unknown = sorted(set(metrics or ()) - set(METRICS))
         named = {
             "true videos": truth,
@@ -139,6 +143,7 @@ class Comparison:
             "landmarks of true videos": landmarks[1],
         }
         require(
+            (metrics is None or metrics, "no metrics: name one, or leave them out to have all"),
             (not unknown, f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}"),
             (
                 anchor is not None or not set(_OF_CLIP) & set(metrics or ()),
@@ -162,9 +167,16 @@ class Comparison:
         self._anchor = anchor
         self._clips = Clips() if clips is None else clips
         self._weights = None if weights is None else Path(weights)
+        if self._weights is not None and not self._weights.is_dir():
+            raise AnchorError(f"{weights} is no folder; expected one with weights of metrics")
         self._given = self._read_landmarks(landmarks)
         self._exact = self._read_exact(poses)
         self.notes: list[str] = []
+        if (landmarks[0] is None) != (landmarks[1] is None) and poses is None:
+            self.notes.append(
+                "landmarks are given for one side and found by MediaPipe's models for the other:"
+                " their definitions differ, and so do the distances"
+            )
         self.facts: dict[str, Any] = {
             "videos": [pair.facts() for pair in self._pairs],
             "clip": clip,
@@ -172,6 +184,8 @@ class Comparison:
             "poses": None if poses is None else [str(path) for path in poses],
             "weights": {},
         }
+        inputs = [*generated, *truth, *(poses or ()), *(landmarks[0] or ()), *(landmarks[1] or ())]
+        self.stamps = {str(path): stamp(Path(path)) for path in inputs}
         self._measures = self._make_measures()
         self.facts["metrics"] = [name for names, _ in self._measures for name in names]
 
@@ -215,14 +229,31 @@ class Comparison:
         scores |= of_sets
         scores = {name: scores[name] for name in METRICS if name in scores}
         worst = sorted(run.worst, key=lambda frame: -frame.error)
-        notes += [_nothing_found(name, facts) for name, x in scores.items() if np.isnan(x)]
+        notes += [self._nothing_found(name, facts) for name, x in scores.items() if np.isnan(x)]
+        if np.isinf(scores.get("psnr", 0.0)):
+            equal = sum(int(np.isinf(x["psnr"]).sum()) for x in values)
+            notes.append(f"psnr is infinite, because {equal} frames are equal to their truth")
         result = Evaluation(values, self._clip, scores, {}, floors, worst, facts, notes)
-        rows = [row for *_, row in result.clips()]
-        result.intervals.update({name: interval([row[name] for row in rows]) for name in names})
+        result.intervals.update({name: interval(result.pieces(name)) for name in names})
         for _, measure in self._measures:
             if isinstance(measure, VideoDistance):
                 result.intervals["fvd"] = fvd_interval(*measure.features())
         return result
+
+    def _nothing_found(self, name: str, facts: Mapping[str, Any]) -> str:
+        """Say why a metric has no score."""
+        if name not in OF_PEOPLE:
+            return f"{name} has no score: it has a value for no frame, or needs more frames"
+        if name == "jitter":
+            return "jitter has no score: no landmark is seen in both videos for three frames"
+        part = "face" if name == "identity" else name.removeprefix("lmd_")
+        sides = {side: f"{100 * x[part]:.0f} %" for side, x in facts["found"].items()}
+        if name != "identity" and any(x is not None for x in self._exact):
+            return f"{name} has no score: {part} found in {sides['generated']} of generated frames"
+        return (
+            f"{name} has no score: {part} found in {sides['generated']} of generated and"
+            f" {sides['truth']} of true frames, never in both"
+        )
 
     def _make_measures(self) -> list[tuple[list[str], Measure]]:
         """Make the measures of the metrics that were asked for, or of all whose weights are there.
@@ -234,7 +265,7 @@ class Comparison:
             ((*OF_FRAMES, *OF_CHANGES), self._pixels),
             (("lpips",), self._lpips),
             (("stlpips",), self._stlpips),
-            (("flow_error",), lambda names: Flow()),
+            (("flow_error",), self._flow),
             (OF_PEOPLE, self._people),
             (_OF_INCEPTION, self._inception),
             (_OF_CLIP, self._clip_tokens),
@@ -249,7 +280,7 @@ class Comparison:
                 continue
             try:
                 made.append((names, make(names)))
-            except AnchorError as error:
+            except Unavailable as error:
                 if self._required:
                     raise
                 self.notes.append(f"left out: {', '.join(names)}: {error}")
@@ -268,7 +299,7 @@ class Comparison:
     def _perceptual(self, name: str, load: Callable[..., Any]) -> Measure:
         for pair in self._pairs:
             if min(pair.size) < SMALLEST:
-                raise AnchorError(
+                raise Unavailable(
                     f"{pair.truth} is {show_size(pair.size)}: perceptual distances need sides of at"
                     f" least {SMALLEST} pixels"
                 )
@@ -276,22 +307,32 @@ class Comparison:
         self.facts["weights"] |= digests
         return Pixels({name: metric}, {})
 
+    def _flow(self, names: list[str]) -> Measure:
+        for pair in self._pairs:
+            if min(pair.size) < flow.SMALLEST:
+                raise Unavailable(
+                    f"{pair.truth} is {show_size(pair.size)}: optical flow needs sides of at least"
+                    f" {flow.SMALLEST} pixels"
+                )
+        return Flow()
+
     def _people(self, names: list[str]) -> Measure:
         finders = descriptor = None
-        needed = "identity" in names or any(None in sides for sides in self._given)
-        if needed:
-            finders, digests = people.load_finders(self._weights)
-            self.facts["weights"] |= digests
         if "identity" in names:
             try:
-                descriptor, digests = identity.load_descriptor(self._weights)
-                self.facts["weights"] |= digests
-            except AnchorError as error:
+                finders, digests = people.load_finders(self._weights)
+                descriptor, more = identity.load_descriptor(self._weights)
+                self.facts["weights"] |= digests | more
+            except Unavailable as error:
                 if self._required:
                     raise
                 self.notes.append(f"left out: identity: {error}")
                 names.remove("identity")
-        return People(names, finders, descriptor, self._given, self._exact)
+        if finders is None and any(None in sides for sides in self._given):
+            finders, digests = people.load_finders(self._weights)
+            self.facts["weights"] |= digests
+        num_frames = sum(pair.count for pair in self._pairs)
+        return People(names, finders, descriptor, self._given, self._exact, num_frames)
 
     def _inception(self, names: list[str]) -> Measure:
         variables, digest = inception.load_inception(self._weights)
@@ -309,7 +350,7 @@ class Comparison:
 
     def _check_frames(self, names: list[str]) -> None:
         if sum(pair.count for pair in self._pairs) < 2:
-            raise AnchorError(f"{' and '.join(names)} need at least two frames")
+            raise Unavailable(f"{' and '.join(names)} need at least two frames")
 
     def _fvd(self, names: list[str]) -> Measure:
         _check_clips(self._pairs, self._clips)
@@ -358,19 +399,9 @@ def _check_clips(pairs: Sequence[VideoPair], clips: Clips) -> None:
     advice = "leave fvd out of the metrics"
     for pair in pairs:
         if not clips.number(pair.count):
-            raise AnchorError(
+            raise Unavailable(
                 f"{pair.truth}: {pair.count} frames, but FVD needs clips of {clips.length};"
                 f" {advice}"
             )
     if sum(clips.number(pair.count) for pair in pairs) < 2:
-        raise AnchorError(f"FVD needs at least two clips of {clips.length} frames; {advice}")
-
-
-def _nothing_found(name: str, facts: Mapping[str, Any]) -> str:
-    """Say why a metric has no score."""
-    if name not in OF_PEOPLE:
-        return f"{name} has no score: it has a value for no frame, or needs more frames"
-    shares = facts["found"]
-    part = {"jitter": "body", "identity": "face"}.get(name, name.removeprefix("lmd_"))
-    seen = " and ".join(f"{100 * shares[side][part]:.0f} % of the {side}" for side in shares)
-    return f"{name} has no score: {part} found in {seen} frames, never in both"
+        raise Unavailable(f"FVD needs at least two clips of {clips.length} frames; {advice}")

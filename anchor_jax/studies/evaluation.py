@@ -15,6 +15,7 @@ _DRIFT_SECONDS = 10
 _FPS = 30  # of folders, whose rate is unknown
 _RESAMPLES = 2000
 _FVD_RESAMPLES = 100
+_FVD_CLIPS = 5  # that an interval needs
 _CONFIDENCE = 0.95
 
 
@@ -76,6 +77,15 @@ class Evaluation:
             for start in range(0, max(map(len, values.values())), self.clip)
         ]
 
+    def pieces(self, name: str) -> list[np.ndarray]:
+        """Return the values of a metric in each clip, without NaN."""
+        found = [
+            x[name][start : start + self.clip]
+            for x in self.values
+            for start in range(0, len(x[name]), self.clip)
+        ]
+        return [x[~np.isnan(x)] for x in found]
+
     def drift(self) -> list[dict[str, float]]:
         """Return for each pair how far each metric moves, from its mean over the first ten seconds
         to that over the last ten; NaN for videos that are too short for both. Folders count as 30
@@ -87,7 +97,7 @@ class Evaluation:
             found.append(
                 {
                     name: known_mean(x[-length:]) - known_mean(x[:length])
-                    if len(x) >= 2 * length
+                    if len(x) >= 2 * length - 2  # changes and jitter have fewer values
                     else float("nan")
                     for name, x in values.items()
                 }
@@ -95,20 +105,25 @@ class Evaluation:
         return found
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Compute the 95 % percentile interval of the mean, by bootstrap (Efron 1979,
-    https://doi.org/10.1214/aos/1176344552)."""
-    known = np.array([x for x in values if not np.isnan(x)])
-    if len(known) < 2 or not np.isfinite(known).all():
+def interval(pieces: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Compute the 95 % percentile interval of the mean of all values, by bootstrap over the pieces
+    in which they come (Efron 1979, https://doi.org/10.1214/aos/1176344552). NaN of fewer than two
+    pieces, or values that are not finite."""
+    known = [x for x in pieces if len(x)]
+    sums, counts = np.array([x.sum() for x in known]), np.array([len(x) for x in known])
+    if len(known) < 2 or not np.isfinite(sums).all():
         return float("nan"), float("nan")
     chosen = np.random.default_rng(0).integers(0, len(known), (_RESAMPLES, len(known)))
-    return _quantiles(known[chosen].mean(1))
+    return _quantiles(sums[chosen].sum(1) / counts[chosen].sum(1))
 
 
 def fvd_interval(generated: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Compute the interval of an FVD by bootstrap over pairs of a generated clip and its truth.
     Repeated clips look like a narrower set, so that the distances lie too high; they are shifted to
-    have the distance of all clips as their median, but not below zero."""
+    have the distance of all clips as their median, but not below zero. NaN of fewer than five
+    clips, of which too few sets can be drawn."""
+    if len(truth) < _FVD_CLIPS:
+        return float("nan"), float("nan")
     found = fvd(generated, truth)
     rows = np.random.default_rng(0).integers(0, len(truth), (_FVD_RESAMPLES, len(truth)))
     rows = [row for row in rows if len(set(row)) > 1]

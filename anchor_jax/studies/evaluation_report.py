@@ -70,7 +70,7 @@ def write_evaluation(out: Path, result: Evaluation) -> None:
         partial.mkdir()
         (partial / "evaluation.json").write_text(json_text(content) + "\n", "utf-8")
         (partial / "evaluation.md").write_text(table(result) + "\n", "utf-8")
-        (partial / "report.html").write_text(_report(result), "utf-8")
+        (partial / "report.html").write_text(_report(result), "utf-8", "backslashreplace")
 
 
 def table(result: Evaluation) -> str:
@@ -103,7 +103,7 @@ def _cells(row: Mapping[str, float], names: Sequence[str]) -> list[str]:
 
 
 def _last(result: Evaluation, pair: int, start: int) -> int:
-    return min(start + result.clip, max(map(len, result.values[pair].values())))
+    return min(start + result.clip, result.facts["videos"][pair]["frames"])
 
 
 def _cell(result: Evaluation, name: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anchor_jax.errors import AnchorError
 from anchor_jax.poses.face_inputs import read_landmarks
 from anchor_jax.poses.pose_images import TABLE, conditions_beside, read_table
 from anchor_jax.studies.video_pairs import VideoPair
@@ -48,10 +49,15 @@ class Exact:
         """
         beside = conditions_beside(path)
         source = beside if (beside / TABLE).is_file() else path
+        file = source / TABLE if source.is_dir() else source
+        if not file.is_file() or file.suffix.lower() not in (".npz", ".json"):
+            raise AnchorError(
+                f"{path}: there is no {beside / TABLE}; expected pose images beside the conditions"
+                " folder that `anchor-jax render` wrote, or that folder"
+            )
         width, height = pair.size
         points, visible = read_landmarks(source, (pair.count, height, width), lambda: pair.size)
         five = points if visible is None else np.where(visible[..., None], points, np.nan)
-        file = source / TABLE if source.is_dir() else source
         table = read_table(file) if file.suffix == ".npz" else None
         if table is None or table.joints is None or table.size is None:
             return cls(five)

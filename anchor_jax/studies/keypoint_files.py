@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anchor_jax.data.pictures import natural
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.evaluation.people import Person
 
@@ -43,7 +44,7 @@ def read_keypoints(path: Path, count: int) -> Landmarks:
         AnchorError: it is not readable, or for another number of frames.
     """
     if path.is_dir():
-        files = sorted(path.glob("*_keypoints.json"))
+        files = sorted(path.glob("*_keypoints.json"), key=lambda file: natural(file.name))
         if len(files) != count:
             raise AnchorError(
                 f"{path} has {len(files)} files *_keypoints.json; expected {count}, one a frame"
@@ -75,23 +76,14 @@ def _openpose(path: Path) -> Person:
 
 def _coco(path: Path, count: int) -> dict[int, Person]:
     content = _read(path)
-    images: list[Any] = []
-    rows = content
+    images: Any = []
+    rows: Any = content
     if isinstance(content, dict):
-        images, rows = content.get("images") or [], content.get("annotations")
-    if not isinstance(rows, list) or not all(isinstance(x, dict) for x in [*images, *rows]):
-        raise AnchorError(f"{path}: no list of annotations; {EXPECTED}")
-    numbers = {image.get("id"): number for number, image in enumerate(images)}
+        images, rows = content.get("images", []), content.get("annotations")
+    if not (_is_table(images, "id") and _is_table(rows, "image_id")):
+        raise AnchorError(f"{path}: no list of annotations with image ids; {EXPECTED}")
+    numbers = _numbers_of_images(path, images, [row["image_id"] for row in rows], count)
     found = defaultdict(list)
-    ids = [row.get("image_id") for row in rows]
-    if not numbers:
-        if not all(isinstance(x, int) for x in ids):
-            raise AnchorError(f'{path}: an "image_id" that is no number, and no list of images')
-        first = 0 if 0 in ids else 1
-        numbers = {first + number: number for number in range(count)}
-    if (images and len(images) != count) or not set(ids) <= set(numbers):
-        described = f"{len(images)} images" if images else f"image ids up to {max(ids)}"
-        raise AnchorError(f"{path} has {described}; expected {count}, one a frame")
     for row in rows:
         body = _points(path, row, "keypoints")
         if len(body) == _WHOLE_BODY:
@@ -102,6 +94,46 @@ def _coco(path: Path, count: int) -> dict[int, Person]:
         parts = [_length(path, x, k) for x, k in zip(parts, (17, 68, 21, 21), strict=True)]
         found[numbers[row["image_id"]]].append(_person(parts, (_COCO,) * 3))
     return {number: _best(people) for number, people in found.items()}
+
+
+def _is_table(rows: Any, name: str) -> bool:
+    """Return whether `rows` is a list of objects with an id, a number or text, under `name`."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and isinstance(row.get(name), int | str) for row in rows
+    )
+
+
+def _numbers_of_images(
+    path: Path, images: list[Any], ids: list[Any], count: int
+) -> dict[int | str, int]:
+    """Return the number of the frame of each image id: in the order of the file names of `images`,
+    or as they are listed there; without images, from 0 or 1 as the ids say.
+
+    Raises:
+        AnchorError: ids that say neither, or of another number of frames.
+    """
+    if images:
+        if all(isinstance(image.get("file_name"), str) for image in images):
+            images = sorted(images, key=lambda image: natural(image["file_name"]))
+        numbers = {image["id"]: number for number, image in enumerate(images)}
+        if len(images) != count or len(numbers) != count or not set(ids) <= set(numbers):
+            raise AnchorError(
+                f"{path} has {len(images)} images with {len(numbers)} ids; expected {count}, one a"
+                " frame, and no other image_id"
+            )
+        return numbers
+    if not all(isinstance(x, int) and 0 <= x <= count for x in ids) or {0, count} <= set(ids):
+        raise AnchorError(
+            f"{path}: expected {count} frames, one a frame: an image_id from 0 or from 1 on, or a"
+            " list of images"
+        )
+    if ids and not {0, count} & set(ids):
+        raise AnchorError(
+            f"{path}: image ids {min(ids)} to {max(ids)} do not say whether they count from 0 or 1;"
+            " expected a list of images"
+        )
+    first = 1 if count in ids else 0
+    return {first + number: number for number in range(count)}
 
 
 def _person(parts: Sequence[np.ndarray], least: Sequence[float]) -> tuple[Person, float]:
@@ -125,7 +157,7 @@ def _points(path: Path, row: Any, name: str) -> np.ndarray:
         values = np.array(row.get(name) or [], np.float64).reshape(-1, 3)
         if not np.isfinite(values).all():
             raise ValueError
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         raise AnchorError(
             f"{path}: {name} is not a list of x, y and confidence; {EXPECTED}"
         ) from None

@@ -43,6 +43,7 @@ class People(Measure):
         descriptor: variables of dlib's network, for "identity".
         given: landmarks that others found, of each pair: generated and true; None: they are found.
         exact: where landmarks of each pair should be, or None: where the truth has them.
+        num_frames: of all pairs, of which some give the noise floors.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class People(Measure):
         descriptor: Params | None,
         given: Sequence[tuple[Landmarks | None, Landmarks | None]],
         exact: Sequence[Exact | None],
+        num_frames: int,
     ):
         self._names, self._finders, self._descriptor = names, finders, descriptor
         self._given, self._exact = given, exact
         self._pair = 0
-        self._every = 1
+        self._every = -(-num_frames // _FLOOR_FRAMES)
         self._frames = 0
         self._seen = np.zeros((2, len(PARTS)))  # how often, generated and true
         self._last: list[dict[str, np.ndarray]] = []  # landmarks of up to two frames before
@@ -65,13 +67,11 @@ class People(Measure):
 
     def begin(self, pair: VideoPair, number: int) -> None:
         self._pair, self._last = number, []
-        self._every = -(-pair.count * len(self._given) // _FLOOR_FRAMES)
 
     def add(self, block: Block) -> Values:
         sides = (block.images, 0), (block.truth, 1)
         found = map_rows(lambda row: self._find(*row, block.start), sides)
         points, expected = map(points_of, found)
-        self._frames += len(block.images)
         for side, parts in enumerate((points, expected)):
             seen = [~np.isnan(parts[part]).all((-1, -2)) for part in PARTS]
             self._seen[side] += [x.mean(1).sum() for x in seen]
@@ -80,8 +80,9 @@ class People(Measure):
         if "identity" in self._names:
             values["identity"] = self._identity((block.images, block.truth), (found[0], found[1]))
         for index in range(len(block.truth)):
-            if (block.start + index) % self._every == 0 and self._can_find(1):
+            if (self._frames + index) % self._every == 0 and self._can_find(1):
                 self._measure_floor(block.truth[index], found[1][index])
+        self._frames += len(block.images)
         return values
 
     def end(self, values: Values) -> Values:

@@ -13,7 +13,9 @@ from anchor_jax.data.video import count_frames, iter_video, read_rate
 from anchor_jax.errors import AnchorError, require
 from anchor_jax.shapes import Images, Size, show_size
 
-_BLOCK = 16  # frames that are measured together
+_BLOCK = 16  # frames that are measured together, fewer if they are large
+_PIXELS = 16 * 640 * 480  # of a block, at most
+_SAME_RATE = Fraction(1, 2000)  # difference of rates that are one, such as 29.97 and 30000/1001
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,6 @@ class VideoPair:
         return {
             "generated": str(self.generated),
             "truth": str(self.truth),
-            "bytes": [_num_bytes(self.generated), _num_bytes(self.truth)],
             "frames": self.count,
             "size": list(self.size),
             "resized from": None if self.size == self.own_size else list(self.own_size),
@@ -83,7 +84,8 @@ class VideoPair:
         before = None
         if start:
             before = self._stack(list(islice(both, 1)))
-        while rows := list(islice(both, _BLOCK)):
+        size = min(_BLOCK, max(1, _PIXELS // (self.size[0] * self.size[1])))
+        while rows := list(islice(both, size)):
             images, expected = stacked = self._stack(rows)
             yield Block(start, images, expected, before)
             before, start = stacked[:, -1:], start + len(images)
@@ -112,7 +114,7 @@ def read_pair(generated: Path, truth: Path, resized: bool) -> VideoPair:
             f"{both} have {count} and {true_count} frames: expected as many; cut the longer one",
         ),
         (
-            rate is None or true_rate is None or rate == true_rate,
+            rate is None or true_rate is None or abs(rate / true_rate - 1) < _SAME_RATE,
             f"{both} have {rate} and {true_rate} frames a second: expected the same; resample one",
         ),
         (
@@ -153,6 +155,10 @@ def _examine(path: Path) -> tuple[int, Size, Fraction | None]:
     return *count_frames(path), read_rate(path)
 
 
-def _num_bytes(path: Path) -> int:
-    files = list_images(path) if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+def stamp(path: Path) -> list[int]:
+    """Return what tells whether a file, or one in a folder, was changed: number, bytes and latest
+    change in nanoseconds."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [file.stat() for file in files]
+    newest = max((x.st_mtime_ns for x in found), default=0)
+    return [len(found), sum(x.st_size for x in found), newest]

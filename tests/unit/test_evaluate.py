@@ -23,8 +23,8 @@ from anchor_jax.generation import unfinished
 from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.studies import evaluate as module
 from anchor_jax.studies import measures
-from anchor_jax.studies.evaluation import Evaluation
-from anchor_jax.studies.video_pairs import Block
+from anchor_jax.studies.evaluation import Evaluation, fvd_interval, interval
+from anchor_jax.studies.video_pairs import _SAME_RATE, Block
 
 PLAIN = (*module.OF_FRAMES, *module.OF_CHANGES)
 
@@ -74,6 +74,7 @@ def test_scores_are_those_of_the_metrics(videos):
         rows = [row[name] for *_, row in result.clips()]
         assert min(rows) - 1e-9 <= low < high <= max(rows) + 1e-9, name
     assert [(x, start) for x, start, _ in result.clips()] == [(0, 0), (0, 25), (1, 0)]
+    assert [len(x) for x in result.pieces("flicker")] == [25, 14, 20]
     assert result.clips()[1][2]["l1"] == pytest.approx(l1(*both[0])[25:].mean())
 
 
@@ -96,6 +97,7 @@ def test_the_worst_frames_are_found(videos, tmp_path):
     write_frames(tmp_path / "real", frames)
     worst = anchor_jax.evaluate([tmp_path / "spoilt"], [tmp_path / "real"], ["l1"]).worst
     assert {x.number for x in worst[:3]} == {7, 18, 33}
+    assert all(x.generated.base is None for x in worst)  # no whole block is kept
     errors = [x.error for x in worst]
     assert errors == sorted(errors, reverse=True)
     for frame in worst:
@@ -231,6 +233,11 @@ def test_the_command_writes_numbers_a_table_and_a_page(videos, tmp_path, capsys)
             "1 generated videos, but 2 true videos: expected as many",
         ),
         (["--truth", "none"], "none does not exist"),
+        (["--truth", "real/a", "--weights", "none"], "none is no folder"),
+        (
+            ["--truth", "real/a", "--poses", "real/a"],
+            "there is no real/a-conditions/conditions.npz",
+        ),
         (["--truth", "real/a", "--weights", "none", "--metrics", "fvd"], "none is no folder"),
     ],
 )
@@ -303,11 +310,12 @@ def test_metrics_without_weights_are_left_out_and_named(videos, tmp_path, capsys
     words = [*map(str, words), "--fvd-length", "41", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0
     told = capsys.readouterr().err
-    for name in ("lpips", "stlpips", "lmd_body, lmd_face, lmd_hands, jitter, identity", "fid, kid"):
+    people = "identity", "lmd_body, lmd_face, lmd_hands, jitter"
+    for name in ("lpips", "stlpips", *people, "fid, kid"):
         assert f"note: left out: {name}: " in told
     assert "FVD needs clips of 41" in told
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert set(content["scores"]) == {*PLAIN, "flow_error"} and len(content["notes"]) == 5
+    assert set(content["scores"]) == {*PLAIN, "flow_error"} and len(content["notes"]) == 6
     for name in ("stlpips", "identity", "fid"):
         assert cli.main([*words, "--metrics", name]) == 2
         assert "error: " in capsys.readouterr().err.splitlines()[-1]
@@ -355,3 +363,48 @@ def test_sets_of_features_react_to_noise_but_not_to_the_order(videos):
         assert same[name] < worse[0] < worse[1] < worse[2]
         forth, back = score(worse_frames := noisy(truth, 30), truth), score(truth, worse_frames)
         assert forth[name] == pytest.approx(back[name], rel=1e-6)
+
+
+def test_a_short_clip_counts_as_many_frames_as_it_has():
+    """Catches a mean of clips, which may not even hold the score."""
+    pieces = [np.full(300, 30.0), *(np.full(10, 20.0 + k % 2) for k in range(20))]
+    low, high = interval(pieces)
+    assert low < np.concatenate(pieces).mean() < high
+    assert np.isnan(interval([np.full(9, 3.0), np.zeros(0)])).all()
+    assert np.isnan(interval([np.array([np.inf]), np.zeros(3)])).all()
+
+
+def test_few_clips_have_no_interval_of_fvd():
+    """Catches an interval without width, which looks certain."""
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(size=(6, 400)) for _ in range(2)]
+    low, high = fvd_interval(*clips)
+    assert low < high and np.isnan(fvd_interval(*(x[:4] for x in clips))).all()
+
+
+def test_a_changed_input_does_not_go_on(videos, tmp_path):
+    """Catches a score of two different videos: a folder whose images are replaced by others of the
+    same size and number."""
+    grey = np.full((3, 16, 16, 3), 10, np.uint8)
+    write_frames(tmp_path / "a", grey)
+    write_frames(tmp_path / "b", grey)
+    before = module.Comparison([tmp_path / "a"], [tmp_path / "b"], ["l1"]).stamps
+    assert before == module.Comparison([tmp_path / "a"], [tmp_path / "b"], ["l1"]).stamps
+    write_frames(tmp_path / "c", grey + 190)
+    os.replace(tmp_path / "c" / "000002.png", tmp_path / "a" / "000002.png")
+    assert before != module.Comparison([tmp_path / "a"], [tmp_path / "b"], ["l1"]).stamps
+
+
+def test_rates_that_differ_in_writing_are_one():
+    """Catches 29.97 and 30000/1001 refused, and 24 and 23.976 taken for one."""
+    rates = Fraction(2997, 100), Fraction(30000, 1001), Fraction(24), Fraction(24000, 1001)
+    same = [abs(x / y - 1) < _SAME_RATE for x, y in (rates[:2], rates[2:])]
+    assert same == [True, False]
+
+
+def test_calls_that_say_nothing_are_refused(videos):
+    """Catches each letter of a path taken for a video, and an evaluation of nothing."""
+    with pytest.raises(AnchorError, match="lists of videos"):
+        anchor_jax.evaluate("a.mp4", "b.mp4")
+    with pytest.raises(AnchorError, match="no metrics"):
+        anchor_jax.evaluate(*pair(videos, "a"), [])

@@ -44,6 +44,8 @@ def test_outliers_are_far_from_the_median():
     assert kept[9] == distances[9, 0] and kept[11] == 0.01
     assert kept.max() < 14 and 0.002 < share < 0.01
     assert np.isnan(without_outliers(np.full((3, 2), np.nan))[0]).all()
+    kept, share = without_outliers(np.array([[0.0], [0], [0], [5], [6]]))
+    assert kept.tolist() == [0, 0, 0, 5, 6] and share == 0  # no scale to judge by
 
 
 def test_jitter_is_how_much_more_landmarks_shake():
@@ -127,7 +129,7 @@ def test_openpose_files_are_read(tmp_path, body):
     weak = openpose(other, body)
     weak["pose_keypoints_2d"] = [x * 0.1 for x in weak["pose_keypoints_2d"]]
     for number, crowd in enumerate([[weak, openpose(found, body)], []]):
-        path = tmp_path / f"video_{number:012d}_keypoints.json"
+        path = tmp_path / f"video_{9 + number}_keypoints.json"  # 9 before 10
         path.write_text(json.dumps({"version": 1.3, "people": crowd}))
     read = read_keypoints(tmp_path, 2)
     first, second = read(0), read(1)
@@ -158,7 +160,8 @@ def test_whole_body_files_are_read(tmp_path, form):
         annotations.append(row)
     content = annotations
     if form == "annotations":
-        content = {"images": [{"id": 7 + n} for n in range(3)], "annotations": annotations}
+        images = [{"id": 7 + n, "file_name": f"{9 + n}.png"} for n in (2, 0, 1)]
+        content = {"images": images, "annotations": annotations}
     path = tmp_path / "whole.json"
     path.write_text(json.dumps(content))
     read = read_keypoints(path, 3)
@@ -166,7 +169,10 @@ def test_whole_body_files_are_read(tmp_path, form):
         for part in ("body", "face", "hands"):
             np.testing.assert_allclose(getattr(read(number), part), getattr(expected, part))
     assert np.isnan(read(1).body).all()
-    with pytest.raises(AnchorError, match=r"expected 2, one a frame"):
+    with pytest.raises(AnchorError, match=r"expected (an image_id of 0 to )?\d"):
+        read_keypoints(path, 1)
+    path.write_text(json.dumps([{"image_id": 1, "keypoints": []}]))
+    with pytest.raises(AnchorError, match="do not say whether they count from 0 or 1"):
         read_keypoints(path, 2)
 
 
@@ -179,6 +185,10 @@ def test_whole_body_files_are_read(tmp_path, form):
         ('[{"image_id": 0, "keypoints": [1, 2, NaN]}]', "keypoints is not a list"),
         ('[{"image_id": 0, "keypoints": [1, 2, 3]}]', "1 points; expected 17"),
         ('[{"image_id": "a", "keypoints": []}]', "image_id"),
+        ('[{"image_id": [0], "keypoints": []}]', "no list of annotations"),
+        ('{"images": 5, "annotations": []}', "no list of annotations"),
+        ('{"images": [{"id": 3}, {"id": 3}], "annotations": []}', "2 images with 1 ids"),
+        ('[{"image_id": 0, "keypoints": [1%s, 2, 3]}]' % ("0" * 400), "keypoints is not a list"),
     ],
 )
 def test_files_without_landmarks_are_one_line(tmp_path, text, message):
@@ -225,7 +235,7 @@ def levels(folder: Path, values: list[int]) -> Path:
 def test_people_are_compared(tmp_path, finders):
     """Catches generated and true frames exchanged, a frame without anybody that counts, shares of
     another side, and jitter that ends at each block."""
-    shifts = [1] * 20 + [5] + [1] * 14
+    shifts = [1] * 10 + [2] * 10 + [9] + [3] * 14
     truth = levels(tmp_path / "real", list(range(35)))
     values = [n + shift for n, shift in enumerate(shifts)]
     values[3] = 255  # nobody
@@ -265,8 +275,8 @@ def test_a_detector_that_finds_nobody_is_told(tmp_path, finders):
     result = module.evaluate([made], [truth], ["lmd_face", "psnr"])
     (told,) = result.notes
     assert told == (
-        "lmd_face has no score: face found in 0 % of the generated and 100 % of the truth frames,"
-        " never in both"
+        "lmd_face has no score: face found in 0 % of generated and 100 % of true frames, never in"
+        " both"
     )
     assert np.isnan(result.scores["lmd_face"]) and np.isfinite(result.scores["psnr"])
 
