@@ -408,3 +408,55 @@ def test_calls_that_say_nothing_are_refused(videos):
         anchor_jax.evaluate("a.mp4", "b.mp4")
     with pytest.raises(AnchorError, match="no metrics"):
         anchor_jax.evaluate(*pair(videos, "a"), [])
+
+
+def test_what_is_unfinished_is_guarded(tmp_path, monkeypatch):
+    """Catches two processes that write one state, a damaged description taken for another one's,
+    and an output without a name."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    with (
+        unfinished.open_unfinished(out, {"a": 1}),
+        pytest.raises(AnchorError, match=r"another process is making .*out: wait"),
+        unfinished.open_unfinished(out, {"a": 1}),
+    ):
+        pass
+    assert unfinished.folder_of(Path(".")).name == f".{tmp_path.name}.unfinished"
+    folder = unfinished.folder_of(out)
+    folder.mkdir()
+    (folder / "state.safetensors").touch()
+    for text in ("", None):
+        path = folder / "settings.json"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        with (
+            pytest.raises(AnchorError, match=r"damaged: remove .* to begin anew"),
+            unfinished.open_unfinished(out, {"a": 1}),
+        ):
+            pass
+
+
+def test_an_interrupt_says_how_to_go_on(videos, tmp_path, monkeypatch, capsys):
+    """Catches a user who believes that an hour of work is lost."""
+    save = unfinished.Unfinished.save
+
+    def save_and_stop(self, state, count):
+        self._next = 0
+        save(self, state, count)
+        raise KeyboardInterrupt
+
+    words = ["--generated", videos / "made" / "a", "--truth", videos / "real" / "a"]
+    words = ["evaluate", *map(str, words), "--metrics", "l1", "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.Unfinished, "save", save_and_stop)
+        assert cli.main(words) == 130
+    assert "the same command goes on after 16 frames" in capsys.readouterr().err
+    assert cli.main([*words, "--clip", "7"]) == 2
+    assert "other settings (clip)" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    told = capsys.readouterr()
+    assert "note: goes on after the 16 frames of an earlier run" in told.err
+    assert anchor_jax.evaluate(*pair(videos, "a"), ["l1"]).scores["l1"] == pytest.approx(
+        json.loads((tmp_path / "out" / "evaluation.json").read_text())["scores"]["l1"]
+    )

@@ -25,7 +25,8 @@ def clip(tmp_path) -> Path:
 
 def test_rows_and_columns_are_the_papers(clip, tmp_path, monkeypatch, capsys):
     """Catches a cell of another row or column, a method that is left out, a row that is generated
-    as another one, and videos that are generated twice."""
+    as another one, videos that are generated twice, and
+    videos of other settings that are used again."""
     generated, measured = [], []
 
     def generate_clip(anchor, clip, variant, progress):
@@ -74,6 +75,9 @@ def test_rows_and_columns_are_the_papers(clip, tmp_path, monkeypatch, capsys):
     rows = json.loads((tmp_path / "out" / "tables.json").read_text())["rows"]
     assert rows["SMPL perturbation"]["scores"]["fvd"] == 106
     assert tables.main(words) == 0 and len(generated) == 6
+    words[words.index("--steps") + 1] = "3"
+    assert tables.main(words) == 2  # the old videos are of two steps
+    assert "has videos of another anchor, clip or setting" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,7 @@ def test_rows_and_columns_are_the_papers(clip, tmp_path, monkeypatch, capsys):
     [
         (["--others", "DisCo"], "expected NAME=DIR"),
         (["--others", "DisCo=none"], "expected NAME=DIR"),
+        (["--others", "Ours=."], "the anchor gives this row"),
         (["--clips", "a/x", "b/x"], "two clips have the same name"),
     ],
 )
