@@ -86,16 +86,16 @@ def test_occluded_pixels_do_not_count():
     rng = np.random.default_rng(0)
     ground = cv2.GaussianBlur(rng.uniform(0, 255, (96, 128, 3)).astype(np.float32), (0, 0), 2)
     ground = ((ground - ground.min()) / np.ptp(ground) * 255).astype(np.uint8)
-    square = np.ascontiguousarray(ground[:32, :32][::-1])
+    square = ground[:32, :32][::-1] // 6  # dark
     truth = np.stack([ground] * 2)
     for t, frame in enumerate(truth):
         frame[30:62, 40 + 9 * t : 72 + 9 * t] = square
     uncovered = np.zeros((96, 128), bool)
-    uncovered[32:60, 74:79] = True  # covered in the second frame
+    uncovered[32:60, 75:81] = True  # covered in the second frame
     spoilt = truth.copy()
-    spoilt[0][uncovered] = 255 - spoilt[0][uncovered]
-    whole = np.mean((spoilt[0].astype(float) - truth[0]) ** 2) / 255**2
-    assert flow_error(spoilt, truth)[0] - flow_error(truth, truth)[0] < whole / 3
+    spoilt[0][uncovered] = 255
+    seen = 0.8 * uncovered.mean()  # about: white beside what covers it, if it counted
+    assert flow_error(spoilt, truth)[0] - flow_error(truth, truth)[0] < seen / 4
 
 
 def rows(points: np.ndarray, confidence: float = 0.9) -> np.ndarray:
