@@ -18,6 +18,7 @@ from PIL import Image
 
 from anchor_jax.evaluation.weights import Unavailable, WeightFile
 from anchor_jax.face.align import invert, square, warp
+from anchor_jax.face.detect import anchor_centres
 from anchor_jax.face.litert import Model
 from anchor_jax.files import file_hash
 from anchor_jax.shapes import Images
@@ -128,7 +129,7 @@ class PersonFinder:
             Model(path, (1, side, side, 3), outputs)
             for path, side, outputs in zip(paths, sides, _OUTPUTS, strict=True)
         )
-        self._anchors = _anchors()
+        self._anchors = anchor_centres(_GRIDS)
 
     def find(self, frame: Images) -> Person:
         """Find the landmarks in a frame, uint8 (h, w, 3)."""
@@ -272,13 +273,3 @@ def _place(points: np.ndarray, transform: np.ndarray) -> np.ndarray:
     """Map points of a crop to continuous pixels of the frame."""
     back = invert(transform[None])[0]
     return points.astype(np.float64) @ back[:, :2].T + back[:, 2] + 0.5
-
-
-def _anchors() -> np.ndarray:
-    """Centres of the detector's boxes, float (2254, 2), in fractions of the input's side."""
-    parts = []
-    for cells, repeats in _GRIDS:
-        middles = (np.arange(cells) + 0.5) / cells
-        grid = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
-        parts.append(np.repeat(grid, repeats, 0))
-    return np.concatenate(parts)

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1907.06724) places 468 points on it, of which five landmar
 Both models are files of the mediapipe package (Apache-2.0) and are run by ai-edge-litert.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ class Detector:
             folder / _DETECTOR_FILE, (1, _DETECTOR_SIDE, _DETECTOR_SIDE, 3), (14336, 896)
         )
         self._mesh = Model(folder / _MESH_FILE, (1, _MESH_SIDE, _MESH_SIDE, 3), (1404, 1))
-        self._anchors = _anchors()
+        self._anchors = anchor_centres(_GRIDS)
 
     def find(self, picture: Images) -> Float[np.ndarray, "5 2"]:
         """Detect left eye, right eye, nose, left and right mouth corner, image-left first.
@@ -118,10 +119,14 @@ class Detector:
         return square(centre - 0.5, margin, angle, _MESH_SIDE)
 
 
-def _anchors() -> np.ndarray:
-    """Centres of BlazeFace's anchors, float (896, 2), in fractions of the input's side."""
+def anchor_centres(grids: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the centres of a detector's anchors, float (n, 2), in fractions of the input's side.
+
+    Args:
+        grids: cells along a side, and anchors per cell.
+    """
     parts = []
-    for cells, repeats in _GRIDS:
+    for cells, repeats in grids:
         middles = (np.arange(cells) + 0.5) / cells
         grid = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
         parts.append(np.repeat(grid, repeats, 0))
