@@ -7,6 +7,7 @@
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 MOTION_SUFFIXES = {".npy", ".npz", ".pkl"}
+FIXED_POINT = 1 << 16  # what stands for 1 in a display matrix
+INEXACT = 0.01  # by which entries of a display matrix may miss 0 and 1
 MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 T = TypeVar("T")
@@ -48,8 +51,8 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
     """Read the frames of a folder of PNG and JPEG images, of a video, or of one image.
 
     Images are ordered by the numbers in their names; hidden files are left out. Transparent pixels
-    are blended with black, the background of pose images. Videos are turned upright where their
-    metadata says so.
+    are blended with black, the background of pose images. Videos are turned and mirrored where
+    their metadata says so.
 
     Args:
         path: the folder, video or image.
@@ -73,7 +76,8 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
 
 
 def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-    """Read the frames of a video one by one, turned upright where its metadata says so.
+    """Read the frames of a video one by one, as a player shows them: turned and mirrored by the
+    video's display matrix.
 
     Memory holds a few frames, however long the video is.
 
@@ -84,7 +88,8 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
 
     Raises:
         AnchorError: the file does not exist, cannot be read or holds no frames; frames differ in
-            size; a part is damaged or missing, reported after the frames before it were yielded.
+            size; a display matrix does more than turn by quarters and mirror; a part is damaged or
+            missing, reported after the frames before it were yielded.
     """
     return _iter_frames(path, _pixels)
 
@@ -92,7 +97,7 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
 def iter_sizes(path: Path) -> Generator[tuple[Fraction, Size], None, None]:
     """Read the time and size of each frame of a video, without converting pixels. Times and errors
     are the same as in `iter_video`."""
-    return _iter_frames(path, _shown_size)
+    return _iter_frames(path, lambda frame, orientation: orientation.size_of(frame))
 
 
 def read_rate(path: Path) -> Fraction | None:
@@ -177,7 +182,7 @@ def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer
 
 
 def _iter_frames(
-    path: Path, convert: Callable[["VideoFrame"], T]
+    path: Path, convert: Callable[["VideoFrame", "_Orientation"], T]
 ) -> Generator[tuple[Fraction, T], None, None]:
     with open_video(path) as (container, stream):
         yield from _frames_of(container, stream, str(path), convert)
@@ -187,7 +192,7 @@ def _frames_of(
     container: "InputContainer",
     stream: "VideoStream",
     name: str,
-    convert: Callable[["VideoFrame"], T],
+    convert: Callable[["VideoFrame", "_Orientation"], T],
 ) -> Generator[tuple[Fraction, T], None, None]:
     """Yield the time and the converted picture of each frame, see `iter_video`."""
     size, last, count = None, None, 0
@@ -205,7 +210,8 @@ def _frames_of(
                     f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
                     "example with ffmpeg"
                 )
-            shown = _shown_size(frame)
+            orientation = _orientation_of(frame, name)
+            shown = orientation.size_of(frame)
             size = size or shown
             if shown != size:
                 raise AnchorError(
@@ -213,7 +219,7 @@ def _frames_of(
                     f"number {count + 1} is {show_size(shown)}"
                 )
             last, count = seconds, count + 1
-            yield seconds, convert(frame)
+            yield seconds, convert(frame, orientation)
     end = _promised_end(container, stream)
     if last is None:
         raise AnchorError(f"the video {name} holds no frames")
@@ -224,13 +230,51 @@ def _frames_of(
         )
 
 
-def _pixels(frame: "VideoFrame") -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+@dataclass(frozen=True)
+class _Orientation:
+    """How a player shows a picture: first transposed, then mirrored. These are the eight ways of
+    turning by quarters and mirroring."""
+
+    transposed: bool = False
+    mirrored: bool = False  # left to right
+    flipped: bool = False  # top to bottom
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the view (h, w, 3) of a stored picture that is shown."""
+        pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
+        return pixels[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
+
+    def size_of(self, frame: "VideoFrame") -> Size:
+        """Return the width and height at which a stored frame is shown."""
+        return (frame.height, frame.width) if self.transposed else (frame.width, frame.height)
 
 
-def _shown_size(frame: "VideoFrame") -> Size:
-    quarters = round(frame.rotation / 90)
-    return (frame.height, frame.width) if quarters % 2 else (frame.width, frame.height)
+def _orientation_of(frame: "VideoFrame", name: str) -> _Orientation:
+    """Read how a frame is shown from its display matrix (a, b, u, c, d, v, x, y, w), which shows
+    the stored point (x, y) at (a x + c y, b x + d y). As in players, offsets and u, v, w are left
+    out, and a matrix of zeros changes nothing.
+
+    Raises:
+        AnchorError: the matrix does more than turn by quarters and mirror.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return _Orientation()
+    a, b, _, c, d, *_ = (float(x) / FIXED_POINT for x in np.frombuffer(bytes(matrix), np.int32))
+    if not any((a, b, c, d)):
+        return _Orientation()
+    transposed = abs(b) > abs(a)
+    kept, left_out = ((c, b), (a, d)) if transposed else ((a, d), (b, c))
+    if any(abs(abs(x) - 1) > INEXACT for x in kept) or any(abs(x) > INEXACT for x in left_out):
+        raise AnchorError(
+            f"{name} is shown by a display matrix ({a:.3g} {b:.3g}; {c:.3g} {d:.3g}) that does more"
+            " than turn by quarters and mirror; convert it anew, for example with ffmpeg"
+        )
+    return _Orientation(transposed, mirrored=kept[0] < 0, flipped=kept[1] < 0)
+
+
+def _pixels(frame: "VideoFrame", orientation: _Orientation) -> np.ndarray:
+    return orientation.apply(frame.to_ndarray(format="rgb24"))
 
 
 def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:

@@ -194,29 +194,85 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_turned_video_is_read_as_it_is_shown(tmp_path):
-    """Catches a phone's portrait video read lying on its side, or turned the wrong way."""
-    path, turned = tmp_path / "v.mp4", tmp_path / "turned.mp4"
-    video.write_video(path, bars(), Fraction(30))
-    with av.open(str(path)) as source, av.open(str(turned), "w") as target:
+def oriented(path: Path, matrix: tuple[float, ...]) -> Path:
+    """Copy a video, with the entries a, b, c, d of its display matrix changed."""
+    made = path.with_name("oriented.mp4")
+    with av.open(str(path)) as source, av.open(str(made), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
-    data = turned.read_bytes()  # the display matrix in the track header: identity
-    matrix = b"".join(v.to_bytes(4, "big") for v in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-    quarter = b"".join(
-        (v % (1 << 32)).to_bytes(4, "big")
-        for v in (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)  # clockwise when shown
+    data = made.read_bytes()
+    stored = lambda a, b, c, d: b"".join(
+        (round(v * (1 << 16)) % (1 << 32)).to_bytes(4, "big")
+        for v in (a, b, 0, c, d, 0, 0, 0, 1 << 14)
     )
-    header = data.index(b"tkhd")
-    at = data.index(matrix, header)
-    turned.write_bytes(data[:at] + quarter + data[at + len(matrix) :])
-    frames, _ = video.read_frames(turned)
-    expected = np.rot90(bars(), -1, axes=(1, 2))
-    assert frames.shape == expected.shape
-    assert np.abs(frames[0, 16::32, 32].astype(int) - expected[0, 16::32, 32]).max() <= 3
+    identity = stored(1, 0, 0, 1)
+    at = data.index(identity, data.index(b"tkhd"))
+    made.write_bytes(data[:at] + stored(*matrix) + data[at + len(identity) :])
+    return made
+
+
+ORIENTATIONS = {
+    (1, 0, 0, 1): lambda shown: shown,
+    (0, 1, -1, 0): lambda shown: np.rot90(shown, -1),  # clockwise
+    (-1, 0, 0, -1): lambda shown: np.rot90(shown, 2),
+    (0, -1, 1, 0): lambda shown: np.rot90(shown, 1),
+    (-1, 0, 0, 1): lambda shown: shown[:, ::-1],
+    (1, 0, 0, -1): lambda shown: shown[::-1],
+    (0, 1, 1, 0): lambda shown: shown.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda shown: np.rot90(shown, 2).transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", [*ORIENTATIONS, (0, 0, 0, 0)])
+def test_a_turned_or_mirrored_video_is_read_as_it_is_shown(tmp_path, matrix):
+    """Catches a phone's portrait video read lying on its side or turned the wrong way, a mirror
+    left out, and a size that is not that of the frames."""
+    path = tmp_path / "v.mp4"
+    video.write_video(path, np.concatenate([bars(), np.zeros_like(bars())], 1), Fraction(30))
+    stored, _ = video.read_frames(path)
+    path = oriented(path, matrix)
+    frames, _ = video.read_frames(path)
+    expected = ORIENTATIONS.get(matrix, lambda shown: shown)(stored[0])
+    np.testing.assert_array_equal(frames[0], expected)
+    assert video.count_frames(path) == (3, expected.shape[1::-1])
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(next(video.open_stream(file, "v")[1]), expected)
+
+
+@pytest.mark.parametrize(
+    "matrix", [(0.866, 0.5, -0.5, 0.866), (2, 0, 0, 2), (1, 0.25, 0, 1), (1, 0, 0, 0)]
+)
+def test_a_video_to_be_shown_aslant_is_refused(tmp_path, matrix):
+    """Catches other angles rounded to a quarter, and scales and shears left out in silence."""
+    path = tmp_path / "v.mp4"
+    video.write_video(path, bars(), Fraction(30))
+    path = oriented(path, matrix)
+    for read in (video.read_frames, video.count_frames):
+        with pytest.raises(AnchorError, match=r"oriented\.mp4 .*display matrix") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("hflip", lambda plain: plain[:, ::-1]),
+        ("vflip", lambda plain: plain[::-1]),
+        ("rot90", lambda plain: np.rot90(plain, -1)),
+        ("rot90flip", lambda plain: plain.transpose(1, 0, 2)),
+    ],
+)
+def test_display_matrices_of_another_writer(cases_dir, name, shown):
+    """Catches offsets of a display matrix, which other writers store, taken for more than they
+    are, and a mirror left out."""
+    folder = cases_dir / "mirrored-display-matrix"
+    plain, _ = video.read_frames(folder / "plain.mp4")
+    frames, _ = video.read_frames(folder / f"{name}.mp4")
+    np.testing.assert_array_equal(frames, np.stack([shown(pixels) for pixels in plain]))
+    assert video.count_frames(folder / f"{name}.mp4")[1] == frames.shape[2:0:-1]
 
 
 def empty_video(path: Path) -> None:
