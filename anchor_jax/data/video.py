@@ -17,6 +17,7 @@ import numpy as np
 from anchor_jax.data.pictures import IMAGE_SUFFIXES, list_images, read_image, read_images, resize
 from anchor_jax.data.video_writer import check_output, check_room, write_frames, write_video
 from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.files import ffmpeg_name
 from anchor_jax.shapes import Size, show_size
 
 if TYPE_CHECKING:
@@ -159,14 +160,14 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             f"{path} is a motion file; expected a video or a folder of images: draw it first, with"
             f" anchor-jax render {path} --out poses.mp4, and give that"
         )
-    with _opened(str(path), str(path)) as opened:
+    with _opened(ffmpeg_name(path), str(path)) as opened:
         yield opened
 
 
 @contextmanager
 def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """Open a video, by its path or as a file, and its first picture stream; `name` is for errors,
-    also those of reading it inside the block."""
+    """Open a video, named for FFmpeg or as a file, and its first picture stream; `name` is for
+    errors, also those of reading it inside the block."""
     import av
     from av.error import FFmpegError
 
@@ -178,7 +179,8 @@ def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer
             stream.thread_type = "AUTO"
             yield container, stream
     except (FFmpegError, OSError) as error:
-        raise AnchorError(f"cannot read {name} as a video: {first_line(error)}") from error
+        reason = error.strerror or first_line(error)
+        raise AnchorError(f"cannot read {name} as a video: {reason}") from error
 
 
 def _iter_frames(

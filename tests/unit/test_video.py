@@ -1,7 +1,9 @@
 """Frames in and out: order, colour, size, rate, and that a failed write leaves nothing."""
 
 import os
+import re
 import resource
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -273,6 +275,58 @@ def test_display_matrices_of_another_writer(cases_dir, name, shown):
     frames, _ = video.read_frames(folder / f"{name}.mp4")
     np.testing.assert_array_equal(frames, np.stack([shown(pixels) for pixels in plain]))
     assert video.count_frames(folder / f"{name}.mp4")[1] == frames.shape[2:0:-1]
+
+
+URLS = [
+    "2024-03-01T12:30:00.mp4",
+    "-x.mp4",
+    "file:x.mp4",
+    "%03d.mp4",
+    "concat:a|b.mp4",
+    "http:x.mp4",
+]
+
+
+@pytest.mark.parametrize("name", [*URLS, "concat:a|b"])
+def test_a_video_that_is_read_is_a_path_and_no_url(tmp_path, monkeypatch, name):
+    """Catches a name with a colon, given relatively, that is opened as a URL, and a prefix for
+    FFmpeg shown in errors."""
+    video.write_video(tmp_path / "plain.mp4", bars(), Fraction(30))
+    monkeypatch.chdir(tmp_path)
+    os.rename("plain.mp4", name)
+    path = Path(name)
+    assert len(video.read_frames(path)[0]) == len(bars())
+    assert video.count_frames(path) == (3, (192, 64))
+    assert video.read_rate(path) == 30
+    path.write_text("not a video")
+    with pytest.raises(AnchorError, match=re.escape(f"cannot read {name} as")) as caught:
+        video.read_frames(path)
+    assert "file:" not in str(caught.value).replace(name, "")
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_a_video_that_is_written_is_a_path_and_no_url(tmp_path, monkeypatch, name):
+    """Catches a name with a colon, given relatively, that is written to a URL or to another file,
+    also where parts are joined."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    video.write_video(path, bars(), Fraction(30))
+    assert os.listdir() == [name]
+    video_writer.encode(path, bars(), Fraction(30), path)
+    joined = Path(f"joined:{name}")
+    video_writer.join([path, path], joined)
+    assert sorted(os.listdir()) == sorted([name, joined.name])
+    assert len(video.read_frames(joined)[0]) == 2 * len(bars())
+
+
+def test_a_time_as_a_name(cases_dir, tmp_path, monkeypatch):
+    """Catches a recorder's name, with colons, that is opened as a URL."""
+    name = "2024-03-01T12:30:00.mp4"
+    shutil.copy(cases_dir / "colon-name" / "plain.mp4", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    frames, _ = video.read_frames(Path(name))
+    expected, _ = video.read_frames(cases_dir / "colon-name" / "plain.mp4")
+    np.testing.assert_array_equal(frames, expected)
 
 
 def empty_video(path: Path) -> None:
