@@ -10,11 +10,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from anchor_jax.data.pictures import IMAGE_SUFFIXES, list_images, read_image, read_images, resize
+from anchor_jax.data.pictures import (
+    IMAGE_SUFFIXES,
+    lay_on_black,
+    list_images,
+    read_image,
+    read_images,
+    resize,
+)
 from anchor_jax.data.video_writer import check_output, check_room, write_frames, write_video
 from anchor_jax.errors import AnchorError, first_line
 from anchor_jax.files import ffmpeg_name
@@ -22,6 +29,7 @@ from anchor_jax.shapes import Size, show_size
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -41,6 +49,7 @@ __all__ = [
 ]
 
 MOTION_SUFFIXES = {".npy", ".npz", ".pkl"}
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
 FIXED_POINT = 1 << 16  # what stands for 1 in a display matrix
 INEXACT = 0.01  # by which entries of a display matrix may miss 0 and 1
 MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
@@ -51,9 +60,9 @@ T = TypeVar("T")
 def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fraction | None]:
     """Read the frames of a folder of PNG and JPEG images, of a video, or of one image.
 
-    Images are ordered by the numbers in their names; hidden files are left out. Transparent pixels
-    are blended with black, the background of pose images. Videos are turned and mirrored where
-    their metadata says so.
+    Images are ordered by the numbers in their names; hidden files are left out. Transparent pixels,
+    also of videos, are blended with black, the background of pose images. Videos are turned and
+    mirrored where their metadata says so.
 
     Args:
         path: the folder, video or image.
@@ -78,7 +87,7 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
 
 def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]:
     """Read the frames of a video one by one, as a player shows them: turned and mirrored by the
-    video's display matrix.
+    video's display matrix. Transparent pixels are blended with black.
 
     Memory holds a few frames, however long the video is.
 
@@ -199,10 +208,11 @@ def _frames_of(
     """Yield the time and the converted picture of each frame, see `iter_video`."""
     size, last, count = None, None, 0
     step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
+    decoder = _decoder_of(stream)
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise AnchorError(f"{name} is damaged or cut short, after {count} frames")
-        for frame in packet.decode():
+        for frame in decoder.decode(packet):
             if frame.is_corrupt:
                 raise AnchorError(f"{name} is damaged or cut short, after {count} frames")
             seconds = _seconds(frame, Fraction(0) if last is None else last + step)
@@ -230,6 +240,19 @@ def _frames_of(
             f"{name} is damaged or cut short, after {count} frames: it should last "
             f"{float(end):.2f} s and ends at {float(last + step):.2f} s"
         )
+
+
+def _decoder_of(stream: "VideoStream") -> "VideoCodecContext":
+    """Return the decoder of a stream. FFmpeg's own decoders leave out the alpha channel of WebM
+    files; libvpx's read it."""
+    from av.codec import CodecContext
+
+    own = stream.codec_context
+    if stream.metadata.get("alpha_mode") != "1" or own.name not in WITH_ALPHA:
+        return own
+    decoder = cast("VideoCodecContext", CodecContext.create(WITH_ALPHA[own.name], "r"))
+    decoder.thread_type = "AUTO"
+    return decoder
 
 
 @dataclass(frozen=True)
@@ -276,7 +299,16 @@ def _orientation_of(frame: "VideoFrame", name: str) -> _Orientation:
 
 
 def _pixels(frame: "VideoFrame", orientation: _Orientation) -> np.ndarray:
-    return orientation.apply(frame.to_ndarray(format="rgb24"))
+    if not _has_alpha(frame):
+        return orientation.apply(frame.to_ndarray(format="rgb24"))
+    from PIL import Image
+
+    pixels = frame.to_ndarray(format="rgba")
+    return orientation.apply(np.asarray(lay_on_black(Image.fromarray(pixels))))
+
+
+def _has_alpha(frame: "VideoFrame") -> bool:
+    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
 
 
 def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:

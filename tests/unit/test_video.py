@@ -1,5 +1,6 @@
 """Frames in and out: order, colour, size, rate, and that a failed write leaves nothing."""
 
+import io
 import os
 import re
 import resource
@@ -327,6 +328,66 @@ def test_a_time_as_a_name(cases_dir, tmp_path, monkeypatch):
     frames, _ = video.read_frames(Path(name))
     expected, _ = video.read_frames(cases_dir / "colon-name" / "plain.mp4")
     np.testing.assert_array_equal(frames, expected)
+
+
+FADED = np.full((64, 96, 4), (200, 100, 50, 0), np.uint8)  # the hidden colour is no black
+FADED[:, :32, 3], FADED[:, 32:64, 3] = 255, 128
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "format"),
+    [
+        ("mov", "qtrle", "argb"),
+        ("mov", "prores_ks", "yuva444p10le"),
+        ("mov", "png", "rgba"),
+        ("mkv", "ffv1", "yuva420p"),
+        ("webm", "libvpx", "yuva420p"),
+        ("webm", "libvpx-vp9", "yuva420p"),
+    ],
+)
+def test_a_transparent_video_lies_on_black(tmp_path, suffix, codec, format):
+    """Catches the hidden colour of transparent pixels shown, and the alpha channel of WebM files,
+    which FFmpeg's own decoders leave out."""
+    path = tmp_path / f"v.{suffix}"
+    options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width = FADED.shape[:2]
+        stream.pix_fmt = format
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(FADED, format="rgba").reformat(format=format)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames, _ = video.read_frames(path)
+    assert video.count_frames(path) == (len(frames), (96, 64)) == (3, (96, 64))
+    expected = [[200, 100, 50], [100, 50, 25], [0, 0, 0]]
+    for pixels in frames:
+        np.testing.assert_allclose(pixels[32, [16, 48, 80]].astype(int), expected, atol=2)
+
+
+def test_a_video_with_a_transparent_palette_lies_on_black(tmp_path):
+    """Catches a palette's alpha left out: its pixel format has no channel of alpha."""
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 250, 200, 150])
+    png = io.BytesIO()
+    image.save(png, "PNG", transparency=bytes([255, 0]))
+    path = tmp_path / "v.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.height = stream.width = 16
+        stream.pix_fmt = "pal8"
+        packet = av.Packet(png.getvalue())
+        packet.stream, packet.pts, packet.dts = stream, 0, 0
+        packet.time_base = Fraction(1, 10)
+        container.mux(packet)
+    assert not video.read_frames(path)[0].any()
+
+
+def test_a_transparent_video_equals_its_pictures(cases_dir):
+    """Catches frames of a video and of a folder that are blended in two ways."""
+    frames, _ = video.read_frames(cases_dir / "alpha-video" / "alpha.mov")
+    expected, _ = video.read_frames(cases_dir / "alpha-video" / "alpha_png")
+    np.testing.assert_allclose(frames.astype(int), expected, atol=2)
 
 
 def empty_video(path: Path) -> None:
