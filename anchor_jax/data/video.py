@@ -7,13 +7,13 @@
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import numpy as np
 
+from anchor_jax.data.orientation import Orientation, read_orientation
 from anchor_jax.data.pictures import (
     IMAGE_SUFFIXES,
     lay_on_black,
@@ -50,8 +50,6 @@ __all__ = [
 
 MOTION_SUFFIXES = {".npy", ".npz", ".pkl"}
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
-FIXED_POINT = 1 << 16  # what stands for 1 in a display matrix
-INEXACT = 0.01  # by which entries of a display matrix may miss 0 and 1
 MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 T = TypeVar("T")
@@ -193,7 +191,7 @@ def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer
 
 
 def _iter_frames(
-    path: Path, convert: Callable[["VideoFrame", "_Orientation"], T]
+    path: Path, convert: Callable[["VideoFrame", Orientation], T]
 ) -> Generator[tuple[Fraction, T], None, None]:
     with open_video(path) as (container, stream):
         yield from _frames_of(container, stream, str(path), convert)
@@ -203,7 +201,7 @@ def _frames_of(
     container: "InputContainer",
     stream: "VideoStream",
     name: str,
-    convert: Callable[["VideoFrame", "_Orientation"], T],
+    convert: Callable[["VideoFrame", Orientation], T],
 ) -> Generator[tuple[Fraction, T], None, None]:
     """Yield the time and the converted picture of each frame, see `iter_video`."""
     size, last, count = None, None, 0
@@ -222,7 +220,7 @@ def _frames_of(
                     f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
                     "example with ffmpeg"
                 )
-            orientation = _orientation_of(frame, name)
+            orientation = read_orientation(frame, name)
             shown = orientation.size_of(frame)
             size = size or shown
             if shown != size:
@@ -255,56 +253,13 @@ def _decoder_of(stream: "VideoStream") -> "VideoCodecContext":
     return decoder
 
 
-@dataclass(frozen=True)
-class _Orientation:
-    """How a player shows a picture: first transposed, then mirrored. These are the eight ways of
-    turning by quarters and mirroring."""
-
-    transposed: bool = False
-    mirrored: bool = False  # left to right
-    flipped: bool = False  # top to bottom
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the view (h, w, 3) of a stored picture that is shown."""
-        pixels = pixels.swapaxes(0, 1) if self.transposed else pixels
-        return pixels[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
-
-    def size_of(self, frame: "VideoFrame") -> Size:
-        """Return the width and height at which a stored frame is shown."""
-        return (frame.height, frame.width) if self.transposed else (frame.width, frame.height)
-
-
-def _orientation_of(frame: "VideoFrame", name: str) -> _Orientation:
-    """Read how a frame is shown from its display matrix (a, b, u, c, d, v, x, y, w), which shows
-    the stored point (x, y) at (a x + c y, b x + d y). As in players, offsets and u, v, w are left
-    out, and a matrix of zeros changes nothing.
-
-    Raises:
-        AnchorError: the matrix does more than turn by quarters and mirror.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return _Orientation()
-    a, b, _, c, d, *_ = (float(x) / FIXED_POINT for x in np.frombuffer(bytes(matrix), np.int32))
-    if not any((a, b, c, d)):
-        return _Orientation()
-    transposed = abs(b) > abs(a)
-    kept, left_out = ((c, b), (a, d)) if transposed else ((a, d), (b, c))
-    if any(abs(abs(x) - 1) > INEXACT for x in kept) or any(abs(x) > INEXACT for x in left_out):
-        raise AnchorError(
-            f"{name} is shown by a display matrix ({a:.3g} {b:.3g}; {c:.3g} {d:.3g}) that does more"
-            " than turn by quarters and mirror; convert it anew, for example with ffmpeg"
-        )
-    return _Orientation(transposed, mirrored=kept[0] < 0, flipped=kept[1] < 0)
-
-
-def _pixels(frame: "VideoFrame", orientation: _Orientation) -> np.ndarray:
+def _pixels(frame: "VideoFrame", orientation: Orientation) -> np.ndarray:
     if not _has_alpha(frame):
         return orientation.apply(frame.to_ndarray(format="rgb24"))
     from PIL import Image
 
     pixels = frame.to_ndarray(format="rgba")
-    return orientation.apply(np.asarray(lay_on_black(Image.fromarray(pixels))))
+    return orientation.apply(np.array(lay_on_black(Image.fromarray(pixels))))
 
 
 def _has_alpha(frame: "VideoFrame") -> bool:
