@@ -38,6 +38,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def ffmpeg_name(path: Path) -> str:
+    """Name a file for FFmpeg, which otherwise takes a relative path with a colon for a URL.
+
+    >>> ffmpeg_name(Path("2024-03-01T12:30:00.mp4"))
+    'file:2024-03-01T12:30:00.mp4'
+    """
+    return f"file:{path}"
+
+
 def check_parent(path: Path) -> None:
     """Check that the folder of the output `path` is writable, or can be made. Nothing is made.
 

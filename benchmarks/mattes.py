@@ -35,6 +35,7 @@ from anchor_jax.data.green_screen import green_screen
 from anchor_jax.data.mattes import apply_matte
 from anchor_jax.data.still_camera import median_plate, still_camera
 from anchor_jax.data.video import iter_video, read_frames, write_video
+from anchor_jax.files import ffmpeg_name
 
 _Figure = tuple[np.ndarray, np.ndarray]  # float32 colour times matte (n, h, w, 3), matte (n, h, w)
 _FINE = 4  # supersampling factor of the drawn figure
@@ -169,7 +170,7 @@ def _chromakey(path: Path, similar: float, blend: float) -> np.ndarray:
     from av.filter import Graph
 
     mattes = []
-    with av.open(str(path)) as container:
+    with av.open(ffmpeg_name(path)) as container:
         graph = Graph()
         source = graph.add_buffer(template=container.streams.video[0])
         colour = "0x" + "".join(f"{round(float(c)):02x}" for c in _GREEN)

@@ -76,6 +76,12 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases_dir() -> Path:
+    """Small files of the kinds that people really have."""
+    return _shared("cases")
+
+
+@pytest.fixture(scope="session")
 def opengl() -> str:
     """The platform that draws without a screen here, chosen for this process too."""
     for module in ("pyrender", "trimesh"):

@@ -137,15 +137,19 @@ def round_size(size: Size) -> Size:
 
 def _open_rgb(path: Path, on_black: bool) -> "Picture":
     """Read a picture as RGB. Transparent pixels are blended with black, or become opaque."""
-    from PIL import ImageChops
-
     with open_picture(path) as image:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             if on_black:
-                alpha = image.getchannel("A").convert("RGB")
-                return ImageChops.multiply(image.convert("RGB"), alpha)
+                return lay_on_black(image)
         return image.convert("RGB")
+
+
+def lay_on_black(image: "Picture") -> "Picture":
+    """Blend an RGBA picture with black, to RGB."""
+    from PIL import ImageChops
+
+    return ImageChops.multiply(image.convert("RGB"), image.getchannel("A").convert("RGB"))
 
 
 def natural(name: str) -> tuple[list[int], str]:

@@ -9,17 +9,27 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from anchor_jax.data.pictures import IMAGE_SUFFIXES, list_images, read_image, read_images, resize
+from anchor_jax.data.orientation import Orientation, read_orientation
+from anchor_jax.data.pictures import (
+    IMAGE_SUFFIXES,
+    lay_on_black,
+    list_images,
+    read_image,
+    read_images,
+    resize,
+)
 from anchor_jax.data.video_writer import check_output, check_room, write_frames, write_video
 from anchor_jax.errors import AnchorError, first_line
+from anchor_jax.files import ffmpeg_name
 from anchor_jax.shapes import Size, show_size
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -39,6 +49,7 @@ __all__ = [
 ]
 
 MOTION_SUFFIXES = {".npy", ".npz", ".pkl"}
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders
 MISSING_TAIL = Fraction(1, 2)  # seconds by which a whole video may end before its stated end
 
 T = TypeVar("T")
@@ -47,9 +58,9 @@ T = TypeVar("T")
 def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fraction | None]:
     """Read the frames of a folder of PNG and JPEG images, of a video, or of one image.
 
-    Images are ordered by the numbers in their names; hidden files are left out. Transparent pixels
-    are blended with black, the background of pose images. Videos are turned upright where their
-    metadata says so.
+    Images are ordered by the numbers in their names; hidden files are left out. Transparent pixels,
+    also of videos, are blended with black, the background of pose images. Videos are turned and
+    mirrored where their metadata says so.
 
     Args:
         path: the folder, video or image.
@@ -73,7 +84,8 @@ def read_frames(path: Path, size: Size | None = None) -> tuple[np.ndarray, Fract
 
 
 def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]:
-    """Read the frames of a video one by one, turned upright where its metadata says so.
+    """Read the frames of a video one by one, as a player shows them: turned and mirrored by the
+    video's display matrix. Transparent pixels are blended with black.
 
     Memory holds a few frames, however long the video is.
 
@@ -84,7 +96,8 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
 
     Raises:
         AnchorError: the file does not exist, cannot be read or holds no frames; frames differ in
-            size; a part is damaged or missing, reported after the frames before it were yielded.
+            size; a display matrix does more than turn by quarters and mirror; a part is damaged or
+            missing, reported after the frames before it were yielded.
     """
     return _iter_frames(path, _pixels)
 
@@ -92,7 +105,7 @@ def iter_video(path: Path) -> Generator[tuple[Fraction, np.ndarray], None, None]
 def iter_sizes(path: Path) -> Generator[tuple[Fraction, Size], None, None]:
     """Read the time and size of each frame of a video, without converting pixels. Times and errors
     are the same as in `iter_video`."""
-    return _iter_frames(path, _shown_size)
+    return _iter_frames(path, lambda frame, orientation: orientation.size_of(frame))
 
 
 def read_rate(path: Path) -> Fraction | None:
@@ -154,14 +167,14 @@ def open_video(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             f"{path} is a motion file; expected a video or a folder of images: draw it first, with"
             f" anchor-jax render {path} --out poses.mp4, and give that"
         )
-    with _opened(str(path), str(path)) as opened:
+    with _opened(ffmpeg_name(path), str(path)) as opened:
         yield opened
 
 
 @contextmanager
 def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """Open a video, by its path or as a file, and its first picture stream; `name` is for errors,
-    also those of reading it inside the block."""
+    """Open a video, named for FFmpeg or as a file, and its first picture stream; `name` is for
+    errors, also those of reading it inside the block."""
     import av
     from av.error import FFmpegError
 
@@ -173,11 +186,12 @@ def _opened(source: str | BinaryIO, name: str) -> Iterator[tuple["InputContainer
             stream.thread_type = "AUTO"
             yield container, stream
     except (FFmpegError, OSError) as error:
-        raise AnchorError(f"cannot read {name} as a video: {first_line(error)}") from error
+        reason = error.strerror or first_line(error)
+        raise AnchorError(f"cannot read {name} as a video: {reason}") from error
 
 
 def _iter_frames(
-    path: Path, convert: Callable[["VideoFrame"], T]
+    path: Path, convert: Callable[["VideoFrame", Orientation], T]
 ) -> Generator[tuple[Fraction, T], None, None]:
     with open_video(path) as (container, stream):
         yield from _frames_of(container, stream, str(path), convert)
@@ -187,15 +201,16 @@ def _frames_of(
     container: "InputContainer",
     stream: "VideoStream",
     name: str,
-    convert: Callable[["VideoFrame"], T],
+    convert: Callable[["VideoFrame", Orientation], T],
 ) -> Generator[tuple[Fraction, T], None, None]:
     """Yield the time and the converted picture of each frame, see `iter_video`."""
     size, last, count = None, None, 0
     step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(30))
+    decoder = _decoder_of(stream)
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise AnchorError(f"{name} is damaged or cut short, after {count} frames")
-        for frame in packet.decode():
+        for frame in decoder.decode(packet):
             if frame.is_corrupt:
                 raise AnchorError(f"{name} is damaged or cut short, after {count} frames")
             seconds = _seconds(frame, Fraction(0) if last is None else last + step)
@@ -205,7 +220,8 @@ def _frames_of(
                     f"{float(seconds):.3f} s at frame {count + 1}; convert it anew, for "
                     "example with ffmpeg"
                 )
-            shown = _shown_size(frame)
+            orientation = read_orientation(frame, name)
+            shown = orientation.size_of(frame)
             size = size or shown
             if shown != size:
                 raise AnchorError(
@@ -213,7 +229,7 @@ def _frames_of(
                     f"number {count + 1} is {show_size(shown)}"
                 )
             last, count = seconds, count + 1
-            yield seconds, convert(frame)
+            yield seconds, convert(frame, orientation)
     end = _promised_end(container, stream)
     if last is None:
         raise AnchorError(f"the video {name} holds no frames")
@@ -224,13 +240,30 @@ def _frames_of(
         )
 
 
-def _pixels(frame: "VideoFrame") -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+def _decoder_of(stream: "VideoStream") -> "VideoCodecContext":
+    """Return the decoder of a stream. FFmpeg's own decoders leave out the alpha channel of WebM
+    files; libvpx's read it."""
+    from av.codec import CodecContext
+
+    own = stream.codec_context
+    if stream.metadata.get("alpha_mode") != "1" or own.name not in WITH_ALPHA:
+        return own
+    decoder = cast("VideoCodecContext", CodecContext.create(WITH_ALPHA[own.name], "r"))
+    decoder.thread_type = "AUTO"
+    return decoder
 
 
-def _shown_size(frame: "VideoFrame") -> Size:
-    quarters = round(frame.rotation / 90)
-    return (frame.height, frame.width) if quarters % 2 else (frame.width, frame.height)
+def _pixels(frame: "VideoFrame", orientation: Orientation) -> np.ndarray:
+    if not _has_alpha(frame):
+        return orientation.apply(frame.to_ndarray(format="rgb24"))
+    from PIL import Image
+
+    pixels = frame.to_ndarray(format="rgba")
+    return orientation.apply(np.array(lay_on_black(Image.fromarray(pixels))))
+
+
+def _has_alpha(frame: "VideoFrame") -> bool:
+    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
 
 
 def _seconds(frame: "VideoFrame", otherwise: Fraction) -> Fraction:

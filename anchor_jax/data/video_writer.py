@@ -17,6 +17,7 @@ from anchor_jax.files import (
     VIDEO_BYTES,
     check_parent,
     check_space,
+    ffmpeg_name,
     named_errors,
     placed,
 )
@@ -113,7 +114,7 @@ def encode(hidden: Path, frames: Iterable[np.ndarray], fps: Fraction, path: Path
 
     try:
         faststart = {"movflags": "+faststart"}
-        with av.open(str(hidden), "w", format="mp4", options=faststart) as container:
+        with av.open(ffmpeg_name(hidden), "w", format="mp4", options=faststart) as container:
             stream = container.add_stream("libx264", rate=fps, options=_encoder_options())
             stream.pix_fmt = "yuv420p"
             # State which YUV this is; otherwise players guess it from the picture's size.
@@ -144,10 +145,11 @@ def join(parts: list[Path], hidden: Path) -> None:
     encoding them again. All but the last have the same length."""
     import av
 
-    with av.open(str(hidden), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    faststart = {"movflags": "+faststart"}
+    with av.open(ffmpeg_name(hidden), "w", format="mp4", options=faststart) as container:
         stream, offset = None, 0
         for part in parts:
-            with av.open(str(part), "r") as source:
+            with av.open(ffmpeg_name(part), "r") as source:
                 own = source.streams.video[0]
                 stream = stream or container.add_stream_from_template(own)
                 length = 0

@@ -34,7 +34,7 @@ from anchor_jax.data import video
 from anchor_jax.data.clips import MIN_LENGTH
 from anchor_jax.data.pictures import list_images, read_image
 from anchor_jax.errors import AnchorError
-from anchor_jax.files import check_parent
+from anchor_jax.files import check_parent, ffmpeg_name
 from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.clip import Variant, check_clip, read_clip
 from benchmarks.synthetic.gesture import gesture
@@ -208,7 +208,8 @@ def _encode(
     """Write an H.264 mp4 with a pixel format and options that `video.write_video` lacks."""
     frames = iter(frames)
     first = next(frames)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    faststart = {"movflags": "+faststart"}
+    with av.open(ffmpeg_name(path), "w", format="mp4", options=faststart) as container:
         stream: Any = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pixels

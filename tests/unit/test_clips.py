@@ -383,6 +383,15 @@ def test_sound_is_in_time_with_the_first_frame(tmp_path, delay, channels):
     np.testing.assert_allclose(loud / 8000, [0.5, 0.75], atol=0.001)
 
 
+@pytest.mark.parametrize("name", ["12:30:00", "-x", "file:x", "%03d", "concat:a|b"])
+def test_sound_is_read_from_a_path_and_no_url(tmp_path, monkeypatch, name):
+    """Catches a name with a colon, given relatively, that is opened as a URL."""
+    monkeypatch.chdir(tmp_path)
+    clicks(tmp_path / f"{name}.mkv", [0.5])
+    assert write_audio(Path(f"{name}.mkv"), Path(f"{name}.wav"))
+    assert sorted(os.listdir()) == sorted([f"{name}.mkv", f"{name}.wav"])
+
+
 def test_a_silent_video_writes_no_sound(tmp_path):
     """Catches an empty file that looks like sound."""
     path = grey_video(tmp_path / "v.mkv", [0] * 3)

@@ -1,7 +1,10 @@
 """Frames in and out: order, colour, size, rate, and that a failed write leaves nothing."""
 
+import io
 import os
+import re
 import resource
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -194,29 +197,201 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_turned_video_is_read_as_it_is_shown(tmp_path):
-    """Catches a phone's portrait video read lying on its side, or turned the wrong way."""
-    path, turned = tmp_path / "v.mp4", tmp_path / "turned.mp4"
-    video.write_video(path, bars(), Fraction(30))
-    with av.open(str(path)) as source, av.open(str(turned), "w") as target:
+def oriented(path: Path, matrix: tuple[float, ...]) -> Path:
+    """Copy a video, with the entries a, b, c, d of its display matrix changed."""
+    made = path.with_name("oriented.mp4")
+    with av.open(str(path)) as source, av.open(str(made), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
-    data = turned.read_bytes()  # the display matrix in the track header: identity
-    matrix = b"".join(v.to_bytes(4, "big") for v in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-    quarter = b"".join(
-        (v % (1 << 32)).to_bytes(4, "big")
-        for v in (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)  # clockwise when shown
+    data = made.read_bytes()
+    stored = lambda a, b, c, d: b"".join(
+        (round(v * (1 << 16)) % (1 << 32)).to_bytes(4, "big")
+        for v in (a, b, 0, c, d, 0, 0, 0, 1 << 14)
     )
-    header = data.index(b"tkhd")
-    at = data.index(matrix, header)
-    turned.write_bytes(data[:at] + quarter + data[at + len(matrix) :])
-    frames, _ = video.read_frames(turned)
-    expected = np.rot90(bars(), -1, axes=(1, 2))
-    assert frames.shape == expected.shape
-    assert np.abs(frames[0, 16::32, 32].astype(int) - expected[0, 16::32, 32]).max() <= 3
+    identity = stored(1, 0, 0, 1)
+    at = data.index(identity, data.index(b"tkhd"))
+    made.write_bytes(data[:at] + stored(*matrix) + data[at + len(identity) :])
+    return made
+
+
+ORIENTATIONS = {
+    (1, 0, 0, 1): lambda shown: shown,
+    (0, 1, -1, 0): lambda shown: np.rot90(shown, -1),  # clockwise
+    (-1, 0, 0, -1): lambda shown: np.rot90(shown, 2),
+    (0, -1, 1, 0): lambda shown: np.rot90(shown, 1),
+    (-1, 0, 0, 1): lambda shown: shown[:, ::-1],
+    (1, 0, 0, -1): lambda shown: shown[::-1],
+    (0, 1, 1, 0): lambda shown: shown.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda shown: np.rot90(shown, 2).transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", [*ORIENTATIONS, (0, 0, 0, 0)])
+def test_a_turned_or_mirrored_video_is_read_as_it_is_shown(tmp_path, matrix):
+    """Catches a phone's portrait video read lying on its side or turned the wrong way, a mirror
+    left out, a size that is not that of the frames, and arrays of negative strides, which some
+    libraries refuse."""
+    path = tmp_path / "v.mp4"
+    video.write_video(path, np.concatenate([bars(), np.zeros_like(bars())], 1), Fraction(30))
+    stored, _ = video.read_frames(path)
+    path = oriented(path, matrix)
+    frames, _ = video.read_frames(path)
+    expected = ORIENTATIONS.get(matrix, lambda shown: shown)(stored[0])
+    np.testing.assert_array_equal(frames[0], expected)
+    assert video.count_frames(path) == (3, expected.shape[1::-1])
+    with path.open("rb") as file:
+        streamed = next(video.open_stream(file, "v")[1])
+    np.testing.assert_array_equal(streamed, expected)
+    assert streamed.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    "matrix", [(0.866, 0.5, -0.5, 0.866), (2, 0, 0, 2), (1, 0.25, 0, 1), (1, 0, 0, 0)]
+)
+def test_a_video_to_be_shown_aslant_is_refused(tmp_path, matrix):
+    """Catches other angles rounded to a quarter, and scales and shears left out in silence."""
+    path = tmp_path / "v.mp4"
+    video.write_video(path, bars(), Fraction(30))
+    path = oriented(path, matrix)
+    for read in (video.read_frames, video.count_frames):
+        with pytest.raises(AnchorError, match=r"oriented\.mp4 .*display matrix") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("hflip", lambda plain: plain[:, ::-1]),
+        ("vflip", lambda plain: plain[::-1]),
+        ("rot90", lambda plain: np.rot90(plain, -1)),
+        ("rot90flip", lambda plain: plain.transpose(1, 0, 2)),
+    ],
+)
+def test_display_matrices_of_another_writer(cases_dir, name, shown):
+    """Catches offsets of a display matrix, which other writers store, taken for more than they
+    are, and a mirror left out."""
+    folder = cases_dir / "mirrored-display-matrix"
+    plain, _ = video.read_frames(folder / "plain.mp4")
+    frames, _ = video.read_frames(folder / f"{name}.mp4")
+    np.testing.assert_array_equal(frames, np.stack([shown(pixels) for pixels in plain]))
+    assert video.count_frames(folder / f"{name}.mp4")[1] == frames.shape[2:0:-1]
+
+
+URLS = [
+    "2024-03-01T12:30:00.mp4",
+    "-x.mp4",
+    "file:x.mp4",
+    "%03d.mp4",
+    "concat:a|b.mp4",
+    "http:x.mp4",
+]
+
+
+@pytest.mark.parametrize("name", [*URLS, "concat:a|b"])
+def test_a_video_that_is_read_is_a_path_and_no_url(tmp_path, monkeypatch, name):
+    """Catches a name with a colon, given relatively, that is opened as a URL, and a prefix for
+    FFmpeg shown in errors."""
+    video.write_video(tmp_path / "plain.mp4", bars(), Fraction(30))
+    monkeypatch.chdir(tmp_path)
+    os.rename("plain.mp4", name)
+    path = Path(name)
+    assert len(video.read_frames(path)[0]) == len(bars())
+    assert video.count_frames(path) == (3, (192, 64))
+    assert video.read_rate(path) == 30
+    path.write_text("not a video")
+    with pytest.raises(AnchorError, match=re.escape(f"cannot read {name} as")) as caught:
+        video.read_frames(path)
+    assert "file:" not in str(caught.value).replace(name, "")
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_a_video_that_is_written_is_a_path_and_no_url(tmp_path, monkeypatch, name):
+    """Catches a name with a colon, given relatively, that is written to a URL or to another file,
+    also where parts are joined."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    video.write_video(path, bars(), Fraction(30))
+    assert os.listdir() == [name]
+    video_writer.encode(path, bars(), Fraction(30), path)
+    joined = Path(f"joined:{name}")
+    video_writer.join([path, path], joined)
+    assert sorted(os.listdir()) == sorted([name, joined.name])
+    assert len(video.read_frames(joined)[0]) == 2 * len(bars())
+
+
+def test_a_time_as_a_name(cases_dir, tmp_path, monkeypatch):
+    """Catches a recorder's name, with colons, that is opened as a URL."""
+    name = "2024-03-01T12:30:00.mp4"
+    shutil.copy(cases_dir / "colon-name" / "plain.mp4", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    frames, _ = video.read_frames(Path(name))
+    expected, _ = video.read_frames(cases_dir / "colon-name" / "plain.mp4")
+    np.testing.assert_array_equal(frames, expected)
+
+
+FADED = np.full((64, 96, 4), (200, 100, 50, 0), np.uint8)  # the hidden colour is no black
+FADED[:, :32, 3], FADED[:, 32:64, 3] = 255, 128
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "format"),
+    [
+        ("mov", "qtrle", "argb"),
+        ("mov", "prores_ks", "yuva444p10le"),
+        ("mov", "png", "rgba"),
+        ("mkv", "ffv1", "yuva420p"),
+        ("webm", "libvpx", "yuva420p"),
+        ("webm", "libvpx-vp9", "yuva420p"),
+    ],
+)
+def test_a_transparent_video_lies_on_black(tmp_path, suffix, codec, format):
+    """Catches the hidden colour of transparent pixels shown, the alpha channel of WebM files, which
+    FFmpeg's own decoders leave out, and frames that, unlike others, cannot be written to."""
+    path = tmp_path / f"v.{suffix}"
+    options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width = FADED.shape[:2]
+        stream.pix_fmt = format
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(FADED, format="rgba").reformat(format=format)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = [pixels for _, pixels in video.iter_video(path)]
+    assert video.count_frames(path) == (len(frames), (96, 64)) == (3, (96, 64))
+    expected = [[200, 100, 50], [100, 50, 25], [0, 0, 0]]
+    for pixels in frames:
+        assert pixels.flags.writeable
+        np.testing.assert_allclose(pixels[32, [16, 48, 80]].astype(int), expected, atol=2)
+
+
+def test_a_video_with_a_transparent_palette_lies_on_black(tmp_path):
+    """Catches a palette's alpha left out: its pixel format has no channel of alpha."""
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 250, 200, 150])
+    png = io.BytesIO()
+    image.save(png, "PNG", transparency=bytes([255, 0]))
+    path = tmp_path / "v.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.height = stream.width = 16
+        stream.pix_fmt = "pal8"
+        packet = av.Packet(png.getvalue())
+        packet.stream, packet.pts, packet.dts = stream, 0, 0
+        packet.time_base = Fraction(1, 10)
+        container.mux(packet)
+    assert not video.read_frames(path)[0].any()
+
+
+def test_a_transparent_video_equals_its_pictures(cases_dir):
+    """Catches frames of a video and of a folder that are blended in two ways."""
+    frames, _ = video.read_frames(cases_dir / "alpha-video" / "alpha.mov")
+    expected, _ = video.read_frames(cases_dir / "alpha-video" / "alpha_png")
+    np.testing.assert_allclose(frames.astype(int), expected, atol=2)
 
 
 def empty_video(path: Path) -> None:
