@@ -13,13 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
-from anchor_jax.errors import AnchorError, shorten
-from anchor_jax.evaluation.weights import WeightFile
+from anchor_jax.evaluation.weights import WeightFile, fit
 from anchor_jax.files import file_hash
-from anchor_jax.shapes import Array, Params, misfits
+from anchor_jax.shapes import Array, Params
 from anchor_jax.unpickle import read_tree
 
 SIDE = 224  # pixels of a frame
@@ -129,14 +127,11 @@ def load_i3d(folder: Path | None = None) -> tuple[Params, str]:
     path = FILE.path(folder)
     if not path.is_file():
         path = _packaged() or FILE.find(folder)
-    given = read_tree(path, "the weights of I3D")
-    wanted: dict[Any, Any] = flatten_dict(_shapes())
     # Statistics of batch norm are (1, 1, 1, 1, c) in the file.
-    given = {names: _flat(array, names) for names, array in given.items()}
-    if problems := misfits(given, wanted):
-        raise AnchorError(f"{path}: not the weights of I3D: {shorten(problems)}")
-    arrays = {names: jnp.asarray(array, jnp.float32) for names, array in given.items()}
-    return unflatten_dict(arrays), file_hash(path)
+    tree = read_tree(path, "the weights of I3D")
+    given = {"/".join(names): _flat(array, names) for names, array in tree.items()}
+    variables = fit(given, _shapes(), "/".join, f"{path}: not the weights of I3D")
+    return variables, file_hash(path)
 
 
 def _packaged() -> Path | None:

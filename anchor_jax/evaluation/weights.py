@@ -56,8 +56,7 @@ class WeightFile:
         """
         if folder is None:
             return cache_folder() / "metrics" / self.name
-        if not folder.is_dir():
-            raise AnchorError(f"{folder} is no folder; expected one with weights of metrics")
+        check_folder(folder)
         return folder / self.name
 
     def find(self, folder: Path | None) -> Path:
@@ -75,6 +74,12 @@ class WeightFile:
         raise Unavailable(
             f"{self.use} needs {self.name}{digest}, which is not in {path.parent}; get {origin}"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise AnchorError if there is no such folder of weights."""
+    if not folder.is_dir():
+        raise AnchorError(f"{folder} is no folder; expected one with weights of metrics")
 
 
 def read_torch(path: Path, network: str, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from anchor_jax.assets import open_assets
 from anchor_jax.data.video import read_frames
+from anchor_jax.errors import AnchorError
 from anchor_jax.evaluation import i3d
 from anchor_jax.evaluation.fvd import Clips, clip_features, fvd
 
@@ -19,7 +20,7 @@ SLOW = {24, 30}
 def weights():
     try:
         return i3d.load_i3d()
-    except i3d.AnchorError as error:
+    except AnchorError as error:
         pytest.skip(str(error))
 
 
