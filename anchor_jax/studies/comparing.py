@@ -1,7 +1,6 @@
 """Compare video pairs block by block, with a state from which an interrupted run goes on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -39,10 +38,13 @@ class Run:
                 for measure in self._measures:
                     measure.begin(pair, number)
             for block in pair.blocks(self._inside):
+                found: Values = {}
                 for measure in self._measures:
-                    for name, x in measure.add(block).items():
-                        self._parts.setdefault(name, []).append(x)
-                self._keep_worst(number, block)
+                    found |= measure.add(block)
+                for name, x in found.items():
+                    self._parts.setdefault(name, []).append(x)
+                errors = found["l1"] if "l1" in found else l1(block.images, block.truth)
+                self._keep_worst(number, block, errors)
                 self._inside += len(block.images)
                 self.done += len(block.images)
                 yield block
@@ -52,18 +54,14 @@ class Run:
             self.values.append(values)
             self._parts, self._inside = {}, 0
 
-    def _keep_worst(self, number: int, block: Block) -> None:
-        errors = l1(block.images, block.truth)
-        self.worst += [
-            Frame(number, block.start + index, block.images[index], block.truth[index], float(x))
-            for index, x in enumerate(errors)
-        ]
+    def _keep_worst(self, number: int, block: Block, errors: np.ndarray) -> None:
+        for index in np.argsort(errors, kind="stable")[-_WORST:]:
+            # Copies, so that no whole block is kept for a frame of it.
+            sides = block.images[index].copy(), block.truth[index].copy()
+            place = block.start + int(index)
+            self.worst.append(Frame(number, place, *sides, float(errors[index])))
         self.worst.sort(key=lambda frame: frame.error)
         del self.worst[:-_WORST]
-        # Copies, so that no whole block is kept for a frame of it.
-        self.worst = [
-            replace(x, generated=x.generated.copy(), truth=x.truth.copy()) for x in self.worst
-        ]
 
     def state(self) -> State:
         """Return what `restore` needs to go on, nested arrays."""

@@ -16,7 +16,7 @@ from anchor_jax.evaluation.lpips import load_lpips
 from anchor_jax.evaluation.perceptual import SMALLEST
 from anchor_jax.evaluation.regions import known_mean
 from anchor_jax.evaluation.stlpips import load_stlpips
-from anchor_jax.evaluation.weights import Unavailable
+from anchor_jax.evaluation.weights import Unavailable, check_folder
 from anchor_jax.generation.networks import encode_pictures
 from anchor_jax.generation.unfinished import Unfinished
 from anchor_jax.progress import Progress, silent
@@ -167,8 +167,8 @@ class Comparison:
         self._anchor = anchor
         self._clips = Clips() if clips is None else clips
         self._weights = None if weights is None else Path(weights)
-        if self._weights is not None and not self._weights.is_dir():
-            raise AnchorError(f"{weights} is no folder; expected one with weights of metrics")
+        if self._weights is not None:
+            check_folder(self._weights)
         self._given = self._read_landmarks(landmarks)
         self._exact = self._read_exact(poses)
         self.notes: list[str] = []
@@ -263,8 +263,8 @@ class Comparison:
         """
         makers: list[tuple[Sequence[str], Callable[[list[str]], Measure]]] = [
             ((*OF_FRAMES, *OF_CHANGES), self._pixels),
-            (("lpips",), self._lpips),
-            (("stlpips",), self._stlpips),
+            (("lpips",), partial(self._perceptual, load_lpips)),
+            (("stlpips",), partial(self._perceptual, load_stlpips)),
             (("flow_error",), self._flow),
             (OF_PEOPLE, self._people),
             (_OF_INCEPTION, self._inception),
@@ -290,31 +290,24 @@ class Comparison:
         chosen = lambda table: {name: x for name, x in table.items() if name in names}
         return Pixels(chosen(OF_FRAMES), chosen(OF_CHANGES))
 
-    def _lpips(self, names: list[str]) -> Measure:
-        return self._perceptual("lpips", load_lpips)
-
-    def _stlpips(self, names: list[str]) -> Measure:
-        return self._perceptual("stlpips", load_stlpips)
-
-    def _perceptual(self, name: str, load: Callable[..., Any]) -> Measure:
-        for pair in self._pairs:
-            if min(pair.size) < SMALLEST:
-                raise Unavailable(
-                    f"{pair.truth} is {show_size(pair.size)}: perceptual distances need sides of at"
-                    f" least {SMALLEST} pixels"
-                )
+    def _perceptual(self, load: Callable[..., Any], names: list[str]) -> Measure:
+        self._check_sides(SMALLEST, "perceptual distances need")
         metric, digests = load(self._weights)
         self.facts["weights"] |= digests
+        (name,) = names
         return Pixels({name: metric}, {})
 
     def _flow(self, names: list[str]) -> Measure:
-        for pair in self._pairs:
-            if min(pair.size) < flow.SMALLEST:
-                raise Unavailable(
-                    f"{pair.truth} is {show_size(pair.size)}: optical flow needs sides of at least"
-                    f" {flow.SMALLEST} pixels"
-                )
+        self._check_sides(flow.SMALLEST, "optical flow needs")
         return Flow()
+
+    def _check_sides(self, least: int, what: str) -> None:
+        for pair in self._pairs:
+            if min(pair.size) < least:
+                raise Unavailable(
+                    f"{pair.truth} is {show_size(pair.size)}: {what} sides of at least {least}"
+                    " pixels"
+                )
 
     def _people(self, names: list[str]) -> Measure:
         finders = descriptor = None
@@ -335,10 +328,10 @@ class Comparison:
         return People(names, finders, descriptor, self._given, self._exact, num_frames)
 
     def _inception(self, names: list[str]) -> Measure:
+        self._check_frames(names)
         variables, digest = inception.load_inception(self._weights)
         self.facts["weights"] |= {inception.FILE.name: digest}
         encode = partial(inception.inception_features, variables)
-        self._check_frames(names)
         return FeatureSets(_chosen(_OF_INCEPTION, names), encode, inception.NUM_FEATURES)
 
     def _clip_tokens(self, names: list[str]) -> Measure:
