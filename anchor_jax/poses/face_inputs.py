@@ -7,7 +7,7 @@ user, or runs a face detector. For training data sets, use `face_crops.find_face
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def read_track(
     n, height, width = shape
     if files.landmarks is not None:
         own_size = lambda: _own_size(files.poses)
-        points, visible = read_landmarks(files.landmarks, shape, own_size)
+        table = read_landmarks(files.landmarks, shape, own_size)
+        points, visible = table.points, table.visible
     else:
         assert files.detector is not None
         find, visible, points = detect.Detector(files.detector).find, None, np.empty((n, 5, 2))
@@ -210,7 +211,7 @@ def detect_as_read(
 
 def read_landmarks(
     path: Path, shape: tuple[int, int, int], own_size: Callable[[], Size]
-) -> tuple[Float[np.ndarray, "n 5 2"], Bool[np.ndarray, "n 5"] | None]:
+) -> LandmarkTable:
     """Read a landmark file.
 
     Args:
@@ -221,7 +222,7 @@ def read_landmarks(
         own_size: gives the width and height that landmarks refer to, if the file does not say.
 
     Returns:
-        Landmarks in pixels of the frames as they are used, NaN if missing, and which are visible.
+        The table, with landmarks and joints in pixels of the frames as they are used.
 
     Raises:
         AnchorError: the file is not readable, has another content, or another number of frames.
@@ -241,7 +242,9 @@ def read_landmarks(
             "of pose images"
         )
     width, height = own_size() if table.size is None else table.size
-    return table.points * np.array([shape[2] / width, shape[1] / height]), table.visible
+    scale = np.array([shape[2] / width, shape[1] / height])
+    joints = None if table.joints is None else table.joints * scale
+    return replace(table, points=table.points * scale, joints=joints)
 
 
 class MaskFolder:

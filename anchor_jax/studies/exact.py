@@ -7,7 +7,7 @@ import numpy as np
 
 from anchor_jax.errors import AnchorError
 from anchor_jax.poses.face_inputs import read_landmarks
-from anchor_jax.poses.pose_images import TABLE, conditions_beside, read_table
+from anchor_jax.poses.pose_images import TABLE, conditions_beside
 from anchor_jax.studies.video_pairs import VideoPair
 
 # SMPL-X's joints at COCO's points: shoulders, elbows, wrists, knees and ankles, the left one first.
@@ -56,13 +56,12 @@ class Exact:
                 " folder that `anchor-jax render` wrote, or that folder"
             )
         width, height = pair.size
-        points, visible = read_landmarks(source, (pair.count, height, width), lambda: pair.size)
-        five = points if visible is None else np.where(visible[..., None], points, np.nan)
-        table = read_table(file) if file.suffix == ".npz" else None
-        if table is None or table.joints is None or table.size is None:
+        table = read_landmarks(source, (pair.count, height, width), lambda: pair.size)
+        five, visible = table.points, table.visible
+        five = five if visible is None else np.where(visible[..., None], five, np.nan)
+        if table.joints is None or table.size is None:
             return cls(five)
-        joints = table.joints * (np.array(pair.size) / table.size)
-        return cls(five, *parts_of(joints.astype(np.float64)))
+        return cls(five, *parts_of(table.joints))
 
 
 def parts_of(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
