@@ -273,6 +273,22 @@ def identity_distance(
     return np.linalg.norm(np.asarray(first, np.float64) - second, axis=1)
 
 
+def face_distances(
+    variables: Params,
+    frames: tuple[Images, Images],
+    points: Sequence[Sequence[Float[np.ndarray, "5 2"]]],
+) -> Float[np.ndarray, " n"]:
+    """Compute the `identity_distance` of the faces in frames and in true frames.
+
+    Args:
+        variables: from `load_descriptor`.
+        frames: generated and true ones, uint8 (n, h, w, 3).
+        points: of both, as for `describe_faces`.
+    """
+    both = zip(frames, points, strict=True)
+    return identity_distance(*(describe_faces(variables, *side) for side in both))
+
+
 def describe_faces(
     variables: Params, frames: Images, points: Sequence[Float[np.ndarray, "5 2"]]
 ) -> Float[np.ndarray, "n d"]:

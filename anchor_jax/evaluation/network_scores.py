@@ -33,7 +33,7 @@ class NetworkScores:
         self._stlpips: PerceptualDistance | None = None
         self._truth: tuple[Images, list[Person]] | None = None  # the last one
         with self._noting("landmark distances and identity"):
-            self._finder = people.load_finders(folder)[0][0]
+            (self._finder,), _ = people.load_finders(folder, 1)
         with self._noting("identity"):
             self._descriptor = identity.load_descriptor(folder)[0]
         with self._noting("ST-LPIPS"):
@@ -68,11 +68,9 @@ class NetworkScores:
                 kept = without_outliers(distances)[0] if part == "hands" else distances
                 scores[f"lmd_{part}"] = known_mean(kept)
             if self._descriptor is not None:
-                described = [
-                    identity.describe_faces(self._descriptor, x, [person.five for person in found])
-                    for x, found in zip((images, truth), both, strict=True)
-                ]
-                scores["identity"] = known_mean(identity.identity_distance(*described))
+                faces = [[person.five for person in found] for found in both]
+                distances = identity.face_distances(self._descriptor, (images, truth), faces)
+                scores["identity"] = known_mean(distances)
         if self._stlpips is not None:
             scores["stlpips"] = float(np.mean(self._stlpips(images, truth)))
         return scores

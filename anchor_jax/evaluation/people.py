@@ -229,14 +229,17 @@ class PersonFinder:
         return _place(points.reshape(468, 3)[:, :2], transform)
 
 
-def load_finders(folder: Path | None) -> tuple[tuple[PersonFinder, PersonFinder], dict[str, str]]:
-    """Load the models twice, for two threads.
+def load_finders(
+    folder: Path | None, count: int = 2
+) -> tuple[tuple[PersonFinder, ...], dict[str, str]]:
+    """Load the models.
 
     Args:
         folder: of weights; None: the cache folder, see `WeightFile`.
+        count: number of finders, one for each thread that uses them.
 
     Returns:
-        Two finders, and the SHA-256 of each file.
+        The finders, and the SHA-256 of each file.
 
     Raises:
         Unavailable: a file or ai-edge-litert is missing.
@@ -245,7 +248,7 @@ def load_finders(folder: Path | None) -> tuple[tuple[PersonFinder, PersonFinder]
     if find_spec("ai_edge_litert") is None:
         raise Unavailable("finding people needs more: pip install 'anchor-jax[evaluate]'")
     paths = [file.find(folder) for file in FILES]
-    finders = PersonFinder(paths), PersonFinder(paths)
+    finders = tuple(PersonFinder(paths) for _ in range(count))
     return finders, {path.name: file_hash(path) for path in paths}
 
 

@@ -49,7 +49,7 @@ class People(Measure):
     def __init__(
         self,
         names: Sequence[str],
-        finders: tuple[PersonFinder, PersonFinder] | None,
+        finders: tuple[PersonFinder, ...] | None,
         descriptor: Params | None,
         given: Sequence[tuple[Landmarks | None, Landmarks | None]],
         exact: Sequence[Exact | None],
@@ -61,7 +61,7 @@ class People(Measure):
         self._every = -(-num_frames // _FLOOR_FRAMES)
         self._frames = 0
         self._seen = np.zeros((2, len(PARTS)))  # how often, generated and true
-        self._last: list[dict[str, np.ndarray]] = []  # landmarks of up to two frames before
+        self._last: list[np.ndarray] = []  # landmarks of up to two frames before, of both sides
         self._ignored = np.zeros(2)  # hands: outliers, and all
         self._floor: list[list[float]] = []
 
@@ -113,11 +113,10 @@ class People(Measure):
         return {"found": sides, "hands ignored as outliers": share}
 
     def state(self) -> State:
-        last = {str(side): dict(points) for side, points in enumerate(self._last)}
         return {
             "counts": np.array([self._frames, *self._ignored, *self._seen.ravel()]),
             "floor": np.array(self._floor).reshape(-1, len(PARTS) + 1),
-            "last": last or {"none": np.zeros(0)},
+            "last": {str(side): points for side, points in enumerate(self._last)},
         }
 
     def restore(self, state: State) -> None:
@@ -125,7 +124,8 @@ class People(Measure):
         self._ignored = state["counts"][1:3].copy()
         self._seen = state["counts"][3:].reshape(2, -1).copy()
         self._floor = state["floor"].tolist()
-        self._last = [state["last"][x] for x in ("0", "1") if x in state["last"]]
+        last = state.get("last", {})  # nothing is kept of no arrays
+        self._last = [last[side] for side in sorted(last)]
 
     def _can_find(self, side: int) -> bool:
         return self._finders is not None and self._given[self._pair][side] is None
@@ -164,8 +164,8 @@ class People(Measure):
             for x in (points, expected)
         ]
         if self._last:
-            both = [np.concatenate([x["points"], y]) for x, y in zip(self._last, both, strict=True)]
-        self._last = [{"points": x[-2:]} for x in both]
+            both = [np.concatenate(x) for x in zip(self._last, both, strict=True)]
+        self._last = [x[-2:] for x in both]
         return {"jitter": jitter(both[0], both[1])} if len(both[0]) > 2 else {}
 
     def _identity(
@@ -173,11 +173,8 @@ class People(Measure):
     ) -> np.ndarray:
         """Compare the faces of generated and true frames."""
         assert self._descriptor is not None
-        described = [
-            identity.describe_faces(self._descriptor, x, [person.five for person in found])
-            for x, found in zip(frames, people, strict=True)
-        ]
-        return identity.identity_distance(*described)
+        faces = [[person.five for person in found] for found in people]
+        return identity.face_distances(self._descriptor, frames, faces)
 
     def _measure_floor(self, frame: np.ndarray, person: Person) -> None:
         """Measure what a true frame scores against slightly disturbed copies of itself."""

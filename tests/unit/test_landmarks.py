@@ -217,7 +217,8 @@ class Finder(PersonFinder):
 
 @pytest.fixture
 def finders(monkeypatch):
-    monkeypatch.setattr(people, "load_finders", lambda folder: ((Finder(), Finder()), {"a": "b"}))
+    load = lambda folder, count=2: (tuple(Finder() for _ in range(count)), {"a": "b"})
+    monkeypatch.setattr(people, "load_finders", load)
     describe = lambda _, chips: chips[:, :128, 75, 0].astype(np.float32)
     monkeypatch.setattr(identity, "load_descriptor", lambda folder: ({}, {"c": "d"}))
     monkeypatch.setattr(identity, "describe", describe)
