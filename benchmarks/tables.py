@@ -17,12 +17,13 @@ is left out, and the Fréchet distance on the anchor's image encoder is shown in
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anchor_jax import checkpoint
 from anchor_jax.assets import SHIPPED_NAME, find_anchor, open_assets
+from anchor_jax.checkpoint import Anchor
 from anchor_jax.data.video import write_frames
 from anchor_jax.errors import AnchorError, note
 from anchor_jax.evaluation.fvd import Clips
@@ -35,6 +36,7 @@ from anchor_jax.studies.results import json_text
 from anchor_jax.studies.run import Row
 from anchor_jax.studies.video_pairs import stamp
 from anchor_jax.versions import versions
+from benchmarks import ablations
 
 # Columns: metric, heading, decimals, and whether the paper has it.
 COLUMNS = (
@@ -72,13 +74,13 @@ WINDOWS = {"ws = 8, os = 2": (8, 2), "ws = 16, os = 4": (16, 4), "ws = 32, os = 
 def make_rows(anchor: Path, others: Mapping[str, Path | None], full: Variant) -> dict[str, Row]:
     """Make the rows that an anchor generates. "w/o TD" denoises each frame alone, from noise of its
     own."""
-    alone = replace(full.with_sampling(window=1, overlap=0), fresh_noise=True)
+    found = ablations.make_rows(anchor, dict(others), full)
     rows = {
-        OURS: Row(anchor, full),
-        NO_TD: Row(anchor, alone),
-        NO_FE: Row(anchor, replace(full, faces=False)),
+        OURS: found["full"],
+        NO_TD: found["without temporal denoising, fresh noise"],
+        NO_FE: found["without face enhancement"],
     }
-    rows |= {name: Row(path, full) for name, path in others.items() if path is not None}
+    rows |= {name: found[name] for name in others if name in found}
     for name, (window, overlap) in WINDOWS.items():
         rows[name] = Row(anchor, full.with_sampling(window=window, overlap=overlap))
     return rows
@@ -131,15 +133,16 @@ def _check_made(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def measure(
-    generated: Sequence[Path], truth: Sequence[Path], anchor: Path, args: argparse.Namespace
+    generated: Sequence[Path], truth: Sequence[Path], anchor: Anchor, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Measure the videos of a row; return the scores, noise floors, facts and notes."""
+    """Measure the videos of a row, with the anchor's image encoder; return the scores, noise
+    floors, facts and notes."""
     comparison = Comparison(
         generated,
         truth,
         [name for name, *_ in COLUMNS],
         required=False,
-        anchor=checkpoint.load(anchor, ["image_encoder"]),
+        anchor=anchor,
         clips=Clips(stride=args.fvd_stride),
         resized=True,
         weights=args.weights,
@@ -230,6 +233,7 @@ def _run(args: argparse.Namespace) -> None:
         name: [folder_or_video(folder, clip.name) for clip in clips]
         for name, folder in others.items()
     }
+    encoder = checkpoint.load(args.anchor, ["image_encoder"])
     measured: dict[str, Any] = {}
     names: dict[Row, str] = {}  # table 2 has the full method too
     for number, name in enumerate([*videos, *rows], 1):
@@ -241,7 +245,7 @@ def _run(args: argparse.Namespace) -> None:
             if first in measured:
                 measured[name] = measured[first]
         if name not in measured:
-            measured[name] = measure(videos[name], truth, args.anchor, args)
+            measured[name] = measure(videos[name], truth, encoder, args)
         _write(args.out, measured)
     for line in dict.fromkeys(line for row in measured.values() for line in row["notes"]):
         note(line)
@@ -286,8 +290,7 @@ def _write(out: Path, measured: Mapping[str, Any]) -> None:
         "tables.json": json_text(content | {"versions": versions()}) + "\n",
     }
     for name, text in files.items():
-        with placed(out / name) as partial:
-            partial.write_text(text, "utf-8")
+        write_text(out / name, text)
 
 
 if __name__ == "__main__":
